@@ -1,0 +1,331 @@
+// Speed of the kernels on the shapes of SmolLM2-135M: one JSON object a line, with the median and the spread of rounds.
+//
+//   bench_kernels [--only NAME[,NAME]] [--level LEVEL[,LEVEL]] [--threads N[,N]] [--rounds N] [--noisy 1]
+//
+// It refuses a machine that is busy with other things unless --noisy is given, which every row then says; of such rows
+// only the least processor time means something, and that on one thread.
+//
+// names: weights (all products of one decoded token), batch (the same for several rows), unpack, attend_step,
+// attend_prefill, codec, rope, exp
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "mneme/kernels/attend.h"
+#include "mneme/kernels/codec.h"
+#include "mneme/kernels/level.h"
+#include "mneme/kernels/quantized.h"
+
+namespace {
+
+using namespace mneme;           // NOLINT(google-build-using-namespace)
+using namespace mneme::kernels;  // NOLINT(google-build-using-namespace)
+
+constexpr std::int64_t kLayers = 30, kModel = 576, kInner = 1536, kHeads = 9, kKvHeads = 3, kWidth = 64, kVocabulary = 49152;
+
+int g_rounds = 11;
+bool g_noisy = false;
+
+struct Timing {
+  double median_s, low_s, high_s, least_s;  // with quartiles
+  double least_processor_s;                 // of all threads together
+};
+
+template <class Work>
+Timing measure(Work work) {
+  work();
+  std::vector<double> seconds;
+  double processor_s = 1e30;
+  for (int i = 0; i < g_rounds; ++i) {
+    const std::clock_t processor = std::clock();
+    const auto begin = std::chrono::steady_clock::now();
+    work();
+    processor_s = std::min(processor_s, static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC);
+    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  const auto at = [&](double q) { return seconds[static_cast<std::size_t>(q * static_cast<double>(seconds.size() - 1))]; };
+  return {at(0.5), at(0.25), at(0.75), seconds.front(), processor_s};
+}
+
+// `amount` is what one run does, in units of 1e9 of `unit` (GB, GFLOP, Gnumber).
+void report(const std::string& what, const std::string& spec, const Timing& t, double amount, const std::string& unit) {
+  std::printf(
+      "{\"bench\":\"%s\",\"spec\":\"%s\",\"level\":\"%s\",\"threads\":%d,\"median_ms\":%.4f,\"quartiles_ms\":[%.4f,%.4f],"
+      "\"least_ms\":%.4f,\"processor_ms\":%.4f,\"noisy\":%s,\"rate\":%.2f,\"unit\":\"%s/s\",\"rounds\":%d,\"cpu\":\"%s\"}\n",
+      what.c_str(), spec.c_str(), std::string(name(level())).c_str(), at::get_num_threads(), 1e3 * t.median_s,
+      1e3 * t.low_s, 1e3 * t.high_s, 1e3 * t.least_s, 1e3 * t.least_processor_s, g_noisy ? "true" : "false", amount / t.median_s, unit.c_str(), g_rounds, cpu_model().c_str());
+  std::fflush(stdout);
+}
+
+std::vector<float> numbers(std::int64_t n) {
+  std::mt19937 generator(1);
+  std::normal_distribution<float> normal;
+  std::vector<float> pool(65521), out(static_cast<std::size_t>(n));
+  for (float& x : pool) x = normal(generator);
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = pool[i % pool.size()];
+  return out;
+}
+
+// Random codes with scales of one: speed does not depend on the numbers, as long as none is NaN or subnormal.
+std::vector<std::uint8_t> random_rows(WeightType type, std::int64_t rows, std::int64_t K) {
+  std::mt19937 generator(2);
+  std::vector<std::uint8_t> bytes(static_cast<std::size_t>(rows * row_bytes(type, K)));
+  for (auto& byte : bytes) byte = static_cast<std::uint8_t>(generator());
+  const std::uint16_t one = 0x3c00;
+  const auto block = static_cast<std::size_t>(block_bytes(type));
+  for (std::size_t at = 0; is_quantized(type) && at < bytes.size(); at += block) {
+    std::memcpy(bytes.data() + at, &one, 2);
+    if (type == WeightType::q4_1) std::memcpy(bytes.data() + at + 2, &one, 2);
+  }
+  return bytes;
+}
+
+struct Weights {
+  using Bytes = std::vector<std::uint8_t>;
+  struct Layer {
+    Bytes q, k, v, o, gate, up, down;
+  };
+  std::vector<Layer> layers;
+  Bytes head;
+  double bytes = 0;
+
+  Weights() {
+    const auto of = [&](WeightType type, std::int64_t N, std::int64_t K) {
+      Bytes b = random_rows(type, N, K);
+      bytes += static_cast<double>(b.size());
+      return b;
+    };
+    const auto q4 = [&](std::int64_t N, std::int64_t K) { return of(WeightType::q4_1, N, K); };
+    for (std::int64_t i = 0; i < kLayers; ++i) {
+      layers.push_back({q4(kModel, kModel), q4(kKvHeads * kWidth, kModel), q4(kKvHeads * kWidth, kModel), q4(kModel, kModel),
+                        q4(kInner, kModel), q4(kInner, kModel), q4(kModel, kInner)});
+    }
+    head = of(WeightType::q8_0, kVocabulary, kModel);
+  }
+
+  void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y) const {
+    const auto part = [&](const Bytes& w, std::int64_t N, float* to) { return MatvecPart{WeightType::q4_1, w.data(), N, to, N}; };
+    for (const Layer& l : layers) {
+      const MatvecPart qkv[] = {part(l.q, kModel, y.data()), part(l.k, kKvHeads * kWidth, y.data() + M * kModel),
+                                part(l.v, kKvHeads * kWidth, y.data() + M * (kModel + kKvHeads * kWidth))};
+      matvec(qkv, x.data(), M, kModel);
+      matvec(WeightType::q4_1, l.o.data(), kModel, kModel, x.data(), M, y.data());
+      const MatvecPart gate_up[] = {part(l.gate, kInner, y.data()), part(l.up, kInner, y.data() + M * kInner)};
+      matvec(gate_up, x.data(), M, kModel);
+      matvec(WeightType::q4_1, l.down.data(), kModel, kInner, x.data(), M, y.data());
+    }
+    matvec(WeightType::q8_0, head.data(), kVocabulary, kModel, x.data(), M, y.data());
+  }
+};
+
+const Weights& weights() {
+  static const Weights w;
+  return w;
+}
+
+void bench_weights(const std::vector<std::int64_t>& batch) {
+  const Weights& w = weights();
+  for (std::int64_t M : batch) {
+    const auto x = numbers(M * kInner);
+    std::vector<float> y(static_cast<std::size_t>(M * kVocabulary));
+    report("weights", "smollm2 rows=" + std::to_string(M), measure([&] { w.run(x, M, y); }), w.bytes * 1e-9, "GB");
+  }
+  const auto x = numbers(kInner);
+  std::vector<float> y(kVocabulary);
+  for (WeightType type : kWeightTypes) {
+    constexpr std::int64_t kN = 16384;
+    const auto rows = random_rows(type, kN, kInner);
+    report("matvec", std::string(name(type)) + " [16384,1536]",
+           measure([&] { matvec(type, rows.data(), kN, kInner, x.data(), 1, y.data()); }),
+           static_cast<double>(rows.size()) * 1e-9, "GB");
+  }
+}
+
+void bench_unpack() {
+  constexpr std::int64_t kN = 1536, kK = 576;  // one feed-forward matrix, as prefill unpacks it
+  std::vector<float> wide(kN * kK);
+  std::vector<std::uint16_t> narrow(kN * kK);
+  for (WeightType type : {WeightType::f16, WeightType::q8_0, WeightType::q4_0, WeightType::q4_1}) {
+    const auto rows = random_rows(type, kN, kK);
+    report("unpack", std::string(name(type)) + " to f32", measure([&] { dequantize(type, rows.data(), kN, kK, wide.data()); }),
+           kN * kK * 1e-9, "Gnumber");
+    report("unpack", std::string(name(type)) + " to bf16",
+           measure([&] { dequantize_bf16(type, rows.data(), kN, kK, narrow.data()); }), kN * kK * 1e-9, "Gnumber");
+  }
+}
+
+struct Cache {
+  std::vector<std::uint8_t> memory;
+  std::vector<std::int64_t> positions;
+  std::vector<std::vector<PageView>> heads;  // of all layers
+
+  Cache(KvType type, std::int64_t entries, std::int64_t layers) {
+    const std::int64_t size = type == KvType::f32 ? 4 : 2, pages = (entries + kPageEntries - 1) / kPageEntries;
+    const std::int64_t page_bytes = kPageEntries * kWidth * size;
+    const std::int64_t count = layers * kKvHeads * pages * 2;
+    memory.resize(static_cast<std::size_t>(count * page_bytes));
+    const auto some = numbers(kPageEntries * kWidth);
+    for (std::int64_t i = 0; i < count; ++i) {
+      if (type == KvType::f32) {
+        std::memcpy(memory.data() + i * page_bytes, some.data(), static_cast<std::size_t>(page_bytes));
+      } else {
+        std::fill_n(reinterpret_cast<std::uint16_t*>(memory.data() + i * page_bytes), kPageEntries * kWidth, 0x3c00);
+      }
+    }
+    for (std::int64_t e = 0; e < pages * kPageEntries; ++e) positions.push_back(e);
+    const std::uint8_t* at = memory.data();
+    for (std::int64_t h = 0; h < layers * kKvHeads; ++h) {
+      heads.emplace_back();
+      for (std::int64_t p = 0; p < pages; ++p, at += 2 * page_bytes) {
+        heads.back().push_back({at, at + page_bytes, positions.data() + p * kPageEntries, nullptr,
+                                static_cast<std::int32_t>(std::min(kPageEntries, entries - p * kPageEntries)), type});
+      }
+    }
+  }
+};
+
+std::string kv_name(KvType type) { return type == KvType::f32 ? "f32" : type == KvType::f16 ? "f16" : "bf16"; }
+
+void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::int64_t layers, const std::string& what) {
+  constexpr std::int64_t kGroup = kHeads / kKvHeads;
+  for (std::int64_t depth : depths) {
+    for (KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
+      const Cache cache(type, depth, layers);
+      const auto q = numbers(kHeads * T * kWidth);
+      std::vector<float> out(q.size());
+      std::vector<std::int64_t> q_positions;
+      for (std::int64_t t = 0; t < T; ++t) q_positions.push_back(depth - T + t);
+      const auto run = [&] {
+        for (std::int64_t l = 0; l < layers; ++l) {
+          std::vector<AttendTask> tasks;
+          for (std::int64_t h = 0; h < kKvHeads; ++h) {
+            tasks.push_back({q.data() + h * kGroup * T * kWidth, kGroup, T, T * kWidth, kWidth, q_positions.data(),
+                             cache.heads[static_cast<std::size_t>(l * kKvHeads + h)], out.data() + h * kGroup * T * kWidth,
+                             T * kWidth, kWidth, nullptr});
+          }
+          attend(tasks, kWidth, 0.125f, {});
+        }
+      };
+      const double seen = static_cast<double>(T) * static_cast<double>(depth) - 0.5 * static_cast<double>(T) * static_cast<double>(T - 1);
+      report(what, kv_name(type) + " T=" + std::to_string(T) + " depth=" + std::to_string(depth) + " layers=" + std::to_string(layers),
+             measure(run), 4e-9 * seen * kHeads * kWidth * static_cast<double>(layers), "GFLOP");
+    }
+  }
+}
+
+void bench_codec() {
+  constexpr std::int64_t kT = 2000, kMatrices = kLayers * kKvHeads * 2;
+  const auto x = numbers(kT * kWidth);
+  constexpr double kNumbers = 1e-9 * kT * kMatrices * kWidth;
+  for (NumberCodec codec : {NumberCodec::group8, NumberCodec::group4, NumberCodec::channel4}) {
+    const char* codec_name = codec == NumberCodec::group8 ? "group8" : codec == NumberCodec::group4 ? "group4" : "channel4";
+    const std::int64_t size = encoded_bytes(codec, kT, kWidth);
+    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size * kMatrices));
+    report("encode", std::string(codec_name) + " 180 x [2000,64]",
+           measure([&] {
+             for (std::int64_t i = 0; i < kMatrices; ++i) encode(codec, x.data(), kT, kWidth, bytes.data() + i * size);
+           }),
+           kNumbers, "Gnumber");
+    for (KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
+      const std::int64_t number = type == KvType::f32 ? 4 : 2;
+      std::vector<std::uint8_t> out(static_cast<std::size_t>(kT * kWidth * kMatrices * number));
+      std::vector<DecodeTask> tasks;
+      for (std::int64_t i = 0; i < kMatrices; ++i) {
+        tasks.push_back({bytes.data() + i * size, kT, kWidth, 0, kT, out.data() + i * kT * kWidth * number, kWidth, type});
+      }
+      report("decode", std::string(codec_name) + " to " + kv_name(type) + " 180 x [2000,64]",
+             measure([&] { decode(codec, tasks); }), kNumbers, "Gnumber");
+    }
+  }
+}
+
+void bench_rope() {
+  constexpr std::int64_t kT = 2000;
+  std::vector<double> frequencies;
+  for (int i = 0; i < kWidth / 2; ++i) frequencies.push_back(std::pow(1e5, -2.0 * i / kWidth));
+  std::vector<std::int64_t> positions;
+  for (std::int64_t t = 0; t < kT; ++t) positions.push_back(t);
+  auto x = numbers(kLayers * kKvHeads * kT * kWidth);
+  for (PairLayout layout : {PairLayout::halves, PairLayout::adjacent}) {
+    const Rope rope(frequencies, layout);
+    report("rope", std::string(layout == PairLayout::halves ? "halves" : "adjacent") + " [90,2000,64]",
+           measure([&] { rope.rotate(x.data(), kLayers * kKvHeads, kT, kT * kWidth, kWidth, positions.data()); }),
+           1e-9 * static_cast<double>(x.size()), "Gnumber");
+  }
+}
+
+void bench_exp() {
+  auto x = numbers(1 << 20);
+  std::vector<float> y(x.size());
+  report("exp", "1048576", measure([&] { kernels::exp(x.data(), y.data(), static_cast<std::int64_t>(x.size())); }),
+         1e-9 * static_cast<double>(x.size()), "Gnumber");
+}
+
+// Load of the last minute by processes, this one not yet among them; 0 where the system does not tell.
+double machine_load() {
+  double load = 0;
+  if (std::FILE* file = std::fopen("/proc/loadavg", "r")) {
+    if (std::fscanf(file, "%lf", &load) != 1) load = 0;
+    std::fclose(file);
+  }
+  return load;
+}
+
+std::vector<std::string> split(const std::string& list) {
+  std::vector<std::string> parts;
+  std::stringstream stream(list);
+  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
+  return parts;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::vector<std::string> only{"weights", "unpack", "attend_step", "attend_prefill", "codec", "rope", "exp"};
+  std::vector<std::string> levels{std::string(name(level()))}, threads{std::to_string(at::get_num_threads())};
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "--only") only = split(argv[i + 1]);
+    if (flag == "--level") levels = split(argv[i + 1]);
+    if (flag == "--threads") threads = split(argv[i + 1]);
+    if (flag == "--rounds") g_rounds = std::max(1, std::atoi(argv[i + 1]));
+    if (flag == "--noisy") g_noisy = std::strcmp(argv[i + 1], "0") != 0;
+  }
+  if (const double load = machine_load(); load > 0.5 && !g_noisy) {
+    std::fprintf(stderr, "bench_kernels: the machine is busy (load %.2f): wait, or give --noisy 1\n", load);
+    return 1;
+  }
+  for (const std::string& each : levels) {
+    bool known = false;
+    for (Level candidate : supported_levels()) {
+      if (name(candidate) == each) set_level(candidate), known = true;
+    }
+    if (!known) {
+      std::fprintf(stderr, "bench_kernels: the level %s does not run here\n", each.c_str());
+      return 2;
+    }
+    for (const std::string& count : threads) {
+      at::set_num_threads(std::max(1, std::atoi(count.c_str())));
+      for (const std::string& what : only) {
+        if (what == "weights") bench_weights({1});
+        if (what == "batch") bench_weights({1, 2, 4, 8, 16});
+        if (what == "unpack") bench_unpack();
+        if (what == "attend_step") bench_attend(1, {128, 2048}, kLayers, "attend_step");
+        if (what == "attend_prefill") bench_attend(512, {512, 2048}, 1, "attend_prefill");
+        if (what == "codec") bench_codec();
+        if (what == "rope") bench_rope();
+        if (what == "exp") bench_exp();
+      }
+    }
+  }
+}

@@ -1,0 +1,440 @@
+// Softmax attention of a block of queries over pages, one pass, with running maxima:
+//
+//   s_re = scale q_r' k_e + log_mass_e   where e is visible to r, else -inf
+//   out_r = sum_e exp(s_re) v_e / sum_e exp(s_re),   lse_r = log sum_e exp(s_re)
+//
+// A block of many rows holds queries, scores and sums transposed, one row a lane: scores and values are then small
+// matrix products whose other operand is one number for all lanes, and softmax needs no sum across lanes. A block of
+// few rows would leave lanes idle; it runs with lanes along d.
+#pragma once
+
+#include "mneme/kernels/simd.inl"
+
+namespace mneme::kernels::MNEME_LEVEL {
+
+// Below every real score and above -inf, so that exp2(-inf - lowest) is 0 instead of NaN.
+inline constexpr float kLowest = -1e30f;
+inline constexpr float kLog2E = 1.44269504f;
+inline constexpr float kLn2 = 0.693147181f;
+
+#if defined(__AVX512F__)
+inline constexpr int kMostVectors = 3, kTile = 8;  // 24 vectors of sums of 32
+#elif defined(__AVX2__)
+inline constexpr int kMostVectors = 3, kTile = 4;  // 12 of 16
+#else
+inline constexpr int kMostVectors = 2, kTile = 4;
+#endif
+inline constexpr i64 kMostRows = kMostVectors * kLanes;
+inline constexpr i64 kSingleRows = kLanes == 4 ? 3 : kLanes == 8 ? 6 : 8;
+
+inline PositionRange position_range(const i64* positions, i64 n) noexcept {
+  PositionRange range{INT64_MAX, INT64_MIN};
+  i64 i = 0;
+#if defined(__AVX512F__)
+  __m512i low = _mm512_set1_epi64(INT64_MAX), high = _mm512_set1_epi64(INT64_MIN);
+  for (; i + 8 <= n; i += 8) {
+    const __m512i p = _mm512_loadu_si512(positions + i);
+    low = _mm512_min_epi64(low, p);
+    high = _mm512_max_epi64(high, p);
+  }
+  range = {_mm512_reduce_min_epi64(low), _mm512_reduce_max_epi64(high)};
+#endif
+  for (; i < n; ++i) {
+    range.lowest = positions[i] < range.lowest ? positions[i] : range.lowest;
+    range.highest = positions[i] > range.highest ? positions[i] : range.highest;
+  }
+  return range;
+}
+
+// What of a page the queries at positions `from` to `to` see.
+enum class Sight { nothing, something, everything };
+
+inline Sight sight(const PositionRange& page, const PositionRange& queries, bool causal, i64 window) {
+  Sight s = Sight::everything;
+  if (causal) {
+    if (page.lowest > queries.highest) return Sight::nothing;
+    if (page.highest > queries.lowest) s = Sight::something;
+  }
+  if (window > 0) {
+    if (page.highest <= queries.lowest - window) return Sight::nothing;
+    if (page.lowest <= queries.highest - window) s = Sight::something;
+  }
+  return s;
+}
+
+inline bool visible(i64 query, i64 key, bool causal, i64 window) {
+  return (!causal || key <= query) && (window == 0 || query - key < window);
+}
+
+struct KvF32 {
+  static F get(const void* p, i64 i) { return load(static_cast<const float*>(p) + i); }
+  static F get_n(const void* p, i64 i, i64 n) { return load_n(static_cast<const float*>(p) + i, n); }
+};
+struct KvF16 {
+  static F get(const void* p, i64 i) { return load_f16(static_cast<const u16*>(p) + i); }
+  static F get_n(const void* p, i64 i, i64 n) { return load_f16_n(static_cast<const u16*>(p) + i, n); }
+};
+struct KvBf16 {
+  static F get(const void* p, i64 i) { return load_bf16(static_cast<const u16*>(p) + i); }
+  static F get_n(const void* p, i64 i, i64 n) { return load_bf16_n(static_cast<const u16*>(p) + i, n); }
+};
+
+// ---- many rows: one a lane ----
+
+// scores[e][R] = sum_i keys[e][i] queries[i][R] for kE entries.
+template <int kV, int kE>
+inline void score_tile(const float* keys, const float* queries, i64 d, float* scores) {
+  constexpr i64 R = kV * kLanes;
+  F acc[kE][kV];
+  for (int e = 0; e < kE; ++e) {
+    for (int v = 0; v < kV; ++v) acc[e][v] = zero();
+  }
+  for (i64 i = 0; i < d; ++i) {
+    F q[kV];
+    for (int v = 0; v < kV; ++v) q[v] = load(queries + i * R + v * kLanes);
+    for (int e = 0; e < kE; ++e) {
+      const F k = set1(keys[e * d + i]);
+      for (int v = 0; v < kV; ++v) acc[e][v] = fma(k, q[v], acc[e][v]);
+    }
+  }
+  for (int e = 0; e < kE; ++e) {
+    for (int v = 0; v < kV; ++v) store(scores + e * R + v * kLanes, acc[e][v]);
+  }
+}
+
+// sums[i][R] = sums[i][R] fade[R] + sum_e values[e][i] weights[e][R] for kE columns i of `values`.
+template <int kV, int kE>
+inline void value_tile(const float* values, i64 d, i64 entries, const float* weights, const F (&fade)[kV], float* sums) {
+  constexpr i64 R = kV * kLanes;
+  F acc[kE][kV];
+  for (int i = 0; i < kE; ++i) {
+    for (int v = 0; v < kV; ++v) acc[i][v] = load(sums + i * R + v * kLanes) * fade[v];
+  }
+  for (i64 e = 0; e < entries; ++e) {
+    F w[kV];
+    for (int v = 0; v < kV; ++v) w[v] = load(weights + e * R + v * kLanes);
+    for (int i = 0; i < kE; ++i) {
+      const F x = set1(values[e * d + i]);
+      for (int v = 0; v < kV; ++v) acc[i][v] = fma(x, w[v], acc[i][v]);
+    }
+  }
+  for (int i = 0; i < kE; ++i) {
+    for (int v = 0; v < kV; ++v) store(sums + i * R + v * kLanes, acc[i][v]);
+  }
+}
+
+template <class Kv>
+inline void widen(const void* in, i64 n, float* out) {
+  i64 i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, Kv::get(in, i));
+  if (i < n) store_n(out + i, Kv::get_n(in, i, n - i), n - i);
+}
+
+inline const float* as_f32(const void* in, KvType type, i64 n, float* scratch) {
+  if (type == KvType::f32) return static_cast<const float*>(in);
+  if (type == KvType::f16) {
+    widen<KvF16>(in, n, scratch);
+  } else {
+    widen<KvBf16>(in, n, scratch);
+  }
+  return scratch;
+}
+
+template <int kV>
+inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, float* scratch) {
+  constexpr i64 R = kV * kLanes;
+  const i64 d = b.d, T = b.t_end - b.t_begin, rows = T * b.heads;
+  float* queries = scratch;                     // [d,R]
+  float* sums = queries + d * kMostRows;        // [d,R]
+  float* scores = sums + d * kMostRows;         // [entries,R]
+  float* widened = scores + kPageEntries * kMostRows;  // [entries,d]
+  i64 positions[R];
+  const float factor = b.scale * kLog2E;
+  for (i64 r = 0; r < R; ++r) {
+    const i64 t = b.t_begin + (r < rows ? r / b.heads : 0), g = r < rows ? r % b.heads : 0;
+    const float* q = b.q + g * b.q_head_stride + t * b.q_time_stride;
+    for (i64 i = 0; i < d; ++i) queries[i * R + r] = q[i] * factor;
+    positions[r] = b.q_positions[t];
+  }
+  std::memset(sums, 0, static_cast<std::size_t>(d * R) * sizeof(float));
+  F peak[kV], total[kV];
+  for (int v = 0; v < kV; ++v) peak[v] = set1(kLowest), total[v] = zero();
+
+  for (i64 p = b.page_begin; p < b.page_end; ++p) {
+    const PageView& page = b.pages[p];
+    const i64 entries = page.entries;
+    const Sight s = entries == 0 ? Sight::nothing : sight(b.ranges[p], seen_from, b.causal, b.window);
+    if (s == Sight::nothing) continue;
+    const float* keys = as_f32(page.k, page.type, entries * d, widened);
+    i64 e = 0;
+    for (; e + kTile <= entries; e += kTile) score_tile<kV, kTile>(keys + e * d, queries, d, scores + e * R);
+    for (; e < entries; ++e) score_tile<kV, 1>(keys + e * d, queries, d, scores + e * R);
+    if (page.log_mass != nullptr) {
+      for (e = 0; e < entries; ++e) {
+        const F mass = set1(page.log_mass[e] * kLog2E);
+        for (int v = 0; v < kV; ++v) store(scores + e * R + v * kLanes, load(scores + e * R + v * kLanes) + mass);
+      }
+    }
+    if (s == Sight::something) {
+      for (e = 0; e < entries; ++e) {
+        const i64 key = page.positions[e];
+        // Bounds of the query positions that see the key, so that the inner loop is two comparisons.
+        const i64 from = b.causal ? key : INT64_MIN, to = b.window > 0 ? key + b.window - 1 : INT64_MAX;
+        float* row = scores + e * R;
+        for (i64 r = 0; r < R; ++r) row[r] = positions[r] >= from && positions[r] <= to ? row[r] : -__builtin_inff();
+      }
+    }
+    F fade[kV];
+    for (int v = 0; v < kV; ++v) {
+      F high0 = peak[v], high1 = peak[v];
+      for (e = 0; e + 2 <= entries; e += 2) {
+        high0 = max(high0, load(scores + e * R + v * kLanes));
+        high1 = max(high1, load(scores + (e + 1) * R + v * kLanes));
+      }
+      if (e < entries) high0 = max(high0, load(scores + e * R + v * kLanes));
+      const F high = max(high0, high1);
+      fade[v] = exp2(peak[v] - high);
+      peak[v] = high;
+      F sum0 = total[v] * fade[v], sum1 = zero();
+      for (e = 0; e + 2 <= entries; e += 2) {
+        float* at = scores + e * R + v * kLanes;
+        const F w0 = exp2(load(at) - high), w1 = exp2(load(at + R) - high);
+        store(at, w0);
+        store(at + R, w1);
+        sum0 = sum0 + w0;
+        sum1 = sum1 + w1;
+      }
+      if (e < entries) {
+        float* at = scores + e * R + v * kLanes;
+        const F w0 = exp2(load(at) - high);
+        store(at, w0);
+        sum0 = sum0 + w0;
+      }
+      total[v] = sum0 + sum1;
+    }
+    const float* values = as_f32(page.v, page.type, entries * d, widened);
+    for (i64 i = 0; i < d; i += kTile) value_tile<kV, kTile>(values + i, d, entries, scores, fade, sums + i * R);
+  }
+
+  float peaks[R], totals[R];
+  for (int v = 0; v < kV; ++v) store(peaks + v * kLanes, peak[v]), store(totals + v * kLanes, total[v]);
+  for (i64 r = 0; r < rows; ++r) {
+    const i64 t = r / b.heads, g = r % b.heads;
+    float* out = b.out + g * b.out_head_stride + t * b.out_time_stride;
+    const float inverse = totals[r] == 0.f ? 0.f : 1.f / totals[r];
+    for (i64 i = 0; i < d; ++i) out[i] = sums[i * R + r] * inverse;
+    if (b.lse != nullptr) b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
+  }
+}
+
+// ---- few rows: lanes along d ----
+
+// scores[r][e] = sum_i queries[r][i] keys[e][i]; queries are padded with zeros to whole vectors.
+template <class Kv, int kR, int kE>
+inline void score_rows(const void* keys, i64 key, i64 d, const float* queries, i64 q_stride, float* scores) {
+  F acc[kR][kE];
+  for (int r = 0; r < kR; ++r) {
+    for (int e = 0; e < kE; ++e) acc[r][e] = zero();
+  }
+  i64 i = 0;
+  for (; i + kLanes <= d; i += kLanes) {
+    F q[kR];
+    for (int r = 0; r < kR; ++r) q[r] = load(queries + r * q_stride + i);
+    for (int e = 0; e < kE; ++e) {
+      const F k = Kv::get(keys, (key + e) * d + i);
+      for (int r = 0; r < kR; ++r) acc[r][e] = fma(k, q[r], acc[r][e]);
+    }
+  }
+  if (i < d) {
+    for (int e = 0; e < kE; ++e) {
+      const F k = Kv::get_n(keys, (key + e) * d + i, d - i);
+      for (int r = 0; r < kR; ++r) acc[r][e] = fma(k, load(queries + r * q_stride + i), acc[r][e]);
+    }
+  }
+  for (int r = 0; r < kR; ++r) {
+    float* to = scores + r * kPageEntries + key;
+    if constexpr (kE == 4) {
+      store_sums(to, acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+    } else {
+      for (int e = 0; e < kE; ++e) to[e] = sum(acc[r][e]);
+    }
+  }
+}
+
+// sums[r][i..] = sums[r][i..] fade[r] + sum_e weights[r][e] values[e][i..] for kC vectors, the last one of n numbers.
+template <class Kv, int kR, int kC>
+inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const float* weights, const float* fade, float* sums,
+                       i64 q_stride, i64 n) {
+  F acc[kR][kC];
+  for (int r = 0; r < kR; ++r) {
+    for (int c = 0; c < kC; ++c) acc[r][c] = load(sums + r * q_stride + i + c * kLanes) * set1(fade[r]);
+  }
+  for (i64 e = 0; e < entries; ++e) {
+    F w[kR];
+    for (int r = 0; r < kR; ++r) w[r] = set1(weights[r * kPageEntries + e]);
+    for (int c = 0; c < kC; ++c) {
+      const i64 at = e * d + i + c * kLanes;
+      const F x = n == kLanes ? Kv::get(values, at) : Kv::get_n(values, at, n);
+      for (int r = 0; r < kR; ++r) acc[r][c] = fma(w[r], x, acc[r][c]);
+    }
+  }
+  for (int r = 0; r < kR; ++r) {
+    for (int c = 0; c < kC; ++c) store(sums + r * q_stride + i + c * kLanes, acc[r][c]);
+  }
+}
+
+struct RowState {
+  float *queries, *sums, *peaks, *totals;
+  i64 stride;  // of queries and sums: d rounded up to whole vectors
+};
+
+template <class Kv, int kR>
+inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row, const RowState& state, float* scores) {
+  const i64 d = b.d, entries = page.entries;
+  const float* queries = state.queries + row * state.stride;
+  float* sums = state.sums + row * state.stride;
+  i64 e = 0;
+  for (; e + 4 <= entries; e += 4) score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
+  for (; e < entries; ++e) score_rows<Kv, kR, 1>(page.k, e, d, queries, state.stride, scores);
+  float fade[kR];
+  for (int r = 0; r < kR; ++r) {
+    float* score = scores + r * kPageEntries;
+    if (page.log_mass != nullptr) {
+      for (e = 0; e < entries; ++e) score[e] += page.log_mass[e] * kLog2E;
+    }
+    if (s == Sight::something) {
+      const i64 query = b.q_positions[b.t_begin + (row + r) / b.heads];
+      for (e = 0; e < entries; ++e) {
+        if (!visible(query, page.positions[e], b.causal, b.window)) score[e] = -__builtin_inff();
+      }
+    }
+    for (e = entries; e % kLanes != 0; ++e) score[e] = -__builtin_inff();
+    const i64 padded = e;
+    F high = set1(state.peaks[row + r]);
+    for (e = 0; e < padded; e += kLanes) high = max(high, load(score + e));
+    const float peak = largest(high);
+    F total = zero();
+    for (e = 0; e < padded; e += kLanes) {
+      const F w = exp2(load(score + e) - set1(peak));
+      store(score + e, w);
+      total = total + w;
+    }
+    float old[kLanes];
+    store(old, exp2(set1(state.peaks[row + r] - peak)));
+    fade[r] = old[0];
+    state.totals[row + r] = state.totals[row + r] * fade[r] + sum(total);
+    state.peaks[row + r] = peak;
+  }
+  constexpr int kC = 4;
+  i64 i = 0;
+  for (; i + kC * kLanes <= d; i += kC * kLanes) {
+    value_rows<Kv, kR, kC>(page.v, i, d, entries, scores, fade, sums, state.stride, kLanes);
+  }
+  for (; i < d; i += kLanes) {
+    value_rows<Kv, kR, 1>(page.v, i, d, entries, scores, fade, sums, state.stride, smaller(kLanes, d - i));
+  }
+}
+
+template <class Kv>
+inline void page_of_type(const AttendBlock& b, const PageView& page, Sight s, i64 rows, const RowState& state, float* scores) {
+  i64 row = 0;
+  for (; row + 4 <= rows; row += 4) page_rows<Kv, 4>(b, page, s, row, state, scores);
+  if (rows - row == 3) page_rows<Kv, 3>(b, page, s, row, state, scores);
+  if (rows - row == 2) page_rows<Kv, 2>(b, page, s, row, state, scores);
+  if (rows - row == 1) page_rows<Kv, 1>(b, page, s, row, state, scores);
+}
+
+inline i64 row_stride(i64 d) { return (d + kLanes - 1) / kLanes * kLanes; }
+
+inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, float* scratch) {
+  const i64 d = b.d, rows = (b.t_end - b.t_begin) * b.heads;
+  RowState state{};
+  state.stride = row_stride(d);
+  state.queries = scratch;
+  state.sums = state.queries + kSingleRows * state.stride;
+  float* scores = state.sums + kSingleRows * state.stride;  // [4,kPageEntries]
+  float peaks[kSingleRows], totals[kSingleRows];
+  state.peaks = peaks;
+  state.totals = totals;
+  const float factor = b.scale * kLog2E;
+  for (i64 r = 0; r < rows; ++r) {
+    const float* q = b.q + (r % b.heads) * b.q_head_stride + (b.t_begin + r / b.heads) * b.q_time_stride;
+    float* to = state.queries + r * state.stride;
+    for (i64 i = 0; i < d; ++i) to[i] = q[i] * factor;
+    for (i64 i = d; i < state.stride; ++i) to[i] = 0.f;
+    peaks[r] = kLowest, totals[r] = 0.f;
+  }
+  std::memset(state.sums, 0, static_cast<std::size_t>(rows * state.stride) * sizeof(float));
+  for (i64 p = b.page_begin; p < b.page_end; ++p) {
+    const PageView& page = b.pages[p];
+    if (page.entries == 0) continue;
+    const Sight s = sight(b.ranges[p], seen_from, b.causal, b.window);
+    if (s == Sight::nothing) continue;
+    if (page.type == KvType::f32) {
+      page_of_type<KvF32>(b, page, s, rows, state, scores);
+    } else if (page.type == KvType::f16) {
+      page_of_type<KvF16>(b, page, s, rows, state, scores);
+    } else {
+      page_of_type<KvBf16>(b, page, s, rows, state, scores);
+    }
+  }
+  for (i64 r = 0; r < rows; ++r) {
+    const i64 t = r / b.heads, g = r % b.heads;
+    float* out = b.out + g * b.out_head_stride + t * b.out_time_stride;
+    const float inverse = totals[r] == 0.f ? 0.f : 1.f / totals[r];
+    for (i64 i = 0; i < d; ++i) out[i] = state.sums[r * state.stride + i] * inverse;
+    if (b.lse != nullptr) b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
+  }
+}
+
+inline i64 attend_scratch(i64 d) noexcept {
+  const i64 lanes = 2 * d * kMostRows + kPageEntries * kMostRows + kPageEntries * d;
+  const i64 rows = 2 * kSingleRows * row_stride(d) + 4 * kPageEntries;
+  return lanes > rows ? lanes : rows;
+}
+
+inline void attend(const AttendBlock& b, float* scratch) noexcept {
+  const i64 rows = (b.t_end - b.t_begin) * b.heads;
+  const PositionRange seen_from = position_range(b.q_positions + b.t_begin, b.t_end - b.t_begin);
+  if (rows <= kSingleRows) {
+    attend_rows(b, seen_from, scratch);
+  } else if (rows <= kLanes) {
+    attend_lanes<1>(b, seen_from, scratch);
+  } else if (rows <= 2 * kLanes || kMostVectors == 2) {
+    attend_lanes<2>(b, seen_from, scratch);
+  } else {
+    attend_lanes<kMostVectors>(b, seen_from, scratch);
+  }
+}
+
+// x[a], x[b] = x[a] cos - x[b] sin, x[b] cos + x[a] sin.
+inline void rotate(const RotateRows& r) noexcept {
+  for (i64 h = 0; h < r.heads; ++h) {
+    float* __restrict x = r.x + h * r.head_stride;
+    const float* __restrict cosine = r.cosine;
+    const float* __restrict sine = r.sine;
+    const float sign = r.sine_sign;
+    if (r.adjacent) {
+      for (i64 i = 0; i < r.pairs; ++i) {
+        const float a = x[2 * i], b = x[2 * i + 1], s = sign * sine[i];
+        x[2 * i] = a * cosine[i] - b * s;
+        x[2 * i + 1] = b * cosine[i] + a * s;
+      }
+    } else {
+      float* __restrict y = x + r.pairs;
+      for (i64 i = 0; i < r.pairs; ++i) {
+        const float a = x[i], b = y[i], s = sign * sine[i];
+        x[i] = a * cosine[i] - b * s;
+        y[i] = b * cosine[i] + a * s;
+      }
+    }
+  }
+}
+
+inline void exp_all(const float* x, float* y, i64 n) noexcept {
+  i64 i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, exp(load(x + i)));
+  if (i < n) store_n(y + i, exp(load_n(x + i, n - i)), n - i);
+}
+
+}  // namespace mneme::kernels::MNEME_LEVEL

@@ -1,0 +1,152 @@
+#include "mneme/kernels/quantized.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "mneme/core/error.h"
+#include "mneme/kernels/kernel_table.h"
+#include "mneme/kernels/level.h"
+
+namespace mneme::kernels {
+namespace {
+
+// Work below which another thread costs more than it brings: bytes of weights, numbers unpacked.
+constexpr std::int64_t kBytesPerThread = 16 * 1024;
+constexpr std::int64_t kNumbersPerThread = 32 * 1024;
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+void check_columns(WeightType type, std::int64_t K) {
+  if (K < 0 || K % block_size(type) != 0) {
+    throw Error(Errc::invalid, "a row of " + std::to_string(K) + " numbers is not whole blocks of " +
+                                   std::to_string(block_size(type)) + ", as " + std::string(name(type)) + " needs");
+  }
+}
+
+template <class Number, class Unpack>
+void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, Number* out, Unpack kernel) {
+  check_columns(type, K);
+  if (n_rows < 0) throw Error(Errc::invalid, "a negative number of rows to unpack: " + std::to_string(n_rows));
+  const auto* in = static_cast<const std::uint8_t*>(rows);
+  const std::int64_t size = block_size(type), bytes = block_bytes(type);
+  at::parallel_for(0, n_rows * (K / size), kNumbersPerThread / size, [&](std::int64_t begin, std::int64_t end) {
+    kernel(in + begin * bytes, end - begin, out + begin * size);
+  });
+}
+
+struct alignas(64) Line {
+  std::uint8_t bytes[64];
+};
+
+}  // namespace
+
+void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, float* out) {
+  unpack(type, rows, n_rows, K, out, table().to_f32[static_cast<std::size_t>(type)]);
+}
+
+void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, std::uint16_t* out) {
+  unpack(type, rows, n_rows, K, out, table().to_bf16[static_cast<std::size_t>(type)]);
+}
+
+struct QuantizedRows::Content {
+  ActivationRows view{};
+  std::vector<Line> memory;
+};
+
+QuantizedRows::QuantizedRows() : content_(std::make_unique<Content>()) {}
+QuantizedRows::QuantizedRows(const float* x, std::int64_t M, std::int64_t K) : QuantizedRows() { assign(x, M, K); }
+QuantizedRows::~QuantizedRows() = default;
+QuantizedRows::QuantizedRows(QuantizedRows&&) noexcept = default;
+QuantizedRows& QuantizedRows::operator=(QuantizedRows&&) noexcept = default;
+
+std::int64_t QuantizedRows::rows() const noexcept { return content_->view.M; }
+std::int64_t QuantizedRows::columns() const noexcept { return content_->view.K; }
+bool QuantizedRows::quantized() const noexcept { return content_->view.q != nullptr; }
+const ActivationRows& QuantizedRows::view() const noexcept { return content_->view; }
+
+void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool quantize) {
+  if (M < 0 || K < 0) {
+    throw Error(Errc::invalid, "activations of shape [" + std::to_string(M) + "," + std::to_string(K) + "]");
+  }
+  ActivationRows& view = content_->view;
+  view = ActivationRows{x, M, K, nullptr, nullptr, nullptr, nullptr, 0, 0};
+  if (!quantize || K % kBlock != 0) return;
+  view.q_stride = round_up(K, 2 * kBlock);
+  view.block_stride = round_up(K / kBlock, 16);
+  const std::int64_t line = static_cast<std::int64_t>(sizeof(Line));
+  const std::int64_t q_lines = M * view.q_stride / line, scale_lines = M * view.block_stride * 4 / line;
+  content_->memory.resize(static_cast<std::size_t>(2 * q_lines + 3 * scale_lines + 1));
+  Line* at = content_->memory.data();
+  ActivationTarget to{};
+  to.q = reinterpret_cast<std::int8_t*>(at);
+  to.offset = reinterpret_cast<std::int32_t*>(at + q_lines);
+  to.scale = reinterpret_cast<float*>(at + 2 * q_lines);
+  to.scale_sum = reinterpret_cast<float*>(at + 2 * q_lines + scale_lines);
+  to.q_stride = view.q_stride;
+  to.block_stride = view.block_stride;
+  table().quantize_activations(x, M, K, to);
+  view.q = to.q;
+  view.scale = to.scale;
+  view.scale_sum = to.scale_sum;
+  view.offset = to.offset;
+}
+
+QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t K) { return {x, M, K}; }
+
+void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
+  const ActivationRows& a = x.view();
+  std::int64_t rows = 0, bytes = 0;
+  for (const MatvecPart& part : parts) {
+    check_columns(part.type, a.K);
+    if (is_quantized(part.type) && a.q == nullptr && a.M > 0) {
+      throw Error(Errc::invalid, "weights in " + std::string(name(part.type)) + " need quantized activations");
+    }
+    if (part.N < 0 || (part.y_stride < part.N && a.M > 1)) {
+      throw Error(Errc::invalid, "a product of " + std::to_string(part.N) + " columns into rows " +
+                                     std::to_string(part.y_stride) + " apart");
+    }
+    rows += part.N;
+    bytes += part.N * row_bytes(part.type, a.K);
+  }
+  if (rows == 0 || a.M == 0) return;
+  const KernelTable& kernels = table();
+  // Threads take equal shares of bytes, in steps of rows that kernels take together.
+  constexpr std::int64_t kStep = 4;
+  const std::int64_t work = bytes * std::max<std::int64_t>(1, a.M / 4);
+  const std::int64_t most = std::max<std::int64_t>(1, work / kBytesPerThread);
+  const std::int64_t threads = std::min<std::int64_t>(at::get_num_threads(), most);
+  const auto share = [&](std::int64_t first, std::int64_t last) {
+    std::int64_t before = 0;  // bytes of earlier parts
+    for (const MatvecPart& part : parts) {
+      const std::int64_t row = std::max<std::int64_t>(1, row_bytes(part.type, a.K));
+      const auto index = [&](std::int64_t at) {
+        return std::clamp<std::int64_t>(round_up(std::max<std::int64_t>(0, at - before) / row, kStep), 0, part.N);
+      };
+      const std::int64_t n_begin = index(first), n_end = last >= bytes ? part.N : index(last);
+      if (n_begin < n_end) {
+        kernels.matvec[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w), n_begin, n_end, a,
+                                                            part.y, part.y_stride);
+      }
+      before += part.N * row_bytes(part.type, a.K);
+    }
+  };
+  at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+    share(bytes / threads * begin, end == threads ? bytes : bytes / threads * end);
+  });
+}
+
+void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K) {
+  thread_local QuantizedRows rows;
+  rows.assign(x, M, K, std::any_of(parts.begin(), parts.end(), [](const MatvecPart& p) { return is_quantized(p.type); }));
+  matvec(parts, rows);
+}
+
+void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y) {
+  const MatvecPart part{type, w, N, y, N};
+  matvec(std::span(&part, 1), x, M, K);
+}
+
+}  // namespace mneme::kernels

@@ -1,0 +1,70 @@
+// Products with weights that stay in their storage format, and their unpacking.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "mneme/weights/weight_type.h"
+
+namespace mneme::kernels {
+
+struct ActivationRows;
+
+/// Unpacks n_rows rows of K numbers, stored one after another, to single precision: out [n_rows,K]. The bits are the
+/// same at every level. Runs on all threads. Throws Error (invalid) where K is not whole blocks.
+void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, float* out);
+
+/// The same to bf16, each number rounded to the nearest, ties to even.
+void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, std::uint16_t* out);
+
+/// Rows of activations together with their 8-bit form, made once for all the weights that they meet. It can be refilled;
+/// memory is kept for that. Borrows the rows themselves.
+class QuantizedRows {
+ public:
+  QuantizedRows();
+  /// Takes x [M,K], which must outlive this object, and quantizes each block of 32 to scale * [-127,127]. Where K is not
+  /// a multiple of 32 only weights of a plain type can be multiplied.
+  QuantizedRows(const float* x, std::int64_t M, std::int64_t K);
+  ~QuantizedRows();
+  QuantizedRows(QuantizedRows&&) noexcept;
+  QuantizedRows& operator=(QuantizedRows&&) noexcept;
+
+  /// As the constructor; with `quantize` false no 8-bit form is made.
+  void assign(const float* x, std::int64_t M, std::int64_t K, bool quantize = true);
+
+  [[nodiscard]] std::int64_t rows() const noexcept;
+  [[nodiscard]] std::int64_t columns() const noexcept;
+  [[nodiscard]] bool quantized() const noexcept;
+  /// What the kernels read.
+  [[nodiscard]] const ActivationRows& view() const noexcept;
+
+ private:
+  struct Content;
+  std::unique_ptr<Content> content_;
+};
+
+/// QuantizedRows of x [M,K].
+[[nodiscard]] QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t K);
+
+/// One of several weights that meet the same activations.
+struct MatvecPart {
+  WeightType type;
+  const void* w;          ///< [N,K] in rows of row_bytes(type, K)
+  std::int64_t N;
+  float* y;               ///< [M,N], rows y_stride apart
+  std::int64_t y_stride;  ///< at least N
+};
+
+/// y = x W' for each part, without unpacking W, in one run over all threads: meant for few rows (M up to about 16;
+/// beyond, dequantize and a matrix product are faster). Quantized weights meet activations of 8 bits with one scale per
+/// 32; plain ones meet x itself. Sums are in single precision. Throws Error (invalid) on a shape that does not fit.
+void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x);
+
+/// The same for x [M,K] in single precision, quantized here if a part needs it.
+void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K);
+
+/// y [M,N] = x [M,K] W [N,K]'.
+void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y);
+
+}  // namespace mneme::kernels

@@ -1,0 +1,36 @@
+// The table of one level, after all its kernels.
+#pragma once
+
+#include "mneme/kernels/attend.inl"
+#include "mneme/kernels/codec.inl"
+#include "mneme/kernels/quantized.inl"
+
+#define MNEME_TEXT_OF(x) #x
+#define MNEME_TEXT(x) MNEME_TEXT_OF(x)
+
+namespace mneme::kernels::MNEME_LEVEL {
+
+inline constexpr KernelTable kTable{
+    MNEME_TEXT(MNEME_LEVEL),
+    kLanes,
+    {matvec_plain<PlainF32>, matvec_plain<PlainF16>, matvec_plain<PlainBf16>, matvec_quantized<Q8_0>,
+     matvec_quantized<Q4_0>, matvec_quantized<Q4_1>},
+    quantize_activations,
+    {unpack_plain<PlainF32, ToF32>, unpack_plain<PlainF16, ToF32>, unpack_plain<PlainBf16, ToF32>, unpack_q8_0<ToF32>,
+     unpack_q4_0<ToF32>, unpack_q4_1<ToF32>},
+    {unpack_plain<PlainF32, ToBf16>, unpack_plain<PlainF16, ToBf16>, unpack_plain<PlainBf16, ToBf16>,
+     unpack_q8_0<ToBf16>, unpack_q4_0<ToBf16>, unpack_q4_1<ToBf16>},
+    position_range,
+    kMostRows,
+    kSingleRows,
+    attend_scratch,
+    attend,
+    rotate,
+    encode_rows,
+    encode_channels,
+    decode_row,
+    decode_channels,
+    exp_all,
+};
+
+}  // namespace mneme::kernels::MNEME_LEVEL

@@ -1,0 +1,607 @@
+#include "mneme/kv/paged_kv.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "mneme/core/error.h"
+#include "mneme/core/registry.h"
+
+namespace mneme {
+namespace {
+
+using kernels::kPageEntries;
+
+at::ScalarType page_type(Compute compute) { return compute == Compute::f32 ? at::kFloat : at::kHalf; }
+
+std::vector<std::int64_t> as_vector(const at::Tensor& positions) {
+  const auto flat = positions.to(at::kCPU, at::kLong).contiguous();
+  return {flat.const_data_ptr<std::int64_t>(), flat.const_data_ptr<std::int64_t>() + flat.numel()};
+}
+
+at::Tensor valid_mask(const Call& call, std::int64_t B, std::int64_t T) {
+  if (call.lengths.empty()) return at::ones({B, T}, at::kBool);
+  return at::arange(T).unsqueeze(0) < at::tensor(call.lengths, at::kLong).unsqueeze(1);
+}
+
+}  // namespace
+
+std::int64_t PagedKv::Head::entries() const {
+  std::int64_t n = 0;
+  for (const auto& run : runs) n += run.count;
+  return n;
+}
+
+PagedKv::PagedKv(const KvShape& shape, std::int64_t rows) : shape_(shape), rows_(static_cast<std::size_t>(rows)) {
+  for (auto& row : rows_) row.heads.resize(static_cast<std::size_t>(shape.heads));
+}
+
+// ---- writing ----
+
+void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Call& call) {
+  const auto B = keys.size(0), T = keys.size(2);
+  if (B != rows()) throw Error(Errc::invalid, fmt::format("the state holds {} sequences, the call brings {}", rows(), B));
+  const bool differentiable = c10::GradMode::is_enabled() && (keys.requires_grad() || values.requires_grad());
+  if (!paged() || differentiable || keys.scalar_type() != at::kFloat || !keys.is_cpu()) {
+    append_live(keys, values, call);
+    return;
+  }
+  auto k = keys.contiguous();
+  if (k.is_same(keys)) k = k.clone();  // turned in place below
+  const auto positions = as_vector(call.positions);
+  auto* data = k.mutable_data_ptr<float>();
+  if (shape_.rope) {
+    for (std::int64_t b = 0; b < B; ++b) shape_.rope->rotate(data + b * shape_.heads * T * shape_.key, shape_.heads, T, positions.data() + b * T);
+  }
+  const auto type = page_type(call.compute);
+  k = k.to(type);
+  const auto v = values.to(type).contiguous();
+  for (std::int64_t b = 0; b < B; ++b) {
+    const auto n = call.length(b, T);
+    append_row(rows_[static_cast<std::size_t>(b)], k.select(0, b).narrow(1, 0, n), v.select(0, b).narrow(1, 0, n), positions.data() + b * T);
+    if (plan_) evict(b);
+  }
+}
+
+void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions) {
+  const auto n = k.size(1);
+  const auto type = k.scalar_type();
+  const auto k_bytes = shape_.key * static_cast<std::int64_t>(k.element_size()), v_bytes = shape_.value * static_cast<std::int64_t>(k.element_size());
+  for (std::int64_t h = 0; h < shape_.heads; ++h) {
+    auto& head = row.heads[static_cast<std::size_t>(h)];
+    const auto k_head = k.select(0, h), v_head = v.select(0, h);
+    const auto* k_from = static_cast<const char*>(k_head.const_data_ptr());
+    const auto* v_from = static_cast<const char*>(v_head.const_data_ptr());
+    for (std::int64_t done = 0; done < n;) {
+      auto* last = head.runs.empty() ? nullptr : &head.runs.back();
+      const bool room = last && last->page->k.defined() && last->page->k.scalar_type() == type && last->begin + last->count == last->page->filled &&
+                        last->page->filled < kPageEntries;
+      if (!room) {
+        head.runs.push_back({std::make_shared<Page>(), 0, 0});
+        last = &head.runs.back();
+        last->page->k = at::empty({kPageEntries, shape_.key}, type);
+        last->page->v = at::empty({kPageEntries, shape_.value}, type);
+      } else if (last->page.use_count() > 1) {  // a fork reads this page: go on in a copy of our part of it
+        auto copy = std::make_shared<Page>(*last->page);
+        copy->k = last->page->k.clone();
+        copy->v = last->page->v.clone();
+        last->page = std::move(copy);
+      }
+      auto& page = *last->page;
+      const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
+      std::memcpy(static_cast<char*>(page.k.mutable_data_ptr()) + page.filled * k_bytes, k_from + done * k_bytes, static_cast<std::size_t>(take * k_bytes));
+      std::memcpy(static_cast<char*>(page.v.mutable_data_ptr()) + page.filled * v_bytes, v_from + done * v_bytes, static_cast<std::size_t>(take * v_bytes));
+      for (std::int64_t i = 0; i < take; ++i) {
+        page.positions[static_cast<std::size_t>(page.filled + i)] = positions[done + i];
+        page.indices[static_cast<std::size_t>(page.filled + i)] = row.seen + done + i;
+      }
+      page.filled += static_cast<std::int32_t>(take);
+      last->count += static_cast<std::int32_t>(take);
+      done += take;
+    }
+    if (plan_ && plan_->codec()) encode_full_pages(head);
+  }
+  row.seen += n;
+}
+
+void PagedKv::encode_full_pages(Head& head) {
+  for (auto& run : head.runs) {
+    if (!run.page->k.defined() || run.page->filled < kPageEntries) continue;
+    // Written beside the old page and swapped in: a fork may be reading it.
+    auto coded = std::make_shared<Page>();
+    coded->positions = run.page->positions;
+    coded->indices = run.page->indices;
+    coded->filled = run.page->filled;
+    plan_->codec()->encode({run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)}, coded->code);
+    run.page = std::move(coded);
+  }
+}
+
+void PagedKv::append_live(const at::Tensor& keys, const at::Tensor& values, const Call& call) {
+  const auto B = keys.size(0), T = keys.size(2);
+  auto k = shape_.rope ? (*shape_.rope)(keys, call.positions) : keys;
+  const auto positions = call.positions.to(at::kLong), valid = valid_mask(call, B, T);
+  const auto join = [](const at::Tensor& old, const at::Tensor& more, std::int64_t dim) { return old.defined() ? at::cat({old, more}, dim) : more; };
+  live_.segments = call.segments.defined() && (paged() || live_.segments.defined()) ? join(live_.segments, call.segments, 1) : at::Tensor();
+  live_.k = join(live_.k, k, 2);
+  live_.v = join(live_.v, values, 2);
+  live_.positions = join(live_.positions, positions, 1);
+  live_.valid = join(live_.valid, valid, 1);
+  for (std::int64_t b = 0; b < B; ++b) rows_[static_cast<std::size_t>(b)].seen += call.length(b, T);
+}
+
+void PagedKv::detach() {
+  if (paged()) return;
+  Live live = std::exchange(live_, {});
+  if (live.k.scalar_type() != at::kFloat || !live.k.is_cpu()) {
+    live_ = {live.k.detach(), live.v.detach(), live.positions, live.valid, live.segments};
+    return;
+  }
+  const auto k = live.k.detach(), v = live.v.detach();
+  for (std::int64_t b = 0; b < rows(); ++b) {
+    const auto keep = live.valid.select(0, b).nonzero().flatten();
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    row.seen -= keep.numel();
+    const auto positions = as_vector(live.positions.select(0, b).index_select(0, keep));
+    append_row(row, k.select(0, b).index_select(1, keep).contiguous(), v.select(0, b).index_select(1, keep).contiguous(), positions.data());
+  }
+}
+
+void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) {
+  if (!paged()) throw Error(Errc::unsupported, "a stored span cannot be placed among entries that carry gradients");
+  auto k = slice.keys.contiguous().clone();
+  const auto n = k.size(1);
+  std::vector<std::int64_t> positions(static_cast<std::size_t>(n));
+  for (std::int64_t i = 0; i < n; ++i) positions[static_cast<std::size_t>(i)] = position + i;
+  if (shape_.rope) shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, n, positions.data());
+  append_row(rows_.at(static_cast<std::size_t>(row)), k.to(page_type(compute)), slice.values.to(page_type(compute)).contiguous(), positions.data());
+  if (plan_) evict(row);
+}
+
+// ---- dropping ----
+
+void PagedKv::evict(std::int64_t r) {
+  auto& row = rows_[static_cast<std::size_t>(r)];
+  for (const auto* stage : plan_->evict()) {
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      auto& head = row.heads[static_cast<std::size_t>(h)];
+      const auto N = head.entries();
+      if (const auto most = stage->max_entries(); most && N <= *most) continue;
+      std::vector<std::int64_t> positions, indices, keep;
+      for (const auto& run : head.runs) {
+        positions.insert(positions.end(), run.page->positions.begin() + run.begin, run.page->positions.begin() + run.begin + run.count);
+        indices.insert(indices.end(), run.page->indices.begin() + run.begin, run.page->indices.begin() + run.begin + run.count);
+      }
+      stage->keep({layer_, r, h, positions, indices}, keep);
+      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) && (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
+      if (static_cast<std::int64_t>(keep.size()) == N) continue;
+      row.dropped = true;
+      head = kept_of(head, keep);
+    }
+  }
+}
+
+PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) {
+  // A run of kept neighbours goes on living in its page; a page of which only scattered entries stay is copied together.
+  Head out;
+  auto next = keep.begin();
+  std::int64_t first = 0;
+  for (const auto& run : head.runs) {
+    std::vector<std::int32_t> local;
+    for (; next != keep.end() && *next < first + run.count; ++next) local.push_back(run.begin + static_cast<std::int32_t>(*next - first));
+    first += run.count;
+    if (local.empty()) continue;
+    const auto n = static_cast<std::int32_t>(local.size());
+    if (local.back() - local.front() + 1 == n || !run.page->k.defined()) {
+      for (std::size_t i = 0; i < local.size();) {
+        std::size_t j = i + 1;
+        while (j < local.size() && local[j] == local[j - 1] + 1) ++j;
+        out.runs.push_back({run.page, local[i], static_cast<std::int32_t>(j - i)});
+        i = j;
+      }
+      continue;
+    }
+    auto page = std::make_shared<Page>();
+    std::vector<std::int64_t> index(local.begin(), local.end());
+    const auto chosen = at::tensor(index, at::kLong);
+    page->k = at::empty_like(run.page->k);
+    page->v = at::empty_like(run.page->v);
+    page->k.narrow(0, 0, n).copy_(run.page->k.index_select(0, chosen));
+    page->v.narrow(0, 0, n).copy_(run.page->v.index_select(0, chosen));
+    for (std::int32_t i = 0; i < n; ++i) {
+      page->positions[static_cast<std::size_t>(i)] = run.page->positions[static_cast<std::size_t>(local[static_cast<std::size_t>(i)])];
+      page->indices[static_cast<std::size_t>(i)] = run.page->indices[static_cast<std::size_t>(local[static_cast<std::size_t>(i)])];
+    }
+    page->filled = n;
+    out.runs.push_back({std::move(page), 0, n});
+  }
+  return out;
+}
+
+void PagedKv::rewind(std::int64_t n) {
+  if (!paged()) {
+    for (std::int64_t b = 0; b < rows(); ++b) {
+      const auto valid = live_.valid.select(0, b).nonzero().flatten();
+      if (valid.numel() < n) throw Error(Errc::unsupported, "rewind over entries that were already detached");
+    }
+    live_.valid = live_.valid.clone();
+    for (std::int64_t b = 0; b < rows(); ++b) {
+      const auto valid = live_.valid.select(0, b).nonzero().flatten();
+      live_.valid.select(0, b).index_fill_(0, valid.narrow(0, valid.numel() - n, n), false);
+      rows_[static_cast<std::size_t>(b)].seen -= n;
+    }
+    return;
+  }
+  for (auto& row : rows_) {
+    if (row.dropped) throw Error(Errc::unsupported, "entries were evicted: what stood before the last tokens is not all there to go back to");
+    if (row.seen < n) throw Error(Errc::invalid, fmt::format("rewind by {} tokens where a row has only {}", n, row.seen));
+    row.seen -= n;
+    for (auto& head : row.heads) {
+      auto drop = n;
+      while (drop > 0) {
+        auto& run = head.runs.back();
+        const auto take = static_cast<std::int32_t>(std::min<std::int64_t>(drop, run.count));
+        run.count -= take;
+        drop -= take;
+        if (run.count == 0) {
+          head.runs.pop_back();
+        } else if (run.page.use_count() == 1 && run.page->k.defined()) {
+          run.page->filled = run.begin + run.count;  // nobody else reads them: the room is ours again
+        }
+      }
+    }
+  }
+}
+
+void PagedKv::reset(const std::vector<bool>& which) {
+  for (std::size_t b = 0; b < which.size() && b < rows_.size(); ++b) {
+    if (!which[b]) continue;
+    rows_[b] = Row{};
+    rows_[b].heads.resize(static_cast<std::size_t>(shape_.heads));
+    if (!paged()) {
+      live_.valid = live_.valid.clone();
+      live_.valid.select(0, static_cast<std::int64_t>(b)).fill_(false);
+    }
+  }
+}
+
+// ---- reading ----
+
+std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
+  if (page.k.defined()) return {page.k, page.v};
+  MNEME_ASSERT(plan_ && plan_->codec());
+  const auto slice = plan_->codec()->decode(page.code, 1, page.filled, shape_.key, shape_.value);
+  return {slice.keys.squeeze(0).contiguous(), slice.values.squeeze(0).contiguous()};
+}
+
+bool PagedKv::fused(const at::Tensor& queries, const Call& call) const {
+  return paged() && queries.is_cpu() && queries.scalar_type() == at::kFloat && !call.pattern.by_segment && shape_.key == shape_.value &&
+         shape_.key % 8 == 0 && shape_.key <= kernels::kMostHeadWidth && !(c10::GradMode::is_enabled() && queries.requires_grad());
+}
+
+Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const {
+  const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3), G = Hq / shape_.heads;
+  if (!fused(queries, call)) {
+    const auto q = shape_.rope ? (*shape_.rope)(queries, call.positions) : queries;
+    return attend_plain(q, call.positions, call.segments, dense(queries.scalar_type()), call.pattern, scale);
+  }
+  auto q = queries.contiguous();
+  if (shape_.rope && q.is_same(queries)) q = q.clone();
+  const auto positions = as_vector(call.positions);
+  auto* data = shape_.rope ? q.mutable_data_ptr<float>() : const_cast<float*>(q.const_data_ptr<float>());
+  // [B,T,Hq,d], so that the heads of a token lie together for the projection that follows.
+  auto out = call.lengths.empty() ? at::empty({B, T, Hq, d}, q.options()) : at::zeros({B, T, Hq, d}, q.options());
+  at::Tensor lse;
+  if (want_lse) lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), q.options());
+  std::vector<std::vector<kernels::PageView>> views;
+  std::vector<at::Tensor> decoded;  // keeps numbers of encoded pages alive while the kernel reads them
+  std::vector<kernels::AttendTask> tasks;
+  views.reserve(static_cast<std::size_t>(B * shape_.heads));
+  for (std::int64_t b = 0; b < B; ++b) {
+    if (shape_.rope) shape_.rope->rotate(data + b * Hq * T * d, Hq, T, positions.data() + b * T);
+    const auto n = call.length(b, T);
+    if (n == 0) continue;
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      auto& pages = views.emplace_back();
+      for (const auto& run : rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
+        const auto [k, v] = numbers(*run.page);
+        if (!run.page->k.defined()) decoded.insert(decoded.end(), {k, v});
+        const auto offset = run.begin * d * static_cast<std::int64_t>(k.element_size());
+        pages.push_back({static_cast<const char*>(k.const_data_ptr()) + offset, static_cast<const char*>(v.const_data_ptr()) + offset,
+                         run.page->positions.data() + run.begin, nullptr, run.count, k.scalar_type() == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32});
+      }
+      kernels::AttendTask task{};
+      task.q = data + (b * Hq + h * G) * T * d;
+      task.heads = G;
+      task.T = n;
+      task.q_head_stride = T * d;
+      task.q_time_stride = d;
+      task.q_positions = positions.data() + b * T;
+      task.pages = pages;
+      task.out = out.mutable_data_ptr<float>() + (b * T * Hq + h * G) * d;
+      task.out_head_stride = d;
+      task.out_time_stride = Hq * d;
+      // The kernel writes lse as [G,n]; rows that are shorter than T are spread out by the plain form instead.
+      task.lse = want_lse && n == T ? lse.mutable_data_ptr<float>() + (b * Hq + h * G) * T : nullptr;
+      tasks.push_back(task);
+    }
+  }
+  std::vector<std::vector<float>> short_lse;
+  if (want_lse) {
+    for (auto& task : tasks) {
+      if (task.lse == nullptr) {
+        short_lse.emplace_back(static_cast<std::size_t>(task.heads * task.T));
+        task.lse = short_lse.back().data();
+      }
+    }
+  }
+  kernels::attend(tasks, d, static_cast<float>(scale), {call.pattern.causal, call.pattern.window});
+  if (!short_lse.empty()) {
+    std::size_t taken = 0;
+    for (std::int64_t b = 0; b < B; ++b) {
+      const auto n = call.length(b, T);
+      if (n == 0 || n == T) continue;
+      for (std::int64_t h = 0; h < shape_.heads; ++h) lse[b].narrow(0, h * G, G).narrow(1, 0, n).copy_(at::tensor(short_lse[taken++]).view({G, n}));
+    }
+  }
+  return {out.transpose(1, 2), lse};
+}
+
+Entries PagedKv::dense(at::ScalarType type) const {
+  const auto B = rows(), H = shape_.heads;
+  std::int64_t N = 0;
+  for (const auto& row : rows_) {
+    for (const auto& head : row.heads) N = std::max(N, head.entries());
+  }
+  Entries out;
+  if (N > 0 || paged()) {
+    out.keys = at::zeros({B, H, N, shape_.key}, type);
+    out.values = at::zeros({B, H, N, shape_.value}, type);
+    out.positions = at::zeros({B, H, N}, at::kLong);
+    out.valid = at::zeros({B, H, N}, at::kBool);
+    for (std::int64_t b = 0; b < B; ++b) {
+      for (std::int64_t h = 0; h < H; ++h) {
+        std::int64_t n = 0;
+        for (const auto& run : rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
+          const auto [k, v] = numbers(*run.page);
+          out.keys[b][h].narrow(0, n, run.count).copy_(k.narrow(0, run.begin, run.count));
+          out.values[b][h].narrow(0, n, run.count).copy_(v.narrow(0, run.begin, run.count));
+          for (std::int32_t i = 0; i < run.count; ++i) out.positions[b][h][n + i] = run.page->positions[static_cast<std::size_t>(run.begin + i)];
+          n += run.count;
+        }
+        out.valid[b][h].narrow(0, 0, n).fill_(true);
+      }
+    }
+  }
+  if (paged()) return out;
+  const auto expand = [&](const at::Tensor& x) { return x.unsqueeze(1).expand({B, H, x.size(1)}); };
+  Entries live{live_.k, live_.v, expand(live_.positions), expand(live_.valid), {}, live_.segments.defined() ? live_.segments.unsqueeze(1) : at::Tensor()};
+  if (!out.keys.defined()) return live;
+  return {at::cat({out.keys, live.keys}, 2), at::cat({out.values, live.values}, 2), at::cat({out.positions, live.positions}, 2), at::cat({out.valid, live.valid}, 2), {}, {}};
+}
+
+KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) const {
+  if (!paged()) throw Error(Errc::unsupported, "entries that carry gradients cannot be read out: detach the state first");
+  const auto n = end - begin;
+  KvSlice out{at::empty({shape_.heads, n, shape_.key}), at::empty({shape_.heads, n, shape_.value})};
+  for (std::int64_t h = 0; h < shape_.heads; ++h) {
+    std::vector<std::int64_t> back(static_cast<std::size_t>(n));
+    std::int64_t found = 0;
+    for (const auto& run : rows_.at(static_cast<std::size_t>(row)).heads[static_cast<std::size_t>(h)].runs) {
+      const auto* indices = run.page->indices.data() + run.begin;
+      const auto* first = std::lower_bound(indices, indices + run.count, begin);
+      const auto* last = std::lower_bound(first, indices + run.count, end);
+      const auto count = last - first;
+      if (count == 0) continue;
+      MNEME_ASSERT(found + count <= n);
+      const auto from = run.begin + (first - indices);
+      const auto [k, v] = numbers(*run.page);
+      out.keys[h].narrow(0, found, count).copy_(k.narrow(0, from, count));
+      out.values[h].narrow(0, found, count).copy_(v.narrow(0, from, count));
+      for (std::int64_t i = 0; i < count; ++i) back[static_cast<std::size_t>(found + i)] = -run.page->positions[static_cast<std::size_t>(from + i)];
+      found += count;
+    }
+    if (found != n) throw Error(Errc::unsupported, fmt::format("a head holds {} of the {} entries asked for: the others were evicted", found, n));
+    if (shape_.rope) shape_.rope->rotate(out.keys[h].mutable_data_ptr<float>(), 1, n, back.data());
+  }
+  return out;
+}
+
+// ---- the rest of a store ----
+
+void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
+  const bool coded = plan_ && plan_->codec() && std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return row.seen > 0; });
+  if (coded && (!plan || plan->codec_name() != plan_->codec_name())) {
+    throw Error(Errc::unsupported, "the KV plan of a state that already holds encoded pages cannot change its codec");
+  }
+  plan_ = std::move(plan);
+  layer_ = layer;
+}
+
+std::unique_ptr<StateStore> PagedKv::fork() const { return std::make_unique<PagedKv>(*this); }
+
+std::int64_t PagedKv::seen(std::int64_t row) const { return rows_.at(static_cast<std::size_t>(row)).seen; }
+
+double PagedKv::kept(std::int64_t row) const {
+  std::int64_t n = 0;
+  for (const auto& head : rows_.at(static_cast<std::size_t>(row)).heads) n += head.entries();
+  auto kept = shape_.heads ? static_cast<double>(n) / static_cast<double>(shape_.heads) : 0.0;
+  if (!paged()) kept += static_cast<double>(live_.valid.select(0, row).sum().item<std::int64_t>());
+  return kept;
+}
+
+std::int64_t PagedKv::allocated_bytes() const {
+  std::set<const Page*> pages;
+  for (const auto& row : rows_) {
+    for (const auto& head : row.heads) {
+      for (const auto& run : head.runs) pages.insert(run.page.get());
+    }
+  }
+  std::int64_t bytes = paged() ? 0 : static_cast<std::int64_t>(live_.k.nbytes() + live_.v.nbytes());
+  for (const auto* page : pages) {
+    bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes()) : static_cast<std::int64_t>(page->code.size());
+  }
+  return bytes;
+}
+
+std::unique_ptr<StateStore> PagedKv::select(const std::vector<std::int64_t>& which) const {
+  auto out = std::make_unique<PagedKv>(*this);
+  out->rows_.clear();
+  for (const auto row : which) out->rows_.push_back(rows_.at(static_cast<std::size_t>(row)));
+  if (!paged()) {
+    const auto index = at::tensor(which, at::kLong);
+    const auto take = [&](const at::Tensor& x) { return x.defined() ? x.index_select(0, index) : x; };
+    out->live_ = {take(live_.k), take(live_.v), take(live_.positions), take(live_.valid), take(live_.segments)};
+  }
+  return out;
+}
+
+std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>& others) const {
+  auto out = std::make_unique<PagedKv>(*this);
+  std::vector<Live> lives{live_};
+  for (const auto* store : others) {
+    const auto* other = dynamic_cast<const PagedKv*>(store);
+    if (!other || other->shape_.heads != shape_.heads || other->shape_.key != shape_.key || other->shape_.value != shape_.value || other->paged() != paged()) {
+      throw Error(Errc::mismatch, "states of different models cannot be joined");
+    }
+    out->rows_.insert(out->rows_.end(), other->rows_.begin(), other->rows_.end());
+    lives.push_back(other->live_);
+  }
+  if (paged()) return out;
+  std::int64_t N = 0;
+  for (const auto& live : lives) N = std::max(N, live.k.size(2));
+  // Shorter rows are padded with entries that nobody sees.
+  const auto pad = [&](const at::Tensor& x, std::int64_t dim) {
+    auto sizes = x.sizes().vec();
+    sizes[static_cast<std::size_t>(dim)] = N - x.size(dim);
+    return at::cat({x, at::zeros(sizes, x.options())}, dim);
+  };
+  std::array<std::vector<at::Tensor>, 4> parts;
+  for (const auto& live : lives) {
+    parts[0].push_back(pad(live.k, 2));
+    parts[1].push_back(pad(live.v, 2));
+    parts[2].push_back(pad(live.positions, 1));
+    parts[3].push_back(pad(live.valid, 1));
+  }
+  out->live_ = {at::cat(parts[0]), at::cat(parts[1]), at::cat(parts[2]), at::cat(parts[3]), {}};
+  return out;
+}
+
+void PagedKv::save(ByteWriter& out) const {
+  out.value(shape_.heads);
+  out.value(shape_.key);
+  out.value(shape_.value);
+  out.value(shape_.rope ? shape_.rope->theta() : 0.0);
+  out.value(static_cast<std::uint8_t>(shape_.rope && shape_.rope->pairs() == RopePairs::adjacent));
+  out.string(plan_ ? print(plan_->chain()) : "");
+  out.value(layer_);
+  out.value(static_cast<std::uint64_t>(rows_.size()));
+  for (const auto& row : rows_) {
+    out.value(row.seen);
+    out.value(static_cast<std::uint8_t>(row.dropped));
+    for (const auto& head : row.heads) {
+      out.value(static_cast<std::uint64_t>(head.runs.size()));
+      for (const auto& run : head.runs) {
+        const auto& page = *run.page;
+        const bool coded = !page.k.defined();
+        out.value(static_cast<std::uint8_t>(coded));
+        // An encoded page is kept whole; of others only the run's own entries are written.
+        out.value(coded ? run.begin : std::int32_t{0});
+        out.value(run.count);
+        const auto first = coded ? 0 : run.begin, n = coded ? page.filled : run.count;
+        out.value(n);
+        out.raw(page.positions.data() + first, static_cast<std::size_t>(n) * 8);
+        out.raw(page.indices.data() + first, static_cast<std::size_t>(n) * 8);
+        if (coded) {
+          out.string(page.code);
+        } else {
+          out.tensor(page.k.narrow(0, first, n));
+          out.tensor(page.v.narrow(0, first, n));
+        }
+      }
+    }
+  }
+  out.value(static_cast<std::uint8_t>(!paged()));
+  if (!paged()) {
+    for (const auto* x : {&live_.k, &live_.v, &live_.positions, &live_.valid}) out.tensor(*x);
+  }
+}
+
+void PagedKv::load(ByteReader& in) {
+  const auto damaged = [] { return Error(Errc::corrupt, "stored keys and values contradict themselves: the state is damaged"); };
+  shape_ = {};
+  shape_.heads = in.value<std::int64_t>();
+  shape_.key = in.value<std::int64_t>();
+  shape_.value = in.value<std::int64_t>();
+  constexpr std::int64_t kMost = 1 << 16;
+  if (shape_.heads < 1 || shape_.heads > kMost || shape_.key < 1 || shape_.key > kMost || shape_.value < 1 || shape_.value > kMost) throw damaged();
+  const auto theta = in.value<double>();
+  const auto adjacent = in.value<std::uint8_t>();
+  if (!(theta >= 0) || !std::isfinite(theta)) throw damaged();
+  if (theta > 0) shape_.rope = std::make_shared<Rope>(shape_.key, theta, adjacent ? RopePairs::adjacent : RopePairs::halves);
+  const auto chain = in.string();
+  plan_ = chain.empty() ? nullptr : std::make_shared<KvPlan>(parse_chain(chain));
+  layer_ = in.value<std::int64_t>();
+  rows_.assign(in.count(static_cast<std::uint64_t>(9 + 8 * shape_.heads)), {});
+  for (auto& row : rows_) {
+    row.seen = in.value<std::int64_t>();
+    row.dropped = in.value<std::uint8_t>() != 0;
+    row.heads.resize(static_cast<std::size_t>(shape_.heads));
+    for (auto& head : row.heads) {
+      head.runs.resize(in.count(13));
+      for (auto& run : head.runs) {
+        run.page = std::make_shared<Page>();
+        auto& page = *run.page;
+        const bool coded = in.value<std::uint8_t>() != 0;
+        run.begin = in.value<std::int32_t>();
+        run.count = in.value<std::int32_t>();
+        page.filled = in.value<std::int32_t>();
+        if (page.filled < 1 || page.filled > kPageEntries || run.begin < 0 || run.count < 1 || run.begin > page.filled - run.count) throw damaged();
+        const auto n = static_cast<std::size_t>(page.filled) * 8;
+        std::memcpy(page.positions.data(), in.raw(n).data(), n);
+        std::memcpy(page.indices.data(), in.raw(n).data(), n);
+        if (coded) {
+          page.code = in.string();
+          if (!plan_ || !plan_->codec() || static_cast<std::int64_t>(page.code.size()) != plan_->codec()->bytes(1, page.filled, shape_.key, shape_.value)) throw damaged();
+          continue;
+        }
+        const auto k = in.tensor(), v = in.tensor();
+        const auto fits = [&](const at::Tensor& x, std::int64_t width) {
+          return x.dim() == 2 && x.size(0) == page.filled && x.size(1) == width && (x.scalar_type() == at::kHalf || x.scalar_type() == at::kFloat);
+        };
+        if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type()) throw damaged();
+        page.k = at::empty({kPageEntries, shape_.key}, k.scalar_type());
+        page.v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
+        page.k.narrow(0, 0, page.filled).copy_(k);
+        page.v.narrow(0, 0, page.filled).copy_(v);
+      }
+    }
+  }
+  live_ = {};
+  if (in.value<std::uint8_t>() != 0) {
+    live_.k = in.tensor();
+    live_.v = in.tensor();
+    live_.positions = in.tensor();
+    live_.valid = in.tensor();
+    const auto B = rows(), H = shape_.heads;
+    const auto N = live_.positions.dim() == 2 ? live_.positions.size(1) : -1;
+    const bool fits = live_.k.sizes() == at::IntArrayRef({B, H, N, shape_.key}) && live_.v.sizes() == at::IntArrayRef({B, H, N, shape_.value}) &&
+                      live_.positions.sizes() == at::IntArrayRef({B, N}) && live_.valid.sizes() == at::IntArrayRef({B, N}) &&
+                      live_.positions.scalar_type() == at::kLong && live_.valid.scalar_type() == at::kBool;
+    if (!fits) throw damaged();
+  }
+}
+
+namespace kv::paged_kv {
+
+void enrol(Registry& r) {
+  r.add<StateStore, PagedKv>("paged_kv", "paged, ragged keys and values");
+  r.add<KvStore, PagedKv>("paged", "reference-counted pages, a list for every row and head");
+}
+
+}  // namespace kv::paged_kv
+
+}  // namespace mneme

@@ -1,0 +1,95 @@
+// PagedKv: keys and values in reference-counted pages of 64 entries, a separate list of pages for every row and head.
+//
+// Forks share pages until one side appends; a head may drop entries that its neighbours keep (ragged); what no list
+// refers to any more is freed. Keys are kept turned to their positions. While a gradient is wanted, or numbers are not
+// f32, entries stay as the tensors they came as ("live") and attention takes its plain form; `detach` pages them.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "mneme/kernels/attend.h"
+#include "mneme/kv/plan.h"
+#include "mneme/mixers/kv_store.h"
+
+namespace mneme {
+
+class PagedKv final : public KvStore {
+ public:
+  PagedKv() = default;  ///< to be loaded into
+  PagedKv(const KvShape& shape, std::int64_t rows);
+
+  [[nodiscard]] std::string_view name() const override { return "paged_kv"; }
+  [[nodiscard]] std::int64_t rows() const override { return static_cast<std::int64_t>(rows_.size()); }
+  [[nodiscard]] std::unique_ptr<StateStore> fork() const override;
+  void save(ByteWriter&) const override;
+  void load(ByteReader&) override;
+  void rewind(std::int64_t n) override;
+  [[nodiscard]] std::unique_ptr<StateStore> select(const std::vector<std::int64_t>& rows) const override;
+  [[nodiscard]] std::unique_ptr<StateStore> concat(const std::vector<const StateStore*>& others) const override;
+  void reset(const std::vector<bool>& rows) override;
+  void detach() override;
+
+  void append(const at::Tensor& keys, const at::Tensor& values, const Call& call) override;
+  [[nodiscard]] Partial attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const override;
+  [[nodiscard]] KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const override;
+  void place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) override;
+  void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) override;
+  [[nodiscard]] std::int64_t seen(std::int64_t row) const override;
+  [[nodiscard]] double kept(std::int64_t row) const override;
+  [[nodiscard]] std::int64_t allocated_bytes() const override;
+
+ private:
+  /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
+  struct Page {
+    at::Tensor k, v;  ///< [64,K], [64,V] f16 or f32; undefined once encoded
+    std::string code;  ///< the codec's bytes of `filled` entries, else empty
+    std::array<std::int64_t, kernels::kPageEntries> positions, indices;
+    std::int32_t filled = 0;
+  };
+  /// A run of a page's entries.
+  struct Run {
+    std::shared_ptr<Page> page;
+    std::int32_t begin = 0, count = 0;
+  };
+  struct Head {
+    std::vector<Run> runs;
+    [[nodiscard]] std::int64_t entries() const;
+  };
+  struct Row {
+    std::vector<Head> heads;
+    std::int64_t seen = 0;
+    bool dropped = false;  ///< some head no longer holds all it was given
+  };
+  /// Tensors kept as they came, one set for all rows.
+  struct Live {
+    at::Tensor k, v;       ///< [B,H,N,K], [B,H,N,V]; keys turned
+    at::Tensor positions;  ///< [B,N]
+    at::Tensor valid;      ///< [B,N] bool
+    at::Tensor segments;   ///< [B,N] or undefined
+  };
+
+  void append_live(const at::Tensor& keys, const at::Tensor& values, const Call& call);
+  /// Keys (turned) and values [H,n,...] contiguous of one number type, appended to a row.
+  void append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions);
+  void encode_full_pages(Head& head);
+  void evict(std::int64_t row);
+  static Head kept_of(const Head& head, const std::vector<std::int64_t>& keep);
+  /// A page's keys and values as numbers, decoded if need be.
+  [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
+  /// All entries of all rows as padded tensors, for the plain form.
+  [[nodiscard]] Entries dense(at::ScalarType type) const;
+  [[nodiscard]] bool paged() const { return !live_.k.defined(); }
+  [[nodiscard]] bool fused(const at::Tensor& queries, const Call& call) const;
+
+  KvShape shape_;
+  std::vector<Row> rows_;
+  Live live_;
+  std::shared_ptr<const KvPlan> plan_;
+  std::int64_t layer_ = 0;
+};
+
+}  // namespace mneme

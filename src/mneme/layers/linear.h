@@ -1,0 +1,47 @@
+// Linear: y = x W' + b over a float or stored (quantized) weight, with adapters; differentiable in every form.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "mneme/core/call.h"
+#include "mneme/core/params.h"
+
+namespace mneme {
+
+class Linear {
+ public:
+  /// The weight `<name>.weight` [out, in] of `params`, and `<name>.bias` [out] if asked for.
+  Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out, bool bias = false);
+
+  /// x [..., in] -> [..., out] in f32. Where a gradient is wanted a stored weight is dequantized by tiles, forward and
+  /// backward, and only dX is computed; otherwise few rows take the fused kernel on the weight as stored and many rows
+  /// one product in the compute type of the call.
+  at::Tensor operator()(const at::Tensor& x, const Call& call) const;
+
+  /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.
+  static std::vector<at::Tensor> together(const std::vector<const Linear*>& layers, const at::Tensor& x, const Call& call);
+
+  [[nodiscard]] std::int64_t in() const { return in_; }
+  [[nodiscard]] std::int64_t out() const { return out_; }
+
+ private:
+  void count(const at::Tensor& x, const Call& call) const;
+  [[nodiscard]] at::Tensor finish(const at::Tensor& x, at::Tensor y) const;
+
+  std::int64_t in_, out_;
+  std::shared_ptr<Parameter> weight_, bias_;
+};
+
+/// x [M, in] times the transpose of a parameter [out, in]: what Linear does before bias and adapters. Also used for
+/// output heads tied to an embedding.
+at::Tensor product(const at::Tensor& x, const Parameter& weight, Compute compute);
+
+/// The number type that products of `rows` rows run in: bf16 only where the CPU multiplies it fast.
+at::ScalarType product_type(Compute compute);
+
+}  // namespace mneme

@@ -1,0 +1,36 @@
+// Norms over the last dimension, in f32 whatever the products run in.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
+#include "mneme/core/params.h"
+
+namespace mneme {
+
+/// y = x / sqrt(mean(x^2) + eps) * w    (Zhang & Sennrich 2019, arXiv:1910.07467)
+class RMSNorm {
+ public:
+  RMSNorm(Params& params, std::string_view name, std::int64_t width, double eps);
+  at::Tensor operator()(const at::Tensor& x) const;  ///< [..., width] -> the same sizes
+
+ private:
+  std::shared_ptr<Parameter> weight_;
+  double eps_;
+};
+
+/// y = (x - mean) / sqrt(var + eps) * w + b    (Ba et al. 2016, arXiv:1607.06450)
+class LayerNorm {
+ public:
+  LayerNorm(Params& params, std::string_view name, std::int64_t width, double eps);
+  at::Tensor operator()(const at::Tensor& x) const;  ///< [..., width] -> the same sizes
+
+ private:
+  std::shared_ptr<Parameter> weight_, bias_;
+  double eps_;
+};
+
+}  // namespace mneme

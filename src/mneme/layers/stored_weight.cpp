@@ -1,0 +1,39 @@
+#include "mneme/layers/stored_weight.h"
+
+#include <ATen/ATen.h>
+
+#include "mneme/core/error.h"
+#include "mneme/kernels/quantized.h"
+
+namespace mneme {
+
+at::Tensor FileWeight::rows(std::int64_t begin, std::int64_t end, at::ScalarType dtype) const {
+  const auto K = weight_.shape.back();
+  MNEME_ASSERT(begin >= 0 && begin <= end && end * K <= weight_.elements());
+  const auto* data = weight_.data + begin * row_bytes(weight_.type, K);
+  const auto same = (weight_.type == WeightType::f32 && dtype == at::kFloat) || (weight_.type == WeightType::bf16 && dtype == at::kBFloat16);
+  if (same) {
+    return at::from_blob(const_cast<std::byte*>(data), {end - begin, K}, [keep = weight_.owner](void*) {}, at::TensorOptions().dtype(dtype));
+  }
+  auto out = at::empty({end - begin, K}, at::TensorOptions().dtype(dtype));
+  if (dtype == at::kBFloat16) {
+    kernels::dequantize_bf16(weight_.type, data, end - begin, K, reinterpret_cast<std::uint16_t*>(out.data_ptr()));
+  } else {
+    MNEME_ASSERT(dtype == at::kFloat);
+    kernels::dequantize(weight_.type, data, end - begin, K, out.data_ptr<float>());
+  }
+  return out;
+}
+
+Parameter parameter_from(WeightTensor weight) {
+  Parameter out;
+  out.frozen = true;
+  if (weight.shape.size() < 2) {
+    out.tensor = dequantize(weight);
+  } else {
+    out.stored = std::make_shared<FileWeight>(std::move(weight));
+  }
+  return out;
+}
+
+}  // namespace mneme

@@ -1,0 +1,223 @@
+// Copies of a memory in use, and merging one memory into another.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/schema.h"
+#include "mneme/memory/sqlite.h"
+
+namespace mneme {
+
+using memory::Database;
+using memory::Transaction;
+
+namespace {
+
+void sync_to_disk(const std::filesystem::path& path, int flags) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
+  const bool synced = descriptor >= 0 && (::fsync(descriptor) == 0 || errno == EINVAL);
+  const int code = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (!synced) throw Error(Errc::io, path.string() + ": cannot be written: " + std::strerror(code));
+}
+
+// A file that goes unless it is kept.
+class Scrap {
+ public:
+  explicit Scrap(std::filesystem::path path) : path_(std::move(path)) {}
+  ~Scrap() {
+    if (!path_.empty()) ::unlink(path_.c_str());
+  }
+  Scrap(const Scrap&) = delete;
+  Scrap& operator=(const Scrap&) = delete;
+  void keep() { path_.clear(); }
+
+ private:
+  std::filesystem::path path_;
+};
+
+}  // namespace
+
+void MemoryFile::export_to(const std::filesystem::path& to) const {
+  std::error_code error;
+  if (std::filesystem::exists(std::filesystem::symlink_status(to, error))) {
+    throw Error(Errc::invalid, to.string() + ": exists already; name a new file");
+  }
+  const auto folder = to.has_parent_path() ? to.parent_path() : std::filesystem::path(".");
+  if (!std::filesystem::is_directory(folder, error)) {
+    throw Error(Errc::io, to.string() + ": cannot be created: there is no folder " + folder.string());
+  }
+  const std::filesystem::path partial = to.string() + ".partial-" + std::to_string(::getpid());
+  ::unlink(partial.c_str());
+  Scrap scrap(partial);
+  const auto name = partial.string();
+  // One consistent snapshot, compact, without free pages; in WAL mode nobody waits for it.
+  db_->prepare("VACUUM INTO ?").bind(name).run();
+  {
+    Database copy(partial, Database::Mode::read_write, options_.busy_timeout);
+    copy.execute("PRAGMA journal_mode = DELETE");
+    Transaction transaction(copy, Transaction::Kind::write);
+    // A copy has no old pages to be cleaned of, and its states lie on other pages.
+    copy.execute("DELETE FROM meta WHERE key = 'forgetting'");
+    copy.execute("INSERT OR REPLACE INTO counters (key, value) SELECT 'state_pages', coalesce(sum(pageno), 0) "
+                 "FROM dbstat('main', 1) WHERE name IN (SELECT name FROM sqlite_schema WHERE tbl_name = 'state_parts')");
+    transaction.commit();
+  }
+  sync_to_disk(partial, O_RDONLY);
+  if (std::rename(partial.c_str(), to.c_str()) != 0) {
+    throw Error(Errc::io, to.string() + ": cannot be created: " + std::strerror(errno));
+  }
+  scrap.keep();
+  sync_to_disk(folder, O_RDONLY | O_DIRECTORY);
+}
+
+ImportReport MemoryFile::import_from(const std::filesystem::path& from, const ImportOptions& options) {
+  std::error_code error;
+  if (std::filesystem::equivalent(from, path_, error)) {
+    throw Error(Errc::invalid, from.string() + ": is the memory itself; name another file to import");
+  }
+  const auto other = open(from, Access::read_only);
+  // One version of the other file from beginning to end, whoever writes it meanwhile.
+  Transaction snapshot(*other->db_, Transaction::Kind::read);
+  const auto documents = other->documents();
+  if (options.conflict == ImportOptions::Conflict::refuse) {
+    for (const auto& info : documents) {
+      const auto here = find_document(info.document.label);
+      if (here && here->document.content_hash != info.document.content_hash) {
+        throw Error(Errc::invalid, from.string() + ": \"" + info.document.label +
+                                       "\" has another text here; choose which one stays");
+      }
+    }
+  }
+  ImportReport report;
+  const auto add = [](StoreReport& sum, const StoreReport& part) {
+    sum.stored += part.stored;
+    sum.not_stored += part.not_stored;
+    sum.shrunk += part.shrunk;
+    sum.dropped += part.dropped;
+    if (sum.obstacle == StoreReport::Obstacle::none) {
+      sum.obstacle = part.obstacle;
+      sum.reason = part.reason;
+    }
+  };
+
+  // What a new memory does not know about itself yet, it takes over: models, prompts, thresholds.
+  {
+    begin_writing(true);
+    Transaction transaction(*db_, Transaction::Kind::write);
+    auto entries = other->db_->prepare("SELECT key, value FROM meta WHERE key NOT IN ('forgetting', 'budget_bytes')");
+    while (entries.step()) {
+      if (!meta(entries.text(0))) write_meta(entries.text(0), entries.text(1));
+    }
+    transaction.commit();
+  }
+
+  // Sessions whose name is free come along; the documents of the others do not.
+  std::map<std::string, bool> session_comes;
+  for (const auto& session : other->sessions()) {
+    const auto here = sessions();
+    session_comes[session.name] =
+        std::none_of(here.begin(), here.end(), [&](const SessionInfo& s) { return s.name == session.name; });
+    if (!session_comes[session.name]) report.sessions_left_out.push_back(session.name);
+  }
+
+  std::map<std::int64_t, std::int64_t> document_here, span_here;
+  const auto translate = [&](const std::vector<std::int64_t>& provenance) -> std::optional<std::vector<std::int64_t>> {
+    std::vector<std::int64_t> here;
+    for (const auto document : provenance) {
+      const auto found = document_here.find(document);
+      if (found == document_here.end()) return std::nullopt;
+      here.push_back(found->second);
+    }
+    return here;
+  };
+
+  for (const auto& info : documents) {
+    if (!info.session.empty() && !session_comes[info.session]) continue;
+    const auto here = find_document(info.document.label);
+    if (here && here->document.content_hash != info.document.content_hash &&
+        options.conflict == ImportOptions::Conflict::keep) {
+      report.kept.push_back(info.document.label);
+      continue;
+    }
+    const auto provenance = translate(info.provenance);
+    if (!provenance) continue;
+    auto document = info.document;
+    document.text = other->document_text(info.document.id);
+    const auto spans = other->spans(info.document.id);
+    const auto result = put_document(document, spans, {}, {info.session, *provenance});
+    document_here[info.document.id] = result.document;
+    switch (result.outcome) {
+      case PutResult::Outcome::added: ++report.added; break;
+      case PutResult::Outcome::replaced: ++report.replaced; break;
+      case PutResult::Outcome::unchanged: ++report.unchanged; break;
+    }
+    if (result.outcome != PutResult::Outcome::unchanged) report.spans += static_cast<std::int64_t>(spans.size());
+    // The same text may have been cut otherwise here: then only equal spans are matched.
+    std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> by_range;
+    for (const auto& s : this->spans(result.document)) by_range[{s.begin, s.end}] = s.id;
+    for (const auto& s : spans) {
+      if (const auto match = by_range.find({s.begin, s.end}); match != by_range.end()) span_here[s.id] = match->second;
+    }
+  }
+
+  // Representations: small ones first, then states as far as the budget takes them.
+  for (const bool states : {false, true}) {
+    std::vector<Rep> batch;
+    std::int64_t bytes = 0;
+    const auto flush = [&] {
+      add(report.states, put(batch, Admission::ahead));
+      batch.clear();
+      bytes = 0;
+    };
+    for (const auto& [there, here] : span_here) {
+      for (const auto& info : other->reps(there)) {
+        if (is_state(info.key.kind) != states) continue;
+        auto key = info.key;
+        key.span = here;
+        if (has(key)) continue;
+        auto rep = other->get(info.key);
+        const auto provenance = translate(info.provenance);
+        if (!rep || !provenance) {
+          ++report.reps_left_out;
+          continue;
+        }
+        rep->key = key;
+        rep->provenance = *provenance;
+        bytes += static_cast<std::int64_t>(rep->blob.size());
+        batch.push_back(std::move(*rep));
+        if (bytes > (std::int64_t{8} << 20)) flush();
+      }
+    }
+    if (!batch.empty()) flush();
+  }
+
+  for (const auto& [name, comes] : session_comes) {
+    if (!comes) continue;
+    std::vector<Turn> kept;
+    for (auto& turn : other->turns(name)) {
+      if (auto provenance = translate(turn.provenance)) {
+        turn.provenance = std::move(*provenance);
+        kept.push_back(std::move(turn));
+      }
+    }
+    append_turns(name, kept);
+    ++report.sessions;
+  }
+  return report;
+}
+
+std::int64_t MemoryFile::upgrade(const std::filesystem::path& path) {
+  // Format 1 is the first: what opens has it, anything else is refused by name.
+  open(path, Access::read_write);
+  return memory::kFormat;
+}
+
+}  // namespace mneme

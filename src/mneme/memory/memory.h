@@ -1,0 +1,184 @@
+// Memory: one memory file with the models that read and search it. Read once, ask forever.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mneme/core/spec.h"
+#include "mneme/embed/sentence_encoder.h"
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/prompt.h"
+#include "mneme/memory/reader.h"
+#include "mneme/models/language_model.h"
+#include "mneme/search/hybrid_search.h"
+
+namespace mneme {
+
+/// The two models, loaded when first needed and shared by all memories of a process.
+class MemoryModels {
+ public:
+  /// Empty names: what the memory file says, else the defaults "smollm2" and "minilm".
+  MemoryModels(std::string language_model, std::string embedder, Compute compute = Compute::automatic);
+
+  [[nodiscard]] const std::string& language_model_name() const { return language_model_name_; }
+  [[nodiscard]] const std::string& embedder_name() const { return embedder_name_; }
+  std::shared_ptr<const LanguageModel> language_model(const std::string& otherwise);
+  std::shared_ptr<const SentenceEncoder> embedder(const std::string& otherwise);
+
+ private:
+  std::string language_model_name_, embedder_name_;
+  Compute compute_;
+  std::shared_ptr<const LanguageModel> language_model_;
+  std::shared_ptr<const SentenceEncoder> embedder_;
+};
+
+enum class ContextMode { span, stream };
+enum class Placement { each, together };
+
+struct ReadOptions {
+  bool eager = false;                                ///< states now, not at first use
+  ContextMode context = ContextMode::span;           ///< only decided for a new memory
+  bool dry_run = false;                              ///< cut and count, store nothing
+  bool sync = false;                                 ///< states wait for the disk too
+  std::function<bool()> cancelled;                   ///< asked between pieces of work; true stops cleanly
+  /// Progress: what is being done, how much of it is done, of how much.
+  std::function<void(std::string_view what, std::int64_t done, std::int64_t total)> progress;
+};
+
+struct SourceReport {
+  std::string name;
+  std::int64_t tokens = 0, spans = 0, bytes = 0, with_states = 0;
+  std::string outcome;  ///< "added", "unchanged", "replaced"
+};
+
+struct ReadReport {
+  std::vector<SourceReport> sources;
+  std::int64_t tokens_read = 0;
+  double seconds = 0;
+  std::int64_t states_computed = 0, states_stored = 0;
+  std::string obstacle;         ///< why states were not stored, in one line; empty when they were
+  bool interrupted = false;
+  Usage usage;
+};
+
+struct Citation {
+  std::string source;
+  std::int64_t start = 0, end = 0;  ///< bytes of the source
+  std::int64_t line = 0;            ///< of the start, from 1
+  std::string excerpt;
+  double score = 0;                 ///< of the span in retrieval
+  std::int64_t span = 0;
+  std::string file;                 ///< the memory file it is from, as given
+  bool holds_answer = false;        ///< the excerpt's span contains the answer's words
+};
+
+struct AskOptions {
+  Placement placement = Placement::each;
+  std::int64_t top = 0;             ///< spans to place; 0: 3 for each, 2 for together
+  std::int64_t max_tokens = 0;      ///< 0: the prompt's own
+  std::vector<std::string> sources; ///< only spans of these labels; empty: all
+  bool always = false;              ///< answer even when nothing relevant was found
+  bool strict = false;              ///< a state of another model is an error instead of a miss
+  std::string retrieval_context;    ///< more text to search with (the turns before), not shown to the model
+  std::function<bool(std::string_view)> on_text;  ///< streamed answer; false stops
+};
+
+/// What happened to one retrieved span, for --explain.
+struct CandidateReport {
+  Candidate candidate;
+  std::string source, excerpt, answer;
+  double answer_log_probability = 0;  ///< mean per token, end included; 0 if not read
+  bool placed = false, had_state = false;
+  std::string file;
+};
+
+struct Answer {
+  std::string answer;
+  bool found = false;
+  bool quotation = false;           ///< the answer's words stand in a cited span
+  std::vector<Citation> citations;
+  std::vector<CandidateReport> candidates;  ///< in the order of retrieval
+  double relevance = 0, threshold = 0;
+  std::int64_t document_tokens_evaluated = 0, question_tokens = 0, generated_tokens = 0, tokens_in_memory = 0;
+  std::int64_t tokens_placed = 0, tokens_dropped = 0, state_bytes = 0, states_stored = 0;
+  std::string states_obstacle;
+  double retrieve_s = 0, first_token_s = 0, total_s = 0, decode_tokens_per_s = 0;
+  std::string model, kv;
+};
+
+/// A turn of a chat answered from memory.
+struct ChatReply {
+  std::string text;
+  std::vector<Citation> citations;   ///< of the spans that were placed
+  std::int64_t tokens = 0;
+  double seconds = 0;
+  std::int64_t moved_to_memory = 0;  ///< turns that fell out of the context and became spans of the session
+  std::string note;                  ///< what was left out and why; empty if nothing was
+};
+
+struct MemoryOptions {
+  MemoryFile::Access access = MemoryFile::Access::read_write;
+  std::optional<std::int64_t> budget_bytes;
+  std::string kv;                     ///< KV spec of a new memory; empty: quantize(bits=8)
+  bool strict = false;
+};
+
+class Memory {
+ public:
+  /// Opens or creates a memory file. A new one freezes the model's prompt, the KV spec and the context mode.
+  /// Throws Error as MemoryFile::open, Error(usage) for a KV spec or context mode that differs from the file's own.
+  static std::unique_ptr<Memory> open(const std::filesystem::path& path, std::shared_ptr<MemoryModels> models, const MemoryOptions& options);
+  ~Memory();
+
+  /// Reads documents into the memory; Error(busy) if another process reads into it.
+  ReadReport read(std::vector<Document> documents, const ReadOptions& options);
+
+  /// Spans for a question, best first.
+  std::vector<CandidateReport> search(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources = {});
+
+  /// Answers one question.
+  Answer ask(const std::string& question, const AskOptions& options);
+
+  /// Goes on writing from the end of what was read: the last spans placed, the text continued.
+  struct Continuation {
+    std::string text, stop_reason;
+    std::int64_t tokens_placed = 0, document_tokens_evaluated = 0, generated_tokens = 0;
+    double seconds = 0;
+  };
+  Continuation continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed, const std::string& source,
+                             const std::function<bool(std::string_view)>& on_text);
+
+  /// One turn of a session kept in the file; the turn is on the disk before this returns.
+  ChatReply chat(const std::string& session, const std::string& message, std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
+                 const std::function<bool(std::string_view)>& on_text);
+
+  /// Structure and checksums, and `deep` random spans' states recomputed from the text and compared.
+  VerifyReport verify(std::int64_t deep, std::uint64_t seed = 0);
+
+  [[nodiscard]] MemoryFile& file() { return *file_; }
+  [[nodiscard]] std::string model_name() const;
+  [[nodiscard]] std::string kv() const;
+
+ private:
+  Memory() = default;
+  friend Answer ask(const std::vector<Memory*>& memories, const std::string& question, const AskOptions& options);
+  struct Index;
+
+  std::shared_ptr<MemoryModels> models_;
+  std::unique_ptr<MemoryFile> file_;
+  std::unique_ptr<Index> index_;
+  std::shared_ptr<Reader> reader_;
+  Prompt prompt_;
+  std::string kv_spec_;
+  bool strict_ = false;
+};
+
+/// Answers from several memories at once: candidates of all are ranked together.
+Answer ask(const std::vector<Memory*>& memories, const std::string& question, const AskOptions& options);
+
+}  // namespace mneme

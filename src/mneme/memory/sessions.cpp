@@ -1,0 +1,165 @@
+// Chat sessions and stored search indexes.
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include "mneme/core/checksum.h"
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/provenance.h"
+#include "mneme/memory/schema.h"
+#include "mneme/memory/sqlite.h"
+
+namespace mneme {
+
+using memory::Transaction;
+
+namespace {
+
+constexpr std::size_t kMaxSessionNameBytes = 256;
+constexpr std::size_t kMaxRoleBytes = 64;
+constexpr std::int64_t kMaxIndexBytes = std::int64_t{1} << 34;
+
+std::int64_t unix_seconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+std::int64_t MemoryFile::session_id(std::string_view name, bool create) {
+  if (name.empty() || name.size() > kMaxSessionNameBytes || find_invalid_utf8(name) >= 0) {
+    throw Error(Errc::invalid, path_.string() + ": a session needs a name of 1 to 256 bytes of UTF-8");
+  }
+  if (create) {
+    db_->prepare("INSERT INTO sessions (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING").bind(name, unix_seconds()).run();
+  }
+  auto row = db_->prepare("SELECT id FROM sessions WHERE name = ?");
+  if (!row.bind(name).step()) {
+    throw Error(Errc::not_found, path_.string() + ": there is no session \"" + std::string(name) + "\"");
+  }
+  return row.integer(0);
+}
+
+std::vector<SessionInfo> MemoryFile::sessions() const {
+  auto row = db_->prepare("SELECT name, created_at, (SELECT count(*) FROM turns t WHERE t.session_id = s.id) FROM sessions s ORDER BY id");
+  std::vector<SessionInfo> found;
+  while (row.step()) found.push_back({std::string(row.text(0)), row.integer(2), row.integer(1)});
+  return found;
+}
+
+std::vector<Turn> MemoryFile::turns(std::string_view session) const {
+  auto row = db_->prepare(
+      "SELECT t.number, t.role, t.text, t.ids, t.provenance, t.written_at FROM turns t JOIN sessions s ON s.id = t.session_id "
+      "WHERE s.name = ? ORDER BY t.number");
+  row.bind(session);
+  std::vector<Turn> found;
+  while (row.step()) {
+    Turn turn;
+    turn.number = row.integer(0);
+    turn.role = std::string(row.text(1));
+    turn.text = std::string(row.text(2));
+    const auto ids = row.blob(3);
+    turn.ids.resize(ids.size() / sizeof(std::int32_t));
+    if (!turn.ids.empty()) std::memcpy(turn.ids.data(), ids.data(), turn.ids.size() * sizeof(std::int32_t));
+    turn.provenance = memory::read_provenance(row.text(4));
+    turn.written_at_s = row.integer(5);
+    found.push_back(std::move(turn));
+  }
+  return found;
+}
+
+std::int64_t MemoryFile::append_turns(std::string_view session, std::span<const Turn> turns) {
+  for (const auto& turn : turns) {
+    if (turn.role.empty() || turn.role.size() > kMaxRoleBytes) {
+      throw Error(Errc::invalid, path_.string() + ": a turn needs a role of 1 to 64 bytes");
+    }
+    if (static_cast<std::int64_t>(turn.text.size()) > kMaxTurnBytes ||
+        static_cast<std::int64_t>(turn.ids.size() * sizeof(std::int32_t)) > kMaxTurnBytes) {
+      throw Error(Errc::full, path_.string() + ": a turn of " + std::to_string(turn.text.size()) +
+                                  " bytes is longer than a session takes (16 MiB)");
+    }
+    if (find_invalid_utf8(turn.text) >= 0) throw Error(Errc::invalid, path_.string() + ": a turn's text is not valid UTF-8");
+  }
+  begin_writing(true);
+  Transaction transaction(*db_, Transaction::Kind::write);
+  const auto id = session_id(session, true);
+  std::int64_t number = 0;
+  {
+    auto row = db_->prepare("SELECT coalesce(max(number), 0) FROM turns WHERE session_id = ?");
+    if (row.bind(id).step()) number = row.integer(0);
+  }
+  auto insert = db_->prepare(
+      "INSERT INTO turns (session_id, number, role, text, ids, provenance, written_at) VALUES (?, ?, ?, ?, ?, ?, ?)");
+  for (const auto& turn : turns) {
+    check_provenance(turn.provenance);
+    const auto ids = turn.ids.empty() ? std::nullopt : std::optional(std::as_bytes(std::span(turn.ids)));
+    const auto provenance = memory::write_provenance(turn.provenance);
+    insert.bind(id, ++number, turn.role, turn.text, ids, provenance, unix_seconds()).run();
+  }
+  transaction.commit();
+  return number;
+}
+
+ForgetReport MemoryFile::clear_session(std::string_view session) {
+  std::vector<std::int64_t> documents;
+  std::int64_t id = 0;
+  {
+    Transaction snapshot(*db_, Transaction::Kind::read);
+    id = session_id(session, false);
+    auto row = db_->prepare("SELECT id FROM documents WHERE session_id = ?");
+    row.bind(id);
+    while (row.step()) documents.push_back(row.integer(0));
+  }
+  return forget_documents(std::move(documents), id);
+}
+
+void MemoryFile::put_index(const IndexInfo& index, std::string_view blob) {
+  if (index.name.empty() || index.name.size() > kMaxSessionNameBytes || index.spec.size() > 4096 || index.model_digest.size() > 4096 ||
+      static_cast<std::int64_t>(blob.size()) > kMaxIndexBytes) {
+    throw Error(Errc::invalid, path_.string() + ": an index needs a name of 1 to 256 bytes and has at most 16 GiB");
+  }
+  begin_writing(false);
+  Transaction transaction(*db_, Transaction::Kind::write);
+  db_->prepare("DELETE FROM index_parts WHERE index_id IN (SELECT id FROM indexes WHERE name = ?)").bind(index.name).run();
+  db_->prepare("DELETE FROM indexes WHERE name = ?").bind(index.name).run();
+  db_->prepare("INSERT INTO digests (value) VALUES (?) ON CONFLICT DO NOTHING").bind(index.model_digest).run();
+  const auto bytes = memory::bytes_of(blob);
+  db_->prepare("INSERT INTO indexes (name, spec, model_digest, generation, bytes, crc32c, written_at) "
+               "VALUES (?, ?, (SELECT id FROM digests WHERE value = ?), ?, ?, ?, ?)")
+      .bind(index.name, index.spec, index.model_digest, index.generation, bytes.size(), crc32c(bytes), unix_seconds())
+      .run();
+  const auto id = db_->last_row();
+  auto insert = db_->prepare("INSERT INTO index_parts (index_id, part, data) VALUES (?, ?, ?)");
+  std::int64_t part = 0;
+  for (std::size_t at = 0; at < bytes.size(); at += memory::kBlobPartBytes, ++part) {
+    insert.bind(id, part, bytes.subspan(at, std::min<std::size_t>(memory::kBlobPartBytes, bytes.size() - at))).run();
+  }
+  release_free_pages();
+  transaction.commit();
+  checkpoint();
+}
+
+std::optional<IndexInfo> MemoryFile::find_index(std::string_view name) const {
+  auto row = db_->prepare("SELECT i.name, i.spec, m.value, i.generation, i.bytes FROM indexes i JOIN digests m ON m.id = i.model_digest "
+                          "WHERE i.name = ?");
+  if (!row.bind(name).step()) return std::nullopt;
+  return IndexInfo{std::string(row.text(0)), std::string(row.text(1)), std::string(row.text(2)), row.integer(3), row.integer(4)};
+}
+
+std::optional<std::string> MemoryFile::get_index(std::string_view name) const {
+  Transaction snapshot(*db_, Transaction::Kind::read);
+  auto row = db_->prepare("SELECT id, bytes, crc32c FROM indexes WHERE name = ?");
+  if (!row.bind(name).step()) return std::nullopt;
+  auto parts = db_->prepare("SELECT data FROM index_parts WHERE index_id = ? ORDER BY part");
+  parts.bind(row.integer(0));
+  std::string blob;
+  while (parts.step() && static_cast<std::int64_t>(blob.size()) <= row.integer(1)) blob += parts.text(0);
+  const bool whole = static_cast<std::int64_t>(blob.size()) == row.integer(1) &&
+                     crc32c(memory::bytes_of(blob)) == static_cast<std::uint32_t>(row.integer(2));
+  if (!whole) {
+    ++damaged_reps_;
+    return std::nullopt;
+  }
+  return blob;
+}
+
+}  // namespace mneme

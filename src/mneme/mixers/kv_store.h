@@ -1,0 +1,61 @@
+// KvStore: what softmax attention keeps of the tokens it has seen. Owned by the attention mixers, implemented in kv/.
+//
+// Keys come and go unrotated: the store decides whether it keeps them turned to their positions, and where a stored
+// entry stands when it is read (placement). Queries come unrotated for the same reason.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "mneme/core/call.h"
+#include "mneme/core/state.h"
+#include "mneme/layers/rope.h"
+#include "mneme/mixers/attention/partial.h"
+
+namespace mneme {
+
+class KvPlan;
+
+/// Sizes of one layer's entries.
+struct KvShape {
+  std::int64_t heads = 0, key = 0, value = 0;
+  std::shared_ptr<const Rope> rope;  ///< null: no rotary positions
+};
+
+/// Entries of one row as they were computed: what a memory stores of a span in one layer.
+struct KvSlice {
+  at::Tensor keys;    ///< [H,n,K] f32, unrotated
+  at::Tensor values;  ///< [H,n,V] f32
+};
+
+class KvStore : public StateStore {
+ public:
+  static constexpr std::string_view kKind = "kv_store";
+  static constexpr std::string_view kKindHelp = "keeps keys and values of softmax attention";
+  using Make = std::unique_ptr<KvStore>(const KvShape&, std::int64_t rows);
+
+  /// Takes in keys [B,H,T,K] and values [B,H,T,V], unrotated, of the call's positions and lengths.
+  virtual void append(const at::Tensor& keys, const at::Tensor& values, const Call& call) = 0;
+  /// Attention of unrotated queries [B,G*H,T,K] over all that is held and visible; `lse` only when asked for.
+  [[nodiscard]] virtual Partial attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const = 0;
+
+  /// Entries [begin, end) of a row, counted as appended, unrotated; throws Error(unsupported) where a head dropped some.
+  [[nodiscard]] virtual KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const = 0;
+  /// Appends a slice to a row, its keys turned to `position`, `position` + 1, ...
+  virtual void place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) = 0;
+
+  /// From now on entries are kept as the plan says.
+  virtual void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) = 0;
+
+  /// Tokens ever taken into a row, and entries that its heads hold now (mean over heads).
+  [[nodiscard]] virtual std::int64_t seen(std::int64_t row) const = 0;
+  [[nodiscard]] virtual double kept(std::int64_t row) const = 0;
+  /// Bytes allocated for keys and values, pages shared with forks included.
+  [[nodiscard]] virtual std::int64_t allocated_bytes() const = 0;
+};
+
+}  // namespace mneme

@@ -1,0 +1,77 @@
+#include "mneme/models/model.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "mneme/core/error.h"
+#include "mneme/models/prepare.h"
+
+namespace mneme {
+
+void Model::set_feed_forward(std::int64_t, std::shared_ptr<const FeedForward>) {
+  throw Error(Errc::unsupported, "this model has no feed-forward layers to replace");
+}
+
+Prepared prepare(const Batch& batch, const State& state, const Model& model) {
+  const auto& input = batch.ids.defined() ? batch.ids : batch.embeddings;
+  if (!input.defined()) throw Error(Errc::invalid, "a batch wants ids or embeddings");
+  if (batch.ids.defined() && batch.embeddings.defined()) throw Error(Errc::invalid, "a batch wants ids or embeddings, not both");
+  if (input.dim() != (batch.ids.defined() ? 2 : 3)) {
+    throw Error(Errc::invalid, fmt::format("a batch wants ids [B,T] or embeddings [B,T,D], not {} dimensions", input.dim()));
+  }
+  const auto B = input.size(0), T = input.size(1);
+  if (T == 0) throw Error(Errc::invalid, "a batch of no tokens: at least one is wanted");
+  if (state.rows() != 0 && state.rows() != B) throw Error(Errc::invalid, fmt::format("the state holds {} sequences, the batch {}", state.rows(), B));
+  Prepared out;
+  out.B = B;
+  out.T = T;
+  auto& call = out.call;
+  call.lengths = batch.lengths;
+  if (!call.lengths.empty()) {
+    if (static_cast<std::int64_t>(call.lengths.size()) != B) throw Error(Errc::invalid, fmt::format("a batch of {} rows was given {} lengths", B, call.lengths.size()));
+    for (auto n : call.lengths) {
+      if (n < 0 || n > T) throw Error(Errc::invalid, fmt::format("a row of {} tokens in a batch of {}", n, T));
+    }
+  }
+  if (batch.positions.defined()) {
+    if (batch.positions.sizes() != at::IntArrayRef({B, T})) throw Error(Errc::invalid, "positions want the sizes [B,T] of the batch");
+    call.positions = batch.positions.to(at::kLong).contiguous();
+  } else {
+    auto first = at::zeros({B, 1}, at::kLong);
+    for (std::size_t b = 0; b < state.positions.size(); ++b) first[static_cast<std::int64_t>(b)][0] = state.positions[b];
+    call.positions = (first + at::arange(T, at::kLong).unsqueeze(0)).contiguous();
+  }
+  if (const auto context = model.shape().context; context > 0) {
+    for (std::int64_t b = 0; b < B; ++b) {
+      const auto n = call.length(b, T);
+      const auto last = n == 0 ? 0 : call.positions.const_data_ptr<std::int64_t>()[b * T + n - 1];
+      if (last >= context) throw Error(Errc::full, fmt::format("position {} is past the model's context of {} tokens", last, context));
+    }
+  }
+  call.pattern = batch.pattern;
+  call.segments = batch.segments;
+  call.mode = batch.mode;
+  call.compute = batch.compute;
+  call.taps = batch.taps;
+  call.cost = batch.cost;
+  return out;
+}
+
+void advance(State& state, const Prepared& prepared) {
+  if (state.positions.empty()) state.positions.assign(static_cast<std::size_t>(prepared.B), 0);
+  const auto* positions = prepared.call.positions.const_data_ptr<std::int64_t>();
+  for (std::int64_t b = 0; b < prepared.B; ++b) {
+    const auto n = prepared.call.length(b, prepared.T);
+    if (n > 0) state.positions[static_cast<std::size_t>(b)] = positions[b * prepared.T + n - 1] + 1;
+  }
+}
+
+at::Tensor last_of_rows(const at::Tensor& hidden, const Call& call) {
+  const auto B = hidden.size(0), T = hidden.size(1);
+  if (call.lengths.empty()) return hidden.select(1, T - 1);
+  std::vector<at::Tensor> rows;
+  for (std::int64_t b = 0; b < B; ++b) rows.push_back(hidden[b][std::max<std::int64_t>(0, call.length(b, T) - 1)]);
+  return at::stack(rows);
+}
+
+}  // namespace mneme

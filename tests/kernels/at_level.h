@@ -1,0 +1,57 @@
+// A test that runs once at every level of this CPU.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "mneme/kernels/level.h"
+
+namespace mneme::kernels {
+
+class AtLevel : public ::testing::TestWithParam<Level> {
+ protected:
+  void SetUp() override {
+    before_ = level();
+    set_level(GetParam());
+  }
+  void TearDown() override { set_level(before_); }
+
+ private:
+  Level before_ = Level::base;
+};
+
+inline std::string level_name(const ::testing::TestParamInfo<Level>& info) { return std::string(name(info.param)); }
+
+#define MNEME_AT_EVERY_LEVEL(suite) \
+  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(supported_levels()), level_name)
+
+inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+inline std::vector<float> normal_numbers(std::int64_t n, unsigned seed, float deviation = 1.f) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal(0.f, deviation);
+  std::vector<float> numbers(static_cast<std::size_t>(n));
+  for (float& x : numbers) x = normal(generator);
+  return numbers;
+}
+
+/// Root mean square of the differences over that of the expected values.
+template <class A, class B>
+double relative_error(const std::vector<A>& got, const std::vector<B>& want) {
+  EXPECT_EQ(got.size(), want.size());
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    difference += std::pow(static_cast<double>(got[i]) - static_cast<double>(want[i]), 2);
+    size += std::pow(static_cast<double>(want[i]), 2);
+  }
+  return size == 0 ? std::sqrt(difference) : std::sqrt(difference / size);
+}
+
+}  // namespace mneme::kernels

@@ -1,0 +1,15 @@
+# Tests that are programs in Python, one add_test each; run by the Python that has torch.
+add_test(NAME rooms_include_upward
+  COMMAND ${MNEME_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/rooms_include_upward.py ${CMAKE_SOURCE_DIR})
+add_test(NAME rooms_include_upward.self_test
+  COMMAND ${MNEME_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/rooms_include_upward.py --self-test)
+
+
+# Token ids for tests/parity/tokenizers_parity.py, which compares them with Hugging Face's.
+add_executable(tokenize_texts ${CMAKE_CURRENT_SOURCE_DIR}/parity/tokenize_texts.cpp)
+target_link_libraries(tokenize_texts PRIVATE mneme_text)
+
+# Parity with Hugging Face: small tools that the Python scripts of tests/parity drive.
+add_executable(logits_tool ${CMAKE_CURRENT_SOURCE_DIR}/parity/logits_tool.cpp)
+target_link_libraries(logits_tool PRIVATE mneme_registry)
+target_precompile_headers(logits_tool REUSE_FROM mneme_pch)
