@@ -1,7 +1,6 @@
 #include "mneme/core/checksum.h"
 
 #include <gtest/gtest.h>
-
 #include <random>
 #include <string>
 #include <vector>
@@ -9,7 +8,9 @@
 namespace mneme {
 namespace {
 
-std::uint32_t crc(const std::string& text, std::uint32_t seed = 0) { return crc32c(std::as_bytes(std::span(text)), seed); }
+std::uint32_t crc(const std::string& text, std::uint32_t seed = 0) {
+  return crc32c(std::as_bytes(std::span(text)), seed);
+}
 
 TEST(Crc32c, PublishedValues) {  // RFC 3720, B.4, and the check value of the CRC catalogue
   EXPECT_EQ(crc(""), 0u);
@@ -17,7 +18,8 @@ TEST(Crc32c, PublishedValues) {  // RFC 3720, B.4, and the check value of the CR
   EXPECT_EQ(crc(std::string(32, '\0')), 0x8A9136AAu);
   EXPECT_EQ(crc(std::string(32, '\xff')), 0x62A8AB43u);
   std::string up, down;
-  for (int i = 0; i < 32; ++i) up.push_back(static_cast<char>(i)), down.push_back(static_cast<char>(31 - i));
+  for (int i = 0; i < 32; ++i)
+    up.push_back(static_cast<char>(i)), down.push_back(static_cast<char>(31 - i));
   EXPECT_EQ(crc(up), 0x46DD794Eu);
   EXPECT_EQ(crc(down), 0x113FDB5Cu);
 }
@@ -44,7 +46,8 @@ TEST(Crc32c, EqualsTheDefinitionByBitsAtEveryLengthAndOffset) {
 
 TEST(Crc32c, PiecesGiveTheSameAsTheWhole) {
   const std::string text = "memory for language models, one piece after another";
-  for (std::size_t cut = 0; cut <= text.size(); ++cut) EXPECT_EQ(crc(text.substr(cut), crc(text.substr(0, cut))), crc(text));
+  for (std::size_t cut = 0; cut <= text.size(); ++cut)
+    EXPECT_EQ(crc(text.substr(cut), crc(text.substr(0, cut))), crc(text));
 }
 
 }  // namespace

@@ -1,10 +1,9 @@
 #include "mneme/core/describe.h"
 
-#include <gtest/gtest.h>
-
-#include <random>
-
 #include "mneme/core/error.h"
+
+#include <gtest/gtest.h>
+#include <random>
 
 namespace mneme {
 namespace {
@@ -30,7 +29,9 @@ struct Kitchen {
   }
 };
 
-std::string canon(std::string_view spec) { return print(canonical<Kitchen>("kitchen", options_from<Kitchen>(parse_stage(spec)))); }
+std::string canon(std::string_view spec) {
+  return print(canonical<Kitchen>("kitchen", options_from<Kitchen>(parse_stage(spec))));
+}
 
 std::string refusal(std::string_view spec) {
   try {
@@ -44,7 +45,8 @@ std::string refusal(std::string_view spec) {
 }
 
 TEST(Describe, BindsByPositionAndByName) {
-  const auto o = options_from<Kitchen>(parse_stage("kitchen(8, 1, false, weights=[0.5, 1], inner={a | b(1)}, word=\"first token\")"));
+  const auto o = options_from<Kitchen>(parse_stage(
+      "kitchen(8, 1, false, weights=[0.5, 1], inner={a | b(1)}, word=\"first token\")"));
   EXPECT_EQ(o.heads, 8);
   EXPECT_EQ(o.ratio, 1.0);
   EXPECT_FALSE(o.causal);
@@ -52,7 +54,8 @@ TEST(Describe, BindsByPositionAndByName) {
   EXPECT_EQ(o.sizes, (std::vector<std::int64_t>{1, 2})) << "not given: the default";
   EXPECT_EQ(o.weights, (std::vector<double>{0.5, 1}));
   EXPECT_EQ(print(o.inner), "a | b(1)");
-  EXPECT_EQ(options_from<Kitchen>(parse_stage("kitchen(inner=a(2))")).inner, parse_chain("a(2)")) << "one stage needs no braces";
+  EXPECT_EQ(options_from<Kitchen>(parse_stage("kitchen(inner=a(2))")).inner, parse_chain("a(2)"))
+      << "one stage needs no braces";
 }
 
 TEST(Describe, CanonicalPrintNamesWhatDiffersFromTheDefault) {
@@ -68,11 +71,16 @@ TEST(Describe, CanonicalPrintNamesWhatDiffersFromTheDefault) {
 
 TEST(Describe, CanonicalFormIsAFixedPoint) {
   std::mt19937 random(5);
-  const auto pick = [&](std::initializer_list<const char*> from) { return std::string(from.begin()[random() % from.size()]); };
+  const auto pick = [&](std::initializer_list<const char*> from) {
+    return std::string(from.begin()[random() % from.size()]);
+  };
   for (int i = 0; i < 500; ++i) {
-    std::string spec = "kitchen(heads=" + pick({"2", "4", "1e3", "+8"}) + ", ratio=" + pick({"0.25", "1e-9", "3", "1e18"}) +
-                       ", causal=" + pick({"true", "false"}) + ", word=" + pick({"mean", "\"max\"", "\"first token\""}) +
-                       ", sizes=" + pick({"[]", "[1, 2]", "[-3, 9, 0]"}) + ", inner=" + pick({"window", "{a | b}", "{}", "a(b=[c])"}) + ")";
+    std::string spec = "kitchen(heads=" + pick({"2", "4", "1e3", "+8"}) +
+                       ", ratio=" + pick({"0.25", "1e-9", "3", "1e18"}) +
+                       ", causal=" + pick({"true", "false"}) +
+                       ", word=" + pick({"mean", "\"max\"", "\"first token\""}) +
+                       ", sizes=" + pick({"[]", "[1, 2]", "[-3, 9, 0]"}) +
+                       ", inner=" + pick({"window", "{a | b}", "{}", "a(b=[c])"}) + ")";
     const auto once = canon(spec);
     ASSERT_EQ(canon(once), once) << spec;
   }
@@ -87,20 +95,26 @@ TEST(Describe, RefusalsSayWhatWasSeenAndWhatIsWanted) {
   EXPECT_EQ(refusal("kitchen(ratio=0)"), "kitchen: option 'ratio' must be above 0, not 0");
   EXPECT_EQ(refusal("kitchen(ratio=lots)"), "kitchen: option 'ratio' wants float, not lots");
   EXPECT_EQ(refusal("kitchen(causal=1)"), "kitchen: option 'causal' wants bool, not 1");
-  EXPECT_EQ(refusal("kitchen(word=median)"), "kitchen: option 'word' must be one of mean, max, first token, not median");
+  EXPECT_EQ(refusal("kitchen(word=median)"),
+            "kitchen: option 'word' must be one of mean, max, first token, not median");
   EXPECT_EQ(refusal("kitchen(word=mean(2))"), "kitchen: option 'word' wants string, not mean(2)");
-  EXPECT_EQ(refusal("kitchen(sizes=[1, 10])"), "kitchen: option 'sizes' must be from -3 to 9, not [1, 10]");
-  EXPECT_EQ(refusal("kitchen(sizes=[1, a])"), "kitchen: option 'sizes' wants list of int, not [1, a]");
-  EXPECT_EQ(refusal("kitchen(weights=[0.5, 1.5])"), "kitchen: option 'weights' must be at most 1, not [0.5, 1.5]");
+  EXPECT_EQ(refusal("kitchen(sizes=[1, 10])"),
+            "kitchen: option 'sizes' must be from -3 to 9, not [1, 10]");
+  EXPECT_EQ(refusal("kitchen(sizes=[1, a])"),
+            "kitchen: option 'sizes' wants list of int, not [1, a]");
+  EXPECT_EQ(refusal("kitchen(weights=[0.5, 1.5])"),
+            "kitchen: option 'weights' must be at most 1, not [0.5, 1.5]");
   EXPECT_EQ(refusal("kitchen(inner=3)"), "kitchen: option 'inner' wants spec, not 3");
 }
 
 TEST(Describe, UnknownAndDoubleOptionsAreRefused) {
   EXPECT_EQ(refusal("kitchen(hedas=4)"),
-            "kitchen: unknown option 'hedas', did you mean 'heads'? (options: heads, ratio, causal, word, sizes, weights, inner)");
+            "kitchen: unknown option 'hedas', did you mean 'heads'? (options: heads, ratio, "
+            "causal, word, sizes, weights, inner)");
   EXPECT_EQ(refusal("kitchen(4, heads=4)"), "kitchen: option 'heads' is given twice");
   EXPECT_EQ(refusal("kitchen(heads=4, 4)"), "kitchen: option 'heads' is given twice");
-  EXPECT_EQ(refusal("kitchen(2, 1, true, mean, [1], [1], a, b)"), "kitchen: 8 positional arguments, at most 7 are taken");
+  EXPECT_EQ(refusal("kitchen(2, 1, true, mean, [1], [1], a, b)"),
+            "kitchen: 8 positional arguments, at most 7 are taken");
   try {
     Describe().bind(parse_stage("plain(x=1)"));
     FAIL();

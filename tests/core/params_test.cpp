@@ -1,18 +1,20 @@
 #include "mneme/core/params.h"
 
+#include "mneme/core/error.h"
+
 #include <ATen/ATen.h>
-#include <gtest/gtest.h>
 
 #include <cmath>
-
-#include "mneme/core/error.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
 
 class Nothing final : public Adapter {
  public:
-  [[nodiscard]] at::Tensor apply(const at::Tensor&, const at::Tensor& y) const override { return y; }
+  [[nodiscard]] at::Tensor apply(const at::Tensor&, const at::Tensor& y) const override {
+    return y;
+  }
 };
 
 /// A weight that only knows its sizes.
@@ -21,7 +23,8 @@ class Kept final : public StoredWeight {
   [[nodiscard]] std::vector<std::int64_t> sizes() const override { return {3, 32}; }
   [[nodiscard]] std::int64_t bytes() const override { return 60; }
   [[nodiscard]] std::string type() const override { return "Q4_1"; }
-  [[nodiscard]] at::Tensor rows(std::int64_t begin, std::int64_t end, at::ScalarType dtype) const override {
+  [[nodiscard]] at::Tensor rows(std::int64_t begin, std::int64_t end,
+                                at::ScalarType dtype) const override {
     return at::zeros({end - begin, 32}, dtype);
   }
 };
@@ -41,15 +44,18 @@ TEST(Params, FreshWeightsDoNotDependOnTheOrderOfAsking) {
   Params a, b;
   a.seed(9);
   b.seed(9);
-  const auto a1 = a.scope("layers.0").weight("q", {4, 8})->tensor, a2 = a.scope("layers.1").weight("q", {4, 8})->tensor;
+  const auto a1 = a.scope("layers.0").weight("q", {4, 8})->tensor,
+             a2 = a.scope("layers.1").weight("q", {4, 8})->tensor;
   (void)b.weight("something.else", {5});
-  const auto b2 = b.scope("layers").scope("1").weight("q", {4, 8})->tensor, b1 = b.weight("layers.0.q", {4, 8})->tensor;
+  const auto b2 = b.scope("layers").scope("1").weight("q", {4, 8})->tensor,
+             b1 = b.weight("layers.0.q", {4, 8})->tensor;
   EXPECT_TRUE(at::equal(a1, b1));
   EXPECT_TRUE(at::equal(a2, b2));
   EXPECT_FALSE(at::equal(a1, a2)) << "names differ, weights differ";
   Params c;
   c.seed(10);
-  EXPECT_FALSE(at::equal(c.weight("layers.0.q", {4, 8})->tensor, a1)) << "seeds differ, weights differ";
+  EXPECT_FALSE(at::equal(c.weight("layers.0.q", {4, 8})->tensor, a1))
+      << "seeds differ, weights differ";
 }
 
 TEST(Params, InitsAreWhatTheySay) {
@@ -85,7 +91,8 @@ TEST(Params, ScopesAreViewsOfOneSet) {
   auto layer = p.scope("layers.1");
   p.set("layers.1.w", holding(at::full({2}, 5.0)));
   p.set("layers.10.w", holding(at::full({2}, 6.0)));
-  EXPECT_EQ(layer.weight("w", {2})->tensor[0].item<double>(), 5.0) << "a loaded weight is not made anew";
+  EXPECT_EQ(layer.weight("w", {2})->tensor[0].item<double>(), 5.0)
+      << "a loaded weight is not made anew";
   EXPECT_EQ(layer.names(), (std::vector<std::string>{"w"})) << "layers.10 is not under layers.1";
   EXPECT_EQ(p.names("layers.*.w"), (std::vector<std::string>{"layers.1.w", "layers.10.w"}));
   EXPECT_EQ(p.names("*.b"), std::vector<std::string>{});

@@ -1,8 +1,8 @@
 #include "mneme/core/registry.h"
 
-#include <gtest/gtest.h>
-
 #include "mneme/core/nearest.h"
+
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -22,7 +22,9 @@ class Dog final : public Animal {
   };
   static void describe(Describe& d, Options& o) { d("barks", o.barks, at_least(0), "how often"); }
   Dog(const Options& o, const std::string& name, int& born) : o_(o), name_(name) { ++born; }
-  [[nodiscard]] std::string says() const override { return name_ + " barks " + std::to_string(o_.barks); }
+  [[nodiscard]] std::string says() const override {
+    return name_ + " barks " + std::to_string(o_.barks);
+  }
 
  private:
   Options o_;
@@ -81,10 +83,14 @@ TEST_F(RegistryTest, NamesTheNearest) {
   const std::string name = "Rex";
   EXPECT_EQ(refusal([&] { (void)r_.make<Animal>("dgo", name, born_); }),
             "no animal is called 'dgo', did you mean 'dog'? (see `mneme components animal`)");
-  EXPECT_EQ(refusal([&] { (void)r_.find("animal", "granite"); }), "no animal is called 'granite' (see `mneme components animal`)");
-  EXPECT_EQ(refusal([&] { (void)r_.find("animla", "dog"); }), "no components of kind 'animla', did you mean 'animal'?");
-  EXPECT_EQ(refusal([&] { (void)r_.make<Animal>("dog(brks=1)", name, born_); }), "dog: unknown option 'brks', did you mean 'barks'? (options: barks)");
-  EXPECT_EQ(refusal([&] { (void)r_.make<Animal>("cat(1)", name, born_); }), "cat: 1 positional arguments, at most 0 are taken");
+  EXPECT_EQ(refusal([&] { (void)r_.find("animal", "granite"); }),
+            "no animal is called 'granite' (see `mneme components animal`)");
+  EXPECT_EQ(refusal([&] { (void)r_.find("animla", "dog"); }),
+            "no components of kind 'animla', did you mean 'animal'?");
+  EXPECT_EQ(refusal([&] { (void)r_.make<Animal>("dog(brks=1)", name, born_); }),
+            "dog: unknown option 'brks', did you mean 'barks'? (options: barks)");
+  EXPECT_EQ(refusal([&] { (void)r_.make<Animal>("cat(1)", name, born_); }),
+            "cat: 1 positional arguments, at most 0 are taken");
   EXPECT_EQ(born_, 0);
 }
 
@@ -112,11 +118,13 @@ TEST_F(RegistryTest, OneNameStandsForOneMechanism) {
 
 /// Every enrolled component prints its defaults canonically as its bare name, and every name is one that a spec can say.
 TEST(EnrolledComponents, CanBeNamedInSpecs) {
-  ASSERT_TRUE(registry().has("state_store", "tape_store")) << "a mechanism in the tests' own folder is found";
+  ASSERT_TRUE(registry().has("state_store", "tape_store"))
+      << "a mechanism in the tests' own folder is found";
   for (const auto* component : registry().components()) {
     EXPECT_EQ(print(component->canonicalize(parse_stage(component->name))), component->name);
     EXPECT_FALSE(component->help.empty()) << component->name;
-    for (const auto& option : component->options) EXPECT_FALSE(option.help.empty()) << component->name << ": " << option.name;
+    for (const auto& option : component->options)
+      EXPECT_FALSE(option.help.empty()) << component->name << ": " << option.name;
   }
 }
 
@@ -140,7 +148,8 @@ TEST(GlobMatch, StarsAndBars) {
   EXPECT_FALSE(glob_match("*ab*ab", "xab"));
   EXPECT_FALSE(glob_match("", "a"));
   EXPECT_TRUE(glob_match("a|", ""));
-  EXPECT_FALSE(glob_match(std::string(50, '*') + "b", std::string(5000, 'a'))) << "no exponential search";
+  EXPECT_FALSE(glob_match(std::string(50, '*') + "b", std::string(5000, 'a')))
+      << "no exponential search";
 }
 
 }  // namespace

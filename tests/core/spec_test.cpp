@@ -1,12 +1,11 @@
 #include "mneme/core/spec.h"
 
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
 
 #include <cmath>
+#include <gtest/gtest.h>
 #include <random>
 #include <string>
-
-#include "mneme/core/error.h"
 
 namespace mneme {
 namespace {
@@ -22,7 +21,9 @@ std::string refusal(std::string_view text) {
   return {};
 }
 
-bool says(const std::string& message, std::string_view part) { return message.find(part) != std::string::npos; }
+bool says(const std::string& message, std::string_view part) {
+  return message.find(part) != std::string::npos;
+}
 
 /// Random specs over the whole grammar, at most `room` brackets deep.
 class RandomSpec {
@@ -36,33 +37,43 @@ class RandomSpec {
   }
 
  private:
-  std::int64_t below(std::int64_t n) { return std::uniform_int_distribution<std::int64_t>(0, n - 1)(random_); }
+  std::int64_t below(std::int64_t n) {
+    return std::uniform_int_distribution<std::int64_t>(0, n - 1)(random_);
+  }
 
   std::string name() {
     static constexpr std::string_view kFirst = "abcxyzABC_", kRest = "abcxyz_0129.-";
     std::string out(1, kFirst[static_cast<std::size_t>(below(kFirst.size()))]);
-    for (auto n = below(8); n > 0; --n) out.push_back(kRest[static_cast<std::size_t>(below(kRest.size()))]);
+    for (auto n = below(8); n > 0; --n)
+      out.push_back(kRest[static_cast<std::size_t>(below(kRest.size()))]);
     return out;
   }
   Stage stage(int room) {
     Stage out{name(), {}};
     if (room == 0) return out;
-    for (auto n = below(4); n > 0; --n) out.arguments.push_back({below(2) ? name() : "", value(room - 1)});
+    for (auto n = below(4); n > 0; --n)
+      out.arguments.push_back({below(2) ? name() : "", value(room - 1)});
     return out;
   }
   Value value(int room) {
     switch (below(room > 0 ? 7 : 4)) {
-      case 0: return {std::uniform_int_distribution<std::int64_t>(INT64_MIN, INT64_MAX)(random_)};
-      case 1: return {below(2000) - 1000};
-      case 2: return {real()};
-      case 3: return {string()};
-      case 4: return {stage(room)};
+      case 0:
+        return {std::uniform_int_distribution<std::int64_t>(INT64_MIN, INT64_MAX)(random_)};
+      case 1:
+        return {below(2000) - 1000};
+      case 2:
+        return {real()};
+      case 3:
+        return {string()};
+      case 4:
+        return {stage(room)};
       case 5: {
         Value::List list;
         for (auto n = below(4); n > 0; --n) list.push_back(value(room - 1));
         return {std::move(list)};
       }
-      default: return {below(6) ? chain(room - 1) : Chain{}};
+      default:
+        return {below(6) ? chain(room - 1) : Chain{}};
     }
   }
   double real() {
@@ -76,7 +87,8 @@ class RandomSpec {
     std::string out;
     for (auto n = below(6); n > 0; --n) {
       static constexpr std::string_view kOften = "\"\\ ,()[]{}|;=\n";
-      out.push_back(below(2) ? kOften[static_cast<std::size_t>(below(kOften.size()))] : static_cast<char>(below(256)));
+      out.push_back(below(2) ? kOften[static_cast<std::size_t>(below(kOften.size()))]
+                             : static_cast<char>(below(256)));
     }
     return out;
   }
@@ -107,8 +119,11 @@ TEST(Spec, SpaceDoesNotMatter) {
 }
 
 TEST(Spec, NumbersWithoutFractionAreIntegersHoweverWritten) {
-  const auto value = [](const std::string& text) { return parse_stage("a(" + text + ")").arguments[0].value; };
-  for (const auto* text : {"4", "+4", "4.0", "0.4e1", "40e-1", "4."}) EXPECT_EQ(value(text), Value{std::int64_t{4}}) << text;
+  const auto value = [](const std::string& text) {
+    return parse_stage("a(" + text + ")").arguments[0].value;
+  };
+  for (const auto* text : {"4", "+4", "4.0", "0.4e1", "40e-1", "4."})
+    EXPECT_EQ(value(text), Value{std::int64_t{4}}) << text;
   EXPECT_EQ(value("-.5"), Value{-0.5});
   EXPECT_EQ(value("1e3"), Value{std::int64_t{1000}});
   EXPECT_EQ(value("9223372036854775807"), Value{INT64_MAX});
@@ -160,18 +175,21 @@ TEST(Spec, DepthIsLimited) {
   EXPECT_EQ(parse_chain(nested(kMaxSpecDepth, "(a", ")")).size(), 1u);
   EXPECT_TRUE(says(refusal(nested(kMaxSpecDepth + 1, "(a", ")")), "nested deeper than 16"));
   EXPECT_NO_THROW((void)parse_chain("a(" + nested(kMaxSpecDepth - 1, "[", "]").substr(1) + ")"));
-  EXPECT_TRUE(says(refusal("a(" + nested(kMaxSpecDepth, "[", "]").substr(1) + ")"), "nested deeper"));
+  EXPECT_TRUE(
+      says(refusal("a(" + nested(kMaxSpecDepth, "[", "]").substr(1) + ")"), "nested deeper"));
   EXPECT_NO_THROW((void)parse_chain("a(" + nested(7, "{a(", ")}").substr(1) + ")"));
   EXPECT_TRUE(says(refusal("a(" + nested(8, "{a(", ")}").substr(1) + ")"), "nested deeper"));
   EXPECT_TRUE(says(refusal("a(" + std::string(60000, '[')), "nested deeper"));
-  EXPECT_NO_THROW((void)parse_chain("a([1],[2],[3],[4],[5],[6],[7],[8],[9],[10],[11],[12],[13],[14],[15],[16],[17],[18])"));
+  EXPECT_NO_THROW((void)parse_chain(
+      "a([1],[2],[3],[4],[5],[6],[7],[8],[9],[10],[11],[12],[13],[14],[15],[16],[17],[18])"));
 }
 
 TEST(Spec, LengthIsLimited) {
   EXPECT_EQ(parse_stage(std::string(kMaxSpecBytes, 'a')).name.size(), kMaxSpecBytes);
   const auto message = refusal(std::string(kMaxSpecBytes + 1, 'a'));
   EXPECT_TRUE(says(message, "65537 bytes long, at most 65536"));
-  EXPECT_LT(refusal(std::string(kMaxSpecBytes - 1, 'a') + "(").size(), 400u) << "a message quotes only the start";
+  EXPECT_LT(refusal(std::string(kMaxSpecBytes - 1, 'a') + "(").size(), 400u)
+      << "a message quotes only the start";
 }
 
 TEST(Spec, ParseStageWantsExactlyOne) {

@@ -1,13 +1,13 @@
 #include "mneme/core/state.h"
 
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include <random>
-
 #include "mneme/core/checksum.h"
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+
+#include <ATen/ATen.h>
+
+#include <gtest/gtest.h>
+#include <random>
 
 namespace mneme {
 namespace {
@@ -43,7 +43,8 @@ Tapes contents(const StateStore& store) {
 
 /// A state with everything in it: two rows, tensors of several types, a store, children in children, counters.
 State full_state() {
-  State s{{"S", at::arange(12, at::kFloat).view({2, 2, 3})}, {"half", at::full({2, 1}, 1.5, at::kBFloat16)}};
+  State s{{"S", at::arange(12, at::kFloat).view({2, 2, 3})},
+          {"half", at::full({2, 1}, 1.5, at::kBFloat16)}};
   s.set("none", at::empty({2, 0, 4}, at::kLong));
   s.set("flags", at::tensor({1, 0}, at::kByte).to(at::kBool));
   s.set("tape", tapes({{1, 2, 3}, {4}}));
@@ -107,8 +108,10 @@ TEST(State, BytesIsTheSizeOfSaveForAnyContents) {
   std::mt19937 random(2);
   for (int i = 0; i < 50; ++i) {
     State s;
-    for (auto n = random() % 4; n > 0; --n) s.set("t" + std::to_string(n), at::zeros({1, static_cast<std::int64_t>(random() % 9)}));
-    for (auto n = random() % 3; n > 0; --n) s.child("c" + std::to_string(n)).set("x", tapes({std::vector<std::int64_t>(random() % 7)}));
+    for (auto n = random() % 4; n > 0; --n)
+      s.set("t" + std::to_string(n), at::zeros({1, static_cast<std::int64_t>(random() % 9)}));
+    for (auto n = random() % 3; n > 0; --n)
+      s.child("c" + std::to_string(n)).set("x", tapes({std::vector<std::int64_t>(random() % 7)}));
     for (auto n = random() % 3; n > 0; --n) s.counter(std::string(random() % 20, 'n')) = 1;
     s.choices.resize(random() % 3);
     ASSERT_EQ(s.bytes(), static_cast<std::int64_t>(s.save().size()));
@@ -149,9 +152,14 @@ TEST(State, DamageUnderACorrectChecksumIsRefusedOrHarmless) {
     for (auto n = 1 + random() % 3; n > 0; --n) {
       const auto at = 8 + random() % (bytes.size() - 8);
       switch (random() % 3) {
-        case 0: bytes[at] = static_cast<char>(random()); break;
-        case 1: bytes[at] = random() % 2 ? '\xff' : '\x7f'; break;
-        default: bytes.resize(at);
+        case 0:
+          bytes[at] = static_cast<char>(random());
+          break;
+        case 1:
+          bytes[at] = random() % 2 ? '\xff' : '\x7f';
+          break;
+        default:
+          bytes.resize(at);
       }
       if (bytes.size() < 12) break;
     }
@@ -169,7 +177,8 @@ TEST(State, DamageUnderACorrectChecksumIsRefusedOrHarmless) {
 }
 
 /// Bytes of a state with one tensor entry whose header is given.
-std::string with_tensor(std::int8_t type, const std::vector<std::int64_t>& sizes, std::size_t contents) {
+std::string with_tensor(std::int8_t type, const std::vector<std::int64_t>& sizes,
+                        std::size_t contents) {
   const auto empty = State().save();
   auto bytes = empty.substr(0, empty.size() - 4 - 24);  // up to the number of tensors
   ByteWriter out(&bytes);
@@ -197,7 +206,8 @@ TEST(State, ImpossibleTensorsAreRefusedBeforeTheyAreMade) {
   EXPECT_EQ(load(with_tensor(f32, std::vector<std::int64_t>(9, 1), 4)), Errc::corrupt);
   EXPECT_EQ(load(with_tensor(static_cast<std::int8_t>(at::kComplexFloat), {1}, 8)), Errc::corrupt);
   EXPECT_EQ(load(with_tensor(-1, {1}, 8)), Errc::corrupt);
-  EXPECT_EQ(load(with_tensor(static_cast<std::int8_t>(at::kBool), {1}, 1)), Errc::corrupt) << "2 is no truth value";
+  EXPECT_EQ(load(with_tensor(static_cast<std::int8_t>(at::kBool), {1}, 1)), Errc::corrupt)
+      << "2 is no truth value";
 }
 
 TEST(State, UnknownFormatsAndStoresAreNamed) {
@@ -228,7 +238,8 @@ TEST(State, ForksNeverSeeEachOther) {
   const auto before = a.save();
   auto b = a.fork();
   EXPECT_EQ(b.save(), before);
-  EXPECT_EQ(constant(a).tensor("S").const_data_ptr(), constant(b).tensor("S").const_data_ptr()) << "shared until written";
+  EXPECT_EQ(constant(a).tensor("S").const_data_ptr(), constant(b).tensor("S").const_data_ptr())
+      << "shared until written";
   b.tensor("S").add_(100);
   b.child("layers.0").tensor("k").zero_();
   b.child("layers.0").child("inner").store("tape").rewind(1);
@@ -318,9 +329,11 @@ TEST(State, SelectTakesRows) {
   const auto picked = s.select({1, 0, 1});
   EXPECT_EQ(picked.rows(), 3);
   EXPECT_EQ(picked.positions, (std::vector<std::int64_t>{1, 3, 1}));
-  EXPECT_TRUE(at::equal(picked.tensor("S"), at::stack({s.tensor("S")[1], s.tensor("S")[0], s.tensor("S")[1]})));
+  EXPECT_TRUE(at::equal(picked.tensor("S"),
+                        at::stack({s.tensor("S")[1], s.tensor("S")[0], s.tensor("S")[1]})));
   EXPECT_EQ(contents(picked.store("tape")), (Tapes{{4}, {1, 2, 3}, {4}}));
-  EXPECT_EQ(contents(picked.child("layers.0").child("inner").store("tape")), (Tapes{{7, 8}, {}, {7, 8}}));
+  EXPECT_EQ(contents(picked.child("layers.0").child("inner").store("tape")),
+            (Tapes{{7, 8}, {}, {7, 8}}));
   EXPECT_EQ(picked.header, s.header);
   auto changed = s.select({0, 1});
   changed.tensor("S").zero_();
@@ -337,7 +350,8 @@ TEST(State, ConcatJoinsRowsOfDifferentLengths) {
   EXPECT_EQ(joined.positions, (std::vector<std::int64_t>{3, 1, 3}));
   EXPECT_TRUE(at::equal(joined.tensor("S"), at::cat({one.tensor("S"), two.tensor("S")})));
   EXPECT_EQ(contents(joined.store("tape")), (Tapes{{1, 2, 3}, {4}, {1, 2, 3}}));
-  EXPECT_EQ(joined.select({0}).tensor("S").sum().item<float>(), one.tensor("S").sum().item<float>());
+  EXPECT_EQ(joined.select({0}).tensor("S").sum().item<float>(),
+            one.tensor("S").sum().item<float>());
   auto alone = State::concat({&s});
   alone.tensor("S").zero_();
   EXPECT_TRUE(at::equal(s.tensor("S"), full_state().tensor("S"))) << "a join of one is a copy too";
@@ -351,8 +365,8 @@ TEST(State, ConcatOfAFreshAndAFedStateKeepsRowsAndPositionsTogether) {
 }
 
 TEST(State, ConcatRefusesWhatDoesNotBelongTogether) {
-  State a{{"S", at::zeros({1, 3})}}, other_name{{"Z", at::zeros({1, 3})}}, other_size{{"S", at::zeros({1, 4})}},
-      other_type{{"S", at::zeros({1, 3}, at::kDouble)}};
+  State a{{"S", at::zeros({1, 3})}}, other_name{{"Z", at::zeros({1, 3})}},
+      other_size{{"S", at::zeros({1, 4})}}, other_type{{"S", at::zeros({1, 3}, at::kDouble)}};
   for (const auto* b : {&other_name, &other_size, &other_type}) {
     EXPECT_EQ(refusal([&] { (void)State::concat({&a, b}); }), Errc::mismatch);
   }
@@ -374,7 +388,9 @@ TEST(State, ResetStartsRowsOver) {
 
 TEST(State, MissingEntriesAreNamed) {
   auto s = full_state();
-  for (const auto* message : {"the state holds no tensor named 'Q'", "the state holds no store named 'Q'", "the state holds no child named 'Q'"}) {
+  for (const auto* message :
+       {"the state holds no tensor named 'Q'", "the state holds no store named 'Q'",
+        "the state holds no child named 'Q'"}) {
     try {
       const std::string_view what(message);
       if (what.find("tensor") != what.npos) (void)s.tensor("Q");

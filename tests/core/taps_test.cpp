@@ -1,6 +1,7 @@
 #include "mneme/core/taps.h"
 
 #include <ATen/ATen.h>
+
 #include <gtest/gtest.h>
 
 namespace mneme {
@@ -25,7 +26,8 @@ TEST(Taps, ArmOnlyTheLayersThatTheyName) {
 }
 
 TEST(Taps, EveryPointOfTheDesignCanBeArmed) {
-  for (const auto* point : {"resid.pre", "attn.q", "attn.k", "attn.v", "attn.out", "mlp.act", "resid.post", "state"}) {
+  for (const auto* point :
+       {"resid.pre", "attn.q", "attn.k", "attn.v", "attn.out", "mlp.act", "resid.post", "state"}) {
     EXPECT_TRUE(armed_at(std::string("layers.0.") + point).armed("layers.0")) << point;
   }
 }

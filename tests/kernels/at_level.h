@@ -2,9 +2,12 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <string>
@@ -41,6 +44,30 @@ inline std::vector<float> normal_numbers(std::int64_t n, unsigned seed, float de
   for (float& x : numbers) x = normal(generator);
   return numbers;
 }
+
+/// A copy of bytes that ends where readable memory ends, so that reading past them is fatal.
+class AtTheEnd {
+ public:
+  explicit AtTheEnd(const std::vector<std::uint8_t>& bytes) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t readable = (bytes.size() + page - 1) / page * page;
+    size_ = readable + page;
+    memory_ = static_cast<std::uint8_t*>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(static_cast<void*>(memory_), MAP_FAILED);
+    EXPECT_EQ(mprotect(memory_ + readable, page, PROT_NONE), 0);
+    data_ = memory_ + readable - bytes.size();
+    if (!bytes.empty()) std::memcpy(data_, bytes.data(), bytes.size());
+  }
+  ~AtTheEnd() { munmap(memory_, size_); }
+  AtTheEnd(const AtTheEnd&) = delete;
+  AtTheEnd& operator=(const AtTheEnd&) = delete;
+  [[nodiscard]] std::uint8_t* data() const { return data_; }
+
+ private:
+  std::uint8_t* memory_;
+  std::uint8_t* data_;
+  std::size_t size_;
+};
 
 /// Root mean square of the differences over that of the expected values.
 template <class A, class B>

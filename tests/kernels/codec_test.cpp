@@ -159,6 +159,27 @@ TEST_P(Codec, ARangeOfRowsEqualsThoseRowsOfTheWhole) {
   }
 }
 
+TEST_P(Codec, NothingPastTheBytesIsReadOrWritten) {
+  for (NumberCodec codec : kCodecs) {
+    for (std::int64_t T : {1, 3, 33}) {
+      for (std::int64_t d = 1; d < 70; ++d) {
+        const auto x = normal_numbers(T * d, 7);
+        std::vector<std::uint8_t> bytes(static_cast<std::size_t>(encoded_bytes(codec, T, d)));
+        std::vector<float> out(x.size(), kNan), again(x.size(), kNan);
+        std::vector<std::uint8_t> numbers(x.size() * sizeof(float));
+        std::memcpy(numbers.data(), x.data(), numbers.size());
+        const AtTheEnd input(numbers), output(bytes);
+        encode(codec, reinterpret_cast<const float*>(input.data()), T, d, output.data());
+        encode(codec, x.data(), T, d, bytes.data());
+        ASSERT_EQ(std::memcmp(bytes.data(), output.data(), bytes.size()), 0);
+        decode(codec, output.data(), T, d, reinterpret_cast<float*>(input.data()));
+        decode(codec, bytes.data(), T, d, again.data());
+        ASSERT_EQ(std::memcmp(again.data(), input.data(), numbers.size()), 0);
+      }
+    }
+  }
+}
+
 TEST_P(Codec, HalvesAreTheRoundedNumbers) {
   constexpr std::int64_t kT = 33, kD = 42;
   const auto x = normal_numbers(kT * kD, 5);

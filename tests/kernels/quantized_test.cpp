@@ -248,16 +248,22 @@ TEST_P(Quantized, WholeNumbersGiveExactProducts) {
 }
 
 TEST_P(Quantized, NothingPastTheWeightsIsRead) {
-  // Blocks that follow the last row are NaN in every scale; they must not reach a result.
-  for (WeightType type : {WeightType::q8_0, WeightType::q4_0, WeightType::q4_1}) {
-    for (std::int64_t blocks = 1; blocks <= 19; ++blocks) {
-      const std::int64_t K = blocks * 32;
-      Weights w = random_weights(type, K, 16);
-      w.bytes.insert(w.bytes.end(), 1024, 0xff);
-      const auto x = normal_numbers(K, 17);
-      float y = kNan;
-      matvec(type, w.bytes.data(), 1, K, x.data(), 1, &y);
-      ASSERT_TRUE(std::isfinite(y)) << name(type) << " " << blocks;
+  // Mapped files end where memory ends.
+  for (WeightType type : kWeightTypes) {
+    for (std::int64_t blocks = 1; blocks <= 35; ++blocks) {
+      const std::int64_t K = blocks * block_size(type);
+      for (std::int64_t N : {1, 4}) {
+        const Weights w = random_weights(type, N * K, 16);
+        const AtTheEnd mapped(w.bytes);
+        const auto x = normal_numbers(K, 17);
+        std::vector<float> y(static_cast<std::size_t>(N), kNan), again(y), out(static_cast<std::size_t>(N * K));
+        std::vector<std::uint16_t> narrow(out.size());
+        matvec(type, mapped.data(), N, K, x.data(), 1, y.data());
+        matvec(type, w.bytes.data(), N, K, x.data(), 1, again.data());
+        ASSERT_EQ(y, again) << name(type) << " " << blocks;
+        dequantize(type, mapped.data(), N, K, out.data());
+        dequantize_bf16(type, mapped.data(), N, K, narrow.data());
+      }
     }
   }
 }

@@ -2,12 +2,12 @@
 //
 // spec      tape_store
 // holds     one list of int64 a row; rows share their list until one side changes it
+#include "mneme/core/registry.h"
+#include "mneme/core/state.h"
+
 #include <algorithm>
 #include <memory>
 #include <vector>
-
-#include "mneme/core/registry.h"
-#include "mneme/core/state.h"
 
 namespace mneme::mechanisms::tape_store {
 
@@ -19,8 +19,12 @@ class TapeStore final : public StateStore {
   explicit TapeStore(std::vector<Tape> tapes) : tapes_(std::move(tapes)) {}
 
   [[nodiscard]] std::string_view name() const override { return "tape_store"; }
-  [[nodiscard]] std::int64_t rows() const override { return static_cast<std::int64_t>(tapes_.size()); }
-  [[nodiscard]] std::unique_ptr<StateStore> fork() const override { return std::make_unique<TapeStore>(tapes_); }
+  [[nodiscard]] std::int64_t rows() const override {
+    return static_cast<std::int64_t>(tapes_.size());
+  }
+  [[nodiscard]] std::unique_ptr<StateStore> fork() const override {
+    return std::make_unique<TapeStore>(tapes_);
+  }
 
   void save(ByteWriter& out) const override {
     out.value(static_cast<std::uint64_t>(tapes_.size()));
@@ -45,12 +49,14 @@ class TapeStore final : public StateStore {
       tape = std::make_shared<const std::vector<std::int64_t>>(tape->begin(), tape->begin() + left);
     }
   }
-  [[nodiscard]] std::unique_ptr<StateStore> select(const std::vector<std::int64_t>& rows) const override {
+  [[nodiscard]] std::unique_ptr<StateStore> select(
+      const std::vector<std::int64_t>& rows) const override {
     std::vector<Tape> out;
     for (auto row : rows) out.push_back(tapes_.at(static_cast<std::size_t>(row)));
     return std::make_unique<TapeStore>(std::move(out));
   }
-  [[nodiscard]] std::unique_ptr<StateStore> concat(const std::vector<const StateStore*>& others) const override {
+  [[nodiscard]] std::unique_ptr<StateStore> concat(
+      const std::vector<const StateStore*>& others) const override {
     auto out = tapes_;
     for (const auto* other : others) {
       const auto* store = dynamic_cast<const TapeStore*>(other);
@@ -70,6 +76,8 @@ class TapeStore final : public StateStore {
   std::vector<Tape> tapes_;
 };
 
-void enrol(Registry& r) { r.add<StateStore, TapeStore>("tape_store", "lists of numbers, for the tests"); }
+void enrol(Registry& r) {
+  r.add<StateStore, TapeStore>("tape_store", "lists of numbers, for the tests");
+}
 
 }  // namespace mneme::mechanisms::tape_store

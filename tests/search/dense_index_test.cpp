@@ -1,15 +1,14 @@
 #include "mneme/search/dense_index.h"
 
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <gtest/gtest.h>
 #include <limits>
 #include <numeric>
 #include <random>
-
-#include "mneme/core/error.h"
 
 namespace mneme {
 namespace {
@@ -20,8 +19,10 @@ std::vector<float> unit_vectors(std::int64_t n, std::int64_t d, unsigned seed) {
   std::vector<float> out(static_cast<std::size_t>(n * d));
   for (std::int64_t i = 0; i < n; ++i) {
     double squares = 0;
-    for (std::int64_t j = 0; j < d; ++j) squares += std::pow(out[static_cast<std::size_t>(i * d + j)] = normal(random), 2);
-    for (std::int64_t j = 0; j < d; ++j) out[static_cast<std::size_t>(i * d + j)] /= static_cast<float>(std::sqrt(squares));
+    for (std::int64_t j = 0; j < d; ++j)
+      squares += std::pow(out[static_cast<std::size_t>(i * d + j)] = normal(random), 2);
+    for (std::int64_t j = 0; j < d; ++j)
+      out[static_cast<std::size_t>(i * d + j)] /= static_cast<float>(std::sqrt(squares));
   }
   return out;
 }
@@ -34,15 +35,19 @@ std::vector<std::int64_t> ids_from(std::int64_t first, std::int64_t n, std::int6
 
 double cosine(const std::vector<float>& x, std::int64_t row, const std::vector<float>& q) {
   double sum = 0;
-  for (std::size_t j = 0; j < q.size(); ++j) sum += static_cast<double>(x[static_cast<std::size_t>(row) * q.size() + j]) * q[j];
+  for (std::size_t j = 0; j < q.size(); ++j)
+    sum += static_cast<double>(x[static_cast<std::size_t>(row) * q.size() + j]) * q[j];
   return sum;
 }
 
-std::vector<std::int64_t> nearest(const std::vector<std::int64_t>& ids, const std::vector<float>& x, const std::vector<float>& q, std::size_t k) {
+std::vector<std::int64_t> nearest(const std::vector<std::int64_t>& ids, const std::vector<float>& x,
+                                  const std::vector<float>& q, std::size_t k) {
   std::vector<std::int64_t> rows = ids_from(0, static_cast<std::int64_t>(ids.size()));
-  std::stable_sort(rows.begin(), rows.end(), [&](auto a, auto b) { return cosine(x, a, q) > cosine(x, b, q); });
+  std::stable_sort(rows.begin(), rows.end(),
+                   [&](auto a, auto b) { return cosine(x, a, q) > cosine(x, b, q); });
   std::vector<std::int64_t> out;
-  for (std::size_t i = 0; i < std::min(k, rows.size()); ++i) out.push_back(ids[static_cast<std::size_t>(rows[i])]);
+  for (std::size_t i = 0; i < std::min(k, rows.size()); ++i)
+    out.push_back(ids[static_cast<std::size_t>(rows[i])]);
   return out;
 }
 
@@ -78,7 +83,8 @@ TEST(DenseIndex, WorkedCase) {
 }
 
 TEST(DenseIndex, FlatIsBruteForce) {
-  for (const auto& [n, d] : std::vector<std::pair<std::int64_t, std::int64_t>>{{1, 1}, {17, 3}, {1000, 13}, {999, 384}}) {
+  for (const auto& [n, d] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {1, 1}, {17, 3}, {1000, 13}, {999, 384}}) {
     const auto x = unit_vectors(n, d, 1), queries = unit_vectors(20, d, 2);
     const auto ids = ids_from(5, n, 3);
     DenseIndex index(d);
@@ -96,7 +102,8 @@ TEST(DenseIndex, FlatIsBruteForce) {
 TEST(DenseIndex, EqualCosinesAreOrderedById) {
   DenseIndex index(2);
   index.add(std::vector<std::int64_t>{9, 4, 6}, std::vector<float>{0, 1, 0, 1, 0, 1});
-  EXPECT_EQ(ids_of(index.search(std::vector<float>{0, 1}, 3)), (std::vector<std::int64_t>{4, 6, 9}));
+  EXPECT_EQ(ids_of(index.search(std::vector<float>{0, 1}, 3)),
+            (std::vector<std::int64_t>{4, 6, 9}));
 }
 
 TEST(DenseIndex, RestrictedSearchIsExactOverThoseIds) {
@@ -105,6 +112,8 @@ TEST(DenseIndex, RestrictedSearchIsExactOverThoseIds) {
     const auto ids = ids_from(0, 500);
     DenseIndex index(16, {.factory = factory});
     index.add(ids, x);
+    index.build_graph();
+    ASSERT_EQ(index.kind(), factory);
     const std::vector<float> query = unit_vectors(1, 16, 4);
     std::vector<std::int64_t> within = ids_from(1, 100, 5), all = nearest(ids, x, query, 500), want;
     for (const auto id : all) {
@@ -121,9 +130,12 @@ TEST(DenseIndex, RemovedIdsAreGoneAndMayComeBack) {
     const auto x = unit_vectors(300, 8, 5);
     DenseIndex index(8, {.factory = factory});
     index.add(ids_from(0, 300), x);
+    index.build_graph();
     EXPECT_EQ(index.remove(ids_from(0, 150, 2)), 150);
     EXPECT_EQ(index.remove(ids_from(0, 150, 2)), 0);
     EXPECT_EQ(index.size(), 150);
+    EXPECT_EQ(index.kind(), "Flat");
+    index.build_graph();
     EXPECT_FALSE(index.contains(0));
     for (const auto& f : index.search(unit_vectors(1, 8, 6), 300)) EXPECT_EQ(f.id % 2, 1);
     index.add(std::vector<std::int64_t>{0}, std::vector<float>(x.begin(), x.begin() + 8));
@@ -137,18 +149,24 @@ TEST(DenseIndex, BecomesAGraphAtItsSizeAndFindsNearlyTheSame) {
   const auto ids = ids_from(100, n);
   DenseIndex index(d, {.graph_from = 1000});
   for (std::int64_t i = 0; i < n; i += 300) {
-    index.add(std::span(ids).subspan(static_cast<std::size_t>(i), 300), std::span(x).subspan(static_cast<std::size_t>(i * d), static_cast<std::size_t>(300 * d)));
+    index.add(
+        std::span(ids).subspan(static_cast<std::size_t>(i), 300),
+        std::span(x).subspan(static_cast<std::size_t>(i * d), static_cast<std::size_t>(300 * d)));
+    // New vectors are linked into a graph that is there.
+    EXPECT_EQ(index.build_graph(), i + 300 == 1200);
     EXPECT_EQ(index.kind(), i + 300 >= 1000 ? "HNSW32" : "Flat");
   }
   std::size_t hits = 0;
   for (unsigned q = 0; q < 50; ++q) {
     const auto query = unit_vectors(1, d, 1000 + q);
     const auto want = nearest(ids, x, query, 10), got = ids_of(index.search(query, 10));
-    for (const auto id : want) hits += static_cast<std::size_t>(std::count(got.begin(), got.end(), id));
+    for (const auto id : want)
+      hits += static_cast<std::size_t>(std::count(got.begin(), got.end(), id));
   }
   EXPECT_GE(hits, 490U);  // of 500
-  // Below the threshold again it is a scan.
+  // Below the threshold it is a scan and stays one.
   index.remove(ids_from(100, 2500));
+  EXPECT_FALSE(index.build_graph());
   EXPECT_EQ(index.kind(), "Flat");
   EXPECT_TRUE(index.graph().empty());
 }
@@ -157,7 +175,9 @@ TEST(DenseIndex, WrongInputIsRefusedAndChangesNothing) {
   DenseIndex index(2);
   const std::vector<float> east = {1, 0};
   index.add(std::vector<std::int64_t>{1}, east);
-  const auto add = [&](std::vector<std::int64_t> ids, std::vector<float> x) { return [&index, ids, x] { index.add(ids, x); }; };
+  const auto add = [&](std::vector<std::int64_t> ids, std::vector<float> x) {
+    return [&index, ids, x] { index.add(ids, x); };
+  };
   EXPECT_EQ(code_of(add({2, 1}, {1, 0, 1, 0})), Errc::invalid);
   EXPECT_EQ(code_of(add({2, 2}, {1, 0, 1, 0})), Errc::invalid);
   EXPECT_EQ(code_of(add({-2}, {1, 0})), Errc::invalid);
@@ -170,7 +190,8 @@ TEST(DenseIndex, WrongInputIsRefusedAndChangesNothing) {
   EXPECT_FALSE(index.contains(2));
   EXPECT_EQ(code_of([&] { (void)index.search(std::vector<float>{1}, 1); }), Errc::invalid);
   EXPECT_EQ(code_of([&] { (void)index.search(std::vector<float>{3, 0}, 1); }), Errc::invalid);
-  EXPECT_EQ(code_of([&] { (void)index.cosines(east, std::vector<std::int64_t>{5}); }), Errc::not_found);
+  EXPECT_EQ(code_of([&] { (void)index.cosines(east, std::vector<std::int64_t>{5}); }),
+            Errc::not_found);
   EXPECT_EQ(code_of([] { DenseIndex(0); }), Errc::invalid);
   EXPECT_EQ(code_of([] { DenseIndex(4, {.factory = "IVF16,PQ4"}); }), Errc::invalid);
   EXPECT_EQ(code_of([] { DenseIndex(4, {.factory = "HNSW"}); }), Errc::invalid);
@@ -184,9 +205,12 @@ class KeptGraph : public ::testing::Test {
   static constexpr std::int64_t kN = 800, kD = 12;
   void SetUp() override {
     index_.add(ids_, x_);
+    index_.build_graph();
     graph_ = index_.graph();
   }
-  DenseIndex restore(std::string_view graph) { return DenseIndex::restore(kD, {.factory = "HNSW8"}, ids_, x_, graph); }
+  DenseIndex restore(std::string_view graph) {
+    return DenseIndex::restore(kD, {.factory = "HNSW8"}, ids_, x_, graph);
+  }
   std::vector<std::int64_t> ids_ = ids_from(10, kN, 2);
   std::vector<float> x_ = unit_vectors(kN, kD, 8);
   DenseIndex index_{kD, {.factory = "HNSW8"}};
@@ -197,7 +221,8 @@ TEST_F(KeptGraph, GivesTheSameAnswersInAnyOrderOfVectors) {
   // The embeddings may come in another order than they were added in.
   std::vector<std::int64_t> ids(ids_.rbegin(), ids_.rend());
   std::vector<float> x;
-  for (std::int64_t i = kN - 1; i >= 0; --i) x.insert(x.end(), x_.begin() + i * kD, x_.begin() + (i + 1) * kD);
+  for (std::int64_t i = kN - 1; i >= 0; --i)
+    x.insert(x.end(), x_.begin() + i * kD, x_.begin() + (i + 1) * kD);
   auto restored = DenseIndex::restore(kD, {.factory = "HNSW8"}, ids, x, graph_);
   EXPECT_EQ(restored.kind(), "HNSW8");
   for (unsigned q = 0; q < 50; ++q) {
@@ -212,14 +237,21 @@ TEST_F(KeptGraph, GivesTheSameAnswersInAnyOrderOfVectors) {
 TEST_F(KeptGraph, OfOtherSpansOrKindIsAMismatch) {
   auto ids = ids_;
   ids[5] = 1;
-  EXPECT_EQ(code_of([&] { DenseIndex::restore(kD, {.factory = "HNSW8"}, ids, x_, graph_); }), Errc::mismatch);
-  EXPECT_EQ(code_of([&] { DenseIndex::restore(kD, {.factory = "HNSW16"}, ids_, x_, graph_); }), Errc::mismatch);
+  EXPECT_EQ(code_of([&] { DenseIndex::restore(kD, {.factory = "HNSW8"}, ids, x_, graph_); }),
+            Errc::mismatch);
+  EXPECT_EQ(code_of([&] { DenseIndex::restore(kD, {.factory = "HNSW16"}, ids_, x_, graph_); }),
+            Errc::mismatch);
   EXPECT_EQ(code_of([&] {
-              DenseIndex::restore(kD, {.factory = "HNSW8"}, std::span(ids_).first(5), std::span(x_).first(5 * kD), graph_);
+              DenseIndex::restore(kD, {.factory = "HNSW8"}, std::span(ids_).first(5),
+                                  std::span(x_).first(5 * kD), graph_);
             }),
             Errc::mismatch);
   EXPECT_EQ(DenseIndex::restore(kD, {.factory = "Flat"}, ids_, x_, graph_).kind(), "Flat");
-  EXPECT_EQ(restore("").kind(), "HNSW8");  // built anew
+  // Without its graph the index scans until somebody builds one.
+  auto scanning = restore("");
+  EXPECT_EQ(scanning.kind(), "Flat");
+  EXPECT_TRUE(scanning.build_graph());
+  EXPECT_EQ(scanning.kind(), "HNSW8");
 }
 
 TEST_F(KeptGraph, ForgedBytesNeverLeadOutside) {
@@ -247,7 +279,8 @@ TEST_F(KeptGraph, ForgedBytesNeverLeadOutside) {
   }
   for (int i = 0; i < 2000; ++i) {
     auto bytes = graph_;
-    for (auto n = random() % 4 + 1; n > 0; --n) bytes[random() % bytes.size()] = static_cast<char>(random());
+    for (auto n = random() % 4 + 1; n > 0; --n)
+      bytes[random() % bytes.size()] = static_cast<char>(random());
     survives(bytes);
   }
   // A link to a vector that has not the level is found.

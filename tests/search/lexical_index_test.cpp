@@ -1,13 +1,12 @@
 #include "mneme/search/lexical_index.h"
 
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <map>
-#include <random>
+#include "mneme/core/error.h"
 
 #include "memory_table.h"
-#include "mneme/core/error.h"
+#include <cmath>
+#include <gtest/gtest.h>
+#include <map>
+#include <random>
 
 namespace mneme {
 namespace {
@@ -24,14 +23,18 @@ TEST(QueryWords, AreDistinctAndOfAnyScript) {
   EXPECT_EQ(search::query_words("snake_case x2"), (V{"snake_case", "x2"}));
   EXPECT_EQ(search::query_words("Straße ΔΈΛΤΑ δέλτα हिन्दी"), (V{"Straße", "ΔΈΛΤΑ", "हिन्दी"}));
   EXPECT_EQ(search::query_words("?! --- \"\" "), V{});
-  EXPECT_EQ(search::query_words("a\xFF" "b\xE2\x82"), (V{"a", "b"}));
+  EXPECT_EQ(search::query_words("a\xFF"
+                                "b\xE2\x82"),
+            (V{"a", "b"}));
   EXPECT_EQ(search::match_any(V{"a", "OR", "b\"c"}), R"("a" OR "OR" OR "b""c")");
 }
 
 TEST(LexicalIndex, NothingInAQuestionIsAnOperator) {
   MemoryTable table({"apples and pears", "NEAR the tree", "text"});
   const LexicalIndex index(table.db(), "words");
-  for (const char* q : {"apples AND nothing", "NOT pears", "NEAR(apples pears, 2)", "text:apples", "app* ^apples", "\"apples", "(apples", "apples'; DROP TABLE words; --", "{a} + b - c"}) {
+  for (const char* q :
+       {"apples AND nothing", "NOT pears", "NEAR(apples pears, 2)", "text:apples", "app* ^apples",
+        "\"apples", "(apples", "apples'; DROP TABLE words; --", "{a} + b - c"}) {
     EXPECT_NO_THROW((void)index.search(q, 10)) << q;
   }
   EXPECT_EQ(ids_of(index.search("apples AND nothing", 10)), (std::vector<std::int64_t>{1}));
@@ -44,7 +47,13 @@ TEST(LexicalIndex, NothingInAQuestionIsAnOperator) {
 TEST(LexicalIndex, OrderIsThatOfBm25) {
   // Terms without stems; document lengths differ.
   const std::vector<std::vector<std::string>> documents = {
-      {"cat", "dog", "cat", "fox"}, {"cat"}, {"dog", "emu", "emu", "emu", "emu", "emu", "emu"}, {"emu", "fox", "owl"}, {"owl", "owl"}, {"hen"}, {"hen", "owl", "emu"}};
+      {"cat", "dog", "cat", "fox"},
+      {"cat"},
+      {"dog", "emu", "emu", "emu", "emu", "emu", "emu"},
+      {"emu", "fox", "owl"},
+      {"owl", "owl"},
+      {"hen"},
+      {"hen", "owl", "emu"}};
   std::vector<std::string> spans;
   double total = 0;
   for (const auto& d : documents) {
@@ -56,19 +65,25 @@ TEST(LexicalIndex, OrderIsThatOfBm25) {
   MemoryTable table(spans);
   const LexicalIndex index(table.db(), "words");
   const auto n = static_cast<double>(documents.size());
-  for (const std::vector<std::string>& query : {std::vector<std::string>{"cat", "fox"}, {"emu"}, {"dog", "owl", "cat", "hen"}}) {
+  for (const std::vector<std::string>& query :
+       {std::vector<std::string>{"cat", "fox"}, {"emu"}, {"dog", "owl", "cat", "hen"}}) {
     std::map<std::int64_t, double> want;
     std::string text;
     for (const auto& w : query) {
       text += w + " ";
-      const auto df = static_cast<double>(std::count_if(documents.begin(), documents.end(), [&](const auto& d) { return std::count(d.begin(), d.end(), w) > 0; }));
+      const auto df =
+          static_cast<double>(std::count_if(documents.begin(), documents.end(), [&](const auto& d) {
+            return std::count(d.begin(), d.end(), w) > 0;
+          }));
       double idf = std::log((n - df + 0.5) / (df + 0.5));
       if (idf <= 0) idf = 1e-6;
       for (std::size_t i = 0; i < documents.size(); ++i) {
-        const auto tf = static_cast<double>(std::count(documents[i].begin(), documents[i].end(), w));
+        const auto tf =
+            static_cast<double>(std::count(documents[i].begin(), documents[i].end(), w));
         if (tf > 0) {
           want[static_cast<std::int64_t>(i) + 1] -=
-              idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * static_cast<double>(documents[i].size()) / (total / n)));
+              idf * tf * 2.2 /
+              (tf + 1.2 * (0.25 + 0.75 * static_cast<double>(documents[i].size()) / (total / n)));
         }
       }
     }
@@ -77,14 +92,16 @@ TEST(LexicalIndex, OrderIsThatOfBm25) {
     for (std::size_t i = 0; i < hits.size(); ++i) {
       EXPECT_NEAR(hits[i].bm25, want[hits[i].id], 1e-9);
       if (i > 0) {
-        EXPECT_TRUE(hits[i - 1].bm25 < hits[i].bm25 || (hits[i - 1].bm25 == hits[i].bm25 && hits[i - 1].id < hits[i].id));
+        EXPECT_TRUE(hits[i - 1].bm25 < hits[i].bm25 ||
+                    (hits[i - 1].bm25 == hits[i].bm25 && hits[i - 1].id < hits[i].id));
       }
     }
   }
 }
 
 TEST(LexicalIndex, LeavingOutWhatIsEverywhereChangesNothingThatTells) {
-  // The same spans in a table just too small for it: the order of what the other words tell apart is the same.
+  // The same spans in a table just too small for it: the order of what the other words tell apart
+  // is the same.
   std::mt19937 random(4);
   MemoryTable small, large;
   small.run("BEGIN");
@@ -98,7 +115,8 @@ TEST(LexicalIndex, LeavingOutWhatIsEverywhereChangesNothingThatTells) {
   small.run("COMMIT");
   large.run("COMMIT");
   const LexicalIndex with(small.db(), "words"), without(large.db(), "words");
-  const auto a = with.search("the w5 of w17 w80", 4000), b = without.search("the w5 of w17 w80", 4000);
+  const auto a = with.search("the w5 of w17 w80", 4000),
+             b = without.search("the w5 of w17 w80", 4000);
   ASSERT_LT(b.size(), 1000U);  // only what holds a telling word
   for (std::size_t i = 0; i < b.size(); ++i) EXPECT_NEAR(a[i].bm25, b[i].bm25, 0.01);
   EXPECT_EQ(without.search("the of", 5000).size(), 4096U);
@@ -106,7 +124,8 @@ TEST(LexicalIndex, LeavingOutWhatIsEverywhereChangesNothingThatTells) {
 
 TEST(LexicalIndex, RestrictionLooksAtAllOfThoseIds) {
   MemoryTable table;
-  for (std::int64_t id = 1; id <= 500; ++id) table.add(id, id % 50 == 0 ? "common filler filler filler filler rare" : "common");
+  for (std::int64_t id = 1; id <= 500; ++id)
+    table.add(id, id % 50 == 0 ? "common filler filler filler filler rare" : "common");
   const LexicalIndex index(table.db(), "words");
   // The restricted spans rank last of all: a filter behind the first twenty would lose them.
   const std::vector<std::int64_t> within = {100, 250, 499, 7777};
@@ -116,15 +135,21 @@ TEST(LexicalIndex, RestrictionLooksAtAllOfThoseIds) {
 }
 
 TEST(LexicalIndex, TermsAreThoseOfTheTable) {
-  const std::vector<std::string> spans = {"Running runners ran; the CITIES' café, naïve co-operation_of 3.14 things. Ünïcode ΔΈΛΤΑ Straße!", "running", ""};
+  const std::vector<std::string> spans = {
+      "Running runners ran; the CITIES' café, naïve co-operation_of 3.14 things. Ünïcode ΔΈΛΤΑ "
+      "Straße!",
+      "running", ""};
   MemoryTable table(spans);
   const LexicalIndex index(table.db(), "words");
   table.run("CREATE VIRTUAL TABLE temp.vocabulary USING fts5vocab(main, words, instance)");
   std::vector<std::set<std::string>> want(spans.size());
   sqlite3_stmt* s = nullptr;
-  ASSERT_EQ(sqlite3_prepare_v2(table.db(), "SELECT term, doc FROM temp.vocabulary", -1, &s, nullptr), SQLITE_OK);
+  ASSERT_EQ(
+      sqlite3_prepare_v2(table.db(), "SELECT term, doc FROM temp.vocabulary", -1, &s, nullptr),
+      SQLITE_OK);
   while (sqlite3_step(s) == SQLITE_ROW) {
-    want[static_cast<std::size_t>(sqlite3_column_int64(s, 1) - 1)].insert(reinterpret_cast<const char*>(sqlite3_column_text(s, 0)));
+    want[static_cast<std::size_t>(sqlite3_column_int64(s, 1) - 1)].insert(
+        reinterpret_cast<const char*>(sqlite3_column_text(s, 0)));
   }
   sqlite3_finalize(s);
   for (std::size_t i = 0; i < spans.size(); ++i) EXPECT_EQ(index.terms(spans[i]), want[i]);
@@ -133,7 +158,9 @@ TEST(LexicalIndex, TermsAreThoseOfTheTable) {
 
 TEST(LexicalIndex, CountsAndHoldersAgreeWithTheTerms) {
   std::mt19937 random(3);
-  const std::vector<std::string> words = {"running", "ran", "runs", "city", "cities", "co-op", "naïve", "Zug", "züge", "x_y", "generalization", "general"};
+  const std::vector<std::string> words = {"running", "ran",   "runs",           "city",
+                                          "cities",  "co-op", "naïve",          "Zug",
+                                          "züge",    "x_y",   "generalization", "general"};
   std::vector<std::string> spans;
   for (int i = 0; i < 60; ++i) {
     std::string text;
@@ -150,7 +177,9 @@ TEST(LexicalIndex, CountsAndHoldersAgreeWithTheTerms) {
       for (const auto& span : spans) df += index.terms(span).contains(term.stem);
       EXPECT_EQ(index.document_frequency(term), df) << term.stem;
       const auto held = index.holds(term, ids);
-      for (std::size_t i = 0; i < ids.size(); ++i) EXPECT_EQ(held[i], index.terms(spans[static_cast<std::size_t>(ids[i] - 1)]).contains(term.stem));
+      for (std::size_t i = 0; i < ids.size(); ++i)
+        EXPECT_EQ(held[i],
+                  index.terms(spans[static_cast<std::size_t>(ids[i] - 1)]).contains(term.stem));
     }
   }
 }
@@ -165,7 +194,9 @@ TEST(LexicalIndex, VeryLongQuestionIsSearched) {
 
 TEST(LexicalIndex, ContentlessTableAndOddNameServeToo) {
   MemoryTable table;
-  table.run("CREATE VIRTUAL TABLE \"sp\"\"an words\" USING fts5(text, content = '', tokenize = 'porter unicode61')");
+  table.run(
+      "CREATE VIRTUAL TABLE \"sp\"\"an words\" USING fts5(text, content = '', tokenize = 'porter "
+      "unicode61')");
   table.run("INSERT INTO \"sp\"\"an words\"(rowid, text) VALUES (5, 'lazy dogs'), (6, 'dog')");
   const LexicalIndex index(table.db(), "sp\"an words");
   EXPECT_EQ(ids_of(index.search("dog", 10)), (std::vector<std::int64_t>{6, 5}));

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 #include <sqlite3.h>
-
 #include <string>
 #include <vector>
 
@@ -22,10 +21,15 @@ class MemoryTable {
   MemoryTable& operator=(const MemoryTable&) = delete;
   ~MemoryTable() { sqlite3_close(db_); }
 
-  void run(const std::string& sql) { ASSERT_EQ(sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK) << sqlite3_errmsg(db_); }
+  void run(const std::string& sql) {
+    ASSERT_EQ(sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr), SQLITE_OK)
+        << sqlite3_errmsg(db_);
+  }
   void add(std::int64_t id, const std::string& text) {
     sqlite3_stmt* s = nullptr;
-    ASSERT_EQ(sqlite3_prepare_v2(db_, "INSERT INTO words(rowid, text) VALUES (?1, ?2)", -1, &s, nullptr), SQLITE_OK);
+    ASSERT_EQ(
+        sqlite3_prepare_v2(db_, "INSERT INTO words(rowid, text) VALUES (?1, ?2)", -1, &s, nullptr),
+        SQLITE_OK);
     sqlite3_bind_int64(s, 1, id);
     sqlite3_bind_text(s, 2, text.data(), static_cast<int>(text.size()), SQLITE_TRANSIENT);
     ASSERT_EQ(sqlite3_step(s), SQLITE_DONE);

@@ -1,13 +1,12 @@
 #include "mneme/search/ranking.h"
 
-#include <gtest/gtest.h>
-
-#include <cmath>
-
-#include "memory_table.h"
 #include "mneme/core/error.h"
 #include "mneme/search/fusion.h"
 #include "mneme/search/hybrid_search.h"
+
+#include "memory_table.h"
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -40,7 +39,8 @@ TEST(Fusion, TiesGoByIdAndRepeatsCountOnce) {
 }
 
 TEST(Cover, ByHand) {
-  MemoryTable table({"The bridge was built of stone", "A stone bridge stands there", "Salt merchants paid", "Old stones"});
+  MemoryTable table({"The bridge was built of stone", "A stone bridge stands there",
+                     "Salt merchants paid", "Old stones"});
   const LexicalIndex index(table.db(), "words");
   const auto terms = search::weigh_terms("Who built the stone bridges?", index);
   ASSERT_EQ(terms.size(), 3U);  // built, stone, bridg
@@ -72,7 +72,8 @@ TEST(Cover, UnknownTermsCountAndStopWordsServeAlone) {
 }
 
 TEST(Reorder, SortsTheFirstAndKeepsTheRest) {
-  std::vector<Candidate> c = {{1, 0, 0, 0, 0.1}, {2, 0, 0, 0, 0.5}, {3, 0, 0, 0, 0.5}, {4, 0, 0, 0, 0.9}};
+  std::vector<Candidate> c = {
+      {1, 0, 0, 0, 0.1}, {2, 0, 0, 0, 0.5}, {3, 0, 0, 0, 0.5}, {4, 0, 0, 0, 0.9}};
   search::reorder(c, 3);
   EXPECT_EQ(c[0].id, 2);
   EXPECT_EQ(c[1].id, 3);
@@ -91,7 +92,10 @@ TEST(Relevance, IsTheBestOfCosineAndCoverTogether) {
 
 class HybridTest : public ::testing::Test {
  protected:
-  HybridTest() : table_({"alpha beta", "beta gamma", "gamma delta", "delta alpha", "omega"}), lexical_(table_.db(), "words"), dense_(2) {
+  HybridTest()
+      : table_({"alpha beta", "beta gamma", "gamma delta", "delta alpha", "omega"}),
+        lexical_(table_.db(), "words"),
+        dense_(2) {
     // Span 5 has no vector; the others stand at 0, 30, 60 and 90 degrees.
     std::vector<float> x;
     for (int i = 0; i < 4; ++i) {
@@ -125,7 +129,8 @@ TEST_F(HybridTest, FillsInEveryScore) {
 
 TEST_F(HybridTest, SpanWithoutVectorIsFoundByItsWords) {
   const auto found = HybridSearch(dense_, lexical_).search(east_, "omega", 10);
-  const auto omega = std::find_if(found.begin(), found.end(), [](const auto& c) { return c.id == 5; });
+  const auto omega =
+      std::find_if(found.begin(), found.end(), [](const auto& c) { return c.id == 5; });
   ASSERT_NE(omega, found.end());
   EXPECT_EQ(omega->cosine, 0);
   EXPECT_DOUBLE_EQ(omega->cover, 1);
@@ -136,7 +141,9 @@ TEST_F(HybridTest, SpanWithoutVectorIsFoundByItsWords) {
 
 TEST_F(HybridTest, RestrictionHoldsForBothLists) {
   const Ids within = {4, 5};
-  for (const auto& c : HybridSearch(dense_, lexical_).search(east_, "alpha omega beta", 10, &within)) EXPECT_TRUE(c.id == 4 || c.id == 5);
+  for (const auto& c :
+       HybridSearch(dense_, lexical_).search(east_, "alpha omega beta", 10, &within))
+    EXPECT_TRUE(c.id == 4 || c.id == 5);
   EXPECT_EQ(HybridSearch(dense_, lexical_).search(east_, "beta", 10, &within).size(), 1U);
 }
 

@@ -1,13 +1,12 @@
 #include "mneme/text/bpe.h"
 
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
 
 #include <chrono>
+#include <gtest/gtest.h>
 #include <random>
 #include <set>
 #include <thread>
-
-#include "mneme/core/error.h"
 
 namespace mneme::text {
 namespace {
@@ -19,8 +18,10 @@ BpeParts byte_parts() {
 }
 
 void add_merge(BpeParts& parts, std::int32_t left, std::int32_t right) {
-  const auto joined = parts.pieces[static_cast<std::size_t>(left)] + parts.pieces[static_cast<std::size_t>(right)];
-  if (std::find(parts.pieces.begin(), parts.pieces.end(), joined) == parts.pieces.end()) parts.pieces.push_back(joined);
+  const auto joined =
+      parts.pieces[static_cast<std::size_t>(left)] + parts.pieces[static_cast<std::size_t>(right)];
+  if (std::find(parts.pieces.begin(), parts.pieces.end(), joined) == parts.pieces.end())
+    parts.pieces.push_back(joined);
   parts.merges.emplace_back(left, right);
 }
 
@@ -31,7 +32,8 @@ std::vector<std::int32_t> encode(const Bpe& bpe, std::string_view word) {
   return ids;
 }
 
-// The definition, word for word: look at all pairs, join the first-listed leftmost one, begin again.
+// The definition, word for word: look at all pairs, join the first-listed leftmost one, begin
+// again.
 std::vector<std::int32_t> by_definition(const BpeParts& parts, std::string_view word) {
   std::vector<std::string> symbols;
   for (const char c : word) symbols.emplace_back(1, c);
@@ -53,8 +55,8 @@ std::vector<std::int32_t> by_definition(const BpeParts& parts, std::string_view 
   }
   std::vector<std::int32_t> ids;
   for (const auto& symbol : symbols) {
-    ids.push_back(static_cast<std::int32_t>(std::find(parts.pieces.begin(), parts.pieces.end(), symbol) -
-                                            parts.pieces.begin()));
+    ids.push_back(static_cast<std::int32_t>(
+        std::find(parts.pieces.begin(), parts.pieces.end(), symbol) - parts.pieces.begin()));
   }
   return ids;
 }
@@ -87,7 +89,8 @@ TEST(Bpe, AnEntryThatItsOwnBytesDoNotGiveIsNotTaken) {
   EXPECT_EQ(encode(Bpe(parts), "abc"), (std::vector<std::int32_t>{256, 'c'}));
 }
 
-// Random merge lists, also such as no training would give, on words below and above the length where the method changes.
+// Random merge lists, also such as no training would give, on words below and above the length
+// where the method changes.
 TEST(Bpe, EqualsTheDefinition) {
   std::mt19937 random(3);
   for (int vocabulary = 0; vocabulary < 20; ++vocabulary) {
@@ -95,11 +98,15 @@ TEST(Bpe, EqualsTheDefinition) {
     for (int i = 0; i < 60; ++i) {
       const auto any = [&] {
         const auto extra = parts.pieces.size() - 256;
-        return static_cast<std::int32_t>(extra > 0 && random() % 2 ? 256 + random() % extra : 'a' + random() % 3);
+        return static_cast<std::int32_t>(extra > 0 && random() % 2 ? 256 + random() % extra
+                                                                   : 'a' + random() % 3);
       };
       const auto left = any(), right = any();
-      if (parts.pieces[static_cast<std::size_t>(left)].size() + parts.pieces[static_cast<std::size_t>(right)].size() <= 12 &&
-          std::find(parts.merges.begin(), parts.merges.end(), std::pair(left, right)) == parts.merges.end()) {
+      if (parts.pieces[static_cast<std::size_t>(left)].size() +
+                  parts.pieces[static_cast<std::size_t>(right)].size() <=
+              12 &&
+          std::find(parts.merges.begin(), parts.merges.end(), std::pair(left, right)) ==
+              parts.merges.end()) {
         add_merge(parts, left, right);
       }
     }
@@ -121,16 +128,29 @@ TEST(Bpe, BytesWithoutATokenAreLeftOutAndCounted) {
   add_merge(parts, 'a', 'b');  // 256
   parts.pieces[1].clear();
   const Bpe bpe(parts);
-  EXPECT_EQ(bpe.lost_bytes("a\x01" "b\x01"), 2);
-  EXPECT_EQ(encode(bpe, "a\x01" "b\x01" "c"), (std::vector<std::int32_t>{256, 'c'}));
+  EXPECT_EQ(bpe.lost_bytes("a\x01"
+                           "b\x01"),
+            2);
+  EXPECT_EQ(encode(bpe,
+                   "a\x01"
+                   "b\x01"
+                   "c"),
+            (std::vector<std::int32_t>{256, 'c'}));
   EXPECT_EQ(encode(bpe, "\x01"), (std::vector<std::int32_t>{}));
-  EXPECT_EQ(encode(bpe, "x" + std::string(100, '\x01') + "y"), (std::vector<std::int32_t>{'x', 'y'}));
+  EXPECT_EQ(encode(bpe, "x" + std::string(100, '\x01') + "y"),
+            (std::vector<std::int32_t>{'x', 'y'}));
 
   parts.unknown = '?';
   EXPECT_EQ(Bpe(parts).lost_bytes("\x01"), 0);
-  EXPECT_EQ(encode(Bpe(parts), "a\x01\x01" "b"), (std::vector<std::int32_t>{'a', '?', '?', 'b'}));
+  EXPECT_EQ(encode(Bpe(parts),
+                   "a\x01\x01"
+                   "b"),
+            (std::vector<std::int32_t>{'a', '?', '?', 'b'}));
   parts.fuse_unknown = true;
-  EXPECT_EQ(encode(Bpe(parts), "a\x01\x01" "b"), (std::vector<std::int32_t>{'a', '?', 'b'}));
+  EXPECT_EQ(encode(Bpe(parts),
+                   "a\x01\x01"
+                   "b"),
+            (std::vector<std::int32_t>{'a', '?', 'b'}));
 }
 
 TEST(Bpe, AHugeWordIsNotQuadratic) {
@@ -147,7 +167,8 @@ TEST(Bpe, AHugeWordIsNotQuadratic) {
     return spent.count();
   };
   seconds(1 << 16);
-  const double small = seconds(1 << 18), large = seconds(1 << 21);  // 8 times: quadratic would be 64
+  const double small = seconds(1 << 18),
+               large = seconds(1 << 21);  // 8 times: quadratic would be 64
   EXPECT_LT(large, 30 * small);
 }
 

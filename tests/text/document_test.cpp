@@ -1,15 +1,14 @@
 #include "mneme/text/document.h"
 
-#include <gtest/gtest.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "mneme/core/error.h"
 
 #include <filesystem>
 #include <fstream>
+#include <gtest/gtest.h>
 #include <random>
+#include <sys/stat.h>
 #include <thread>
-
-#include "mneme/core/error.h"
+#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -56,7 +55,8 @@ TEST_F(DocumentTest, KeepsTextByteForByte) {
   EXPECT_EQ(d.media, Media::text);
   EXPECT_EQ(d.version, 1);
   EXPECT_EQ(d.content_hash.size(), 64U);
-  EXPECT_EQ(document_from_text("b", "abc").content_hash, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(document_from_text("b", "abc").content_hash,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
 TEST_F(DocumentTest, TitleAndMediaFollowFromTextAndName) {
@@ -70,14 +70,28 @@ TEST_F(DocumentTest, TitleAndMediaFollowFromTextAndName) {
 }
 
 TEST_F(DocumentTest, SaysWhatIsWrongInOneLine) {
-  EXPECT_NE(refusal([&] { read_document(folder_ / "none.txt"); }, Errc::not_found).find("no such file"), std::string::npos);
-  EXPECT_NE(refusal([&] { read_document(folder_); }, Errc::invalid).find("folder"), std::string::npos);
-  EXPECT_NE(refusal([&] { read_document(write("e.txt", "")); }, Errc::invalid).find("empty"), std::string::npos);
-  EXPECT_NE(refusal([&] { read_document(write("w.txt", "\xEF\xBB\xBF \n\t\xC2\xA0")); }, Errc::invalid).find("white space"), std::string::npos);
-  EXPECT_NE(refusal([&] { read_document(write("b.txt", "text\0more"s)); }, Errc::invalid).find("byte 4"), std::string::npos);
-  EXPECT_NE(refusal([&] { read_document(write("p.txt", "%PDF-1.4 x")); }, Errc::invalid).find("pdftotext"), std::string::npos);
-  EXPECT_NE(refusal([&] { read_document(write("u.txt", "\xFF\xFEh\0i\0"s)); }, Errc::invalid).find("UTF-16"), std::string::npos);
-  const auto latin = refusal([&] { read_document(write("l.txt", "one\ntwo\ncaf\xE9 three")); }, Errc::invalid);
+  EXPECT_NE(
+      refusal([&] { read_document(folder_ / "none.txt"); }, Errc::not_found).find("no such file"),
+      std::string::npos);
+  EXPECT_NE(refusal([&] { read_document(folder_); }, Errc::invalid).find("folder"),
+            std::string::npos);
+  EXPECT_NE(refusal([&] { read_document(write("e.txt", "")); }, Errc::invalid).find("empty"),
+            std::string::npos);
+  EXPECT_NE(
+      refusal([&] { read_document(write("w.txt", "\xEF\xBB\xBF \n\t\xC2\xA0")); }, Errc::invalid)
+          .find("white space"),
+      std::string::npos);
+  EXPECT_NE(
+      refusal([&] { read_document(write("b.txt", "text\0more"s)); }, Errc::invalid).find("byte 4"),
+      std::string::npos);
+  EXPECT_NE(refusal([&] { read_document(write("p.txt", "%PDF-1.4 x")); }, Errc::invalid)
+                .find("pdftotext"),
+            std::string::npos);
+  EXPECT_NE(refusal([&] { read_document(write("u.txt", "\xFF\xFEh\0i\0"s)); }, Errc::invalid)
+                .find("UTF-16"),
+            std::string::npos);
+  const auto latin =
+      refusal([&] { read_document(write("l.txt", "one\ntwo\ncaf\xE9 three")); }, Errc::invalid);
   EXPECT_NE(latin.find("0xE9 at byte 11 (line 3)"), std::string::npos) << latin;
   refusal([&] { document_from_text("", "x"); }, Errc::usage);
   refusal([&] { document_from_text("a\nb", "x"); }, Errc::usage);
@@ -122,10 +136,10 @@ TEST(Utf8, FindsTheFirstInvalidByte) {
   EXPECT_EQ(find_invalid_utf8("plain, long enough for eight"), -1);
   EXPECT_EQ(find_invalid_utf8("\xC3\xA4\xE2\x82\xAC\xF0\x9F\x98\x80"), -1);
   EXPECT_EQ(find_invalid_utf8("12345678\x80"), 8);
-  EXPECT_EQ(find_invalid_utf8("a\xC0\xAF"), 1);          // overlong
-  EXPECT_EQ(find_invalid_utf8("ab\xED\xA0\x80"), 2);     // surrogate
-  EXPECT_EQ(find_invalid_utf8("\xF4\x90\x80\x80"), 0);   // above U+10FFFF
-  EXPECT_EQ(find_invalid_utf8("abc\xE2\x82"), 3);        // cut short
+  EXPECT_EQ(find_invalid_utf8("a\xC0\xAF"), 1);         // overlong
+  EXPECT_EQ(find_invalid_utf8("ab\xED\xA0\x80"), 2);    // surrogate
+  EXPECT_EQ(find_invalid_utf8("\xF4\x90\x80\x80"), 0);  // above U+10FFFF
+  EXPECT_EQ(find_invalid_utf8("abc\xE2\x82"), 3);       // cut short
 }
 
 TEST_F(DocumentTest, ListsAFolderAndReportsEverySkip) {
@@ -144,10 +158,12 @@ TEST_F(DocumentTest, ListsAFolderAndReportsEverySkip) {
   const auto listing = list_documents(folder_);
   std::vector<std::string> files, skipped;
   for (const auto& f : listing.files) files.push_back(f.lexically_relative(folder_).string());
-  for (const auto& s : listing.skipped) skipped.push_back(s.path.lexically_relative(folder_).string() + ": " + s.reason.substr(0, 15));
+  for (const auto& s : listing.skipped)
+    skipped.push_back(s.path.lexically_relative(folder_).string() + ": " + s.reason.substr(0, 15));
   EXPECT_EQ(files, (std::vector<std::string>{"a/z.md", "b.txt", "f.txt", "i.txt"}));
-  EXPECT_EQ(skipped, (std::vector<std::string>{".git: hidden", "a/.hidden: hidden", "c.bin: binary", "d.txt: empty",
-                                               "e.txt: is not valid UT", "g: a link to a fol", "h: a link that lea"}));
+  EXPECT_EQ(skipped, (std::vector<std::string>{".git: hidden", "a/.hidden: hidden", "c.bin: binary",
+                                               "d.txt: empty", "e.txt: is not valid UT",
+                                               "g: a link to a fol", "h: a link that lea"}));
   EXPECT_EQ(list_documents(folder_ / "b.txt").files.size(), 1U);
   refusal([&] { list_documents(folder_ / "none"); }, Errc::not_found);
 }
@@ -181,7 +197,8 @@ TEST(Excerpt, IsAVerbatimPartCutBetweenWords) {
   EXPECT_EQ(excerpt("one two three", 0, 13, 7), "one two");
   EXPECT_EQ(excerpt("one two three", 0, 13, 2), "on");
   EXPECT_EQ(excerpt("one two three", 4, 7, 50), "two");
-  EXPECT_EQ(excerpt("\xC3\xA4\xC3\xB6\xC3\xBC", 1, 5, 10), "\xC3\xB6");  // borders moved to characters
+  EXPECT_EQ(excerpt("\xC3\xA4\xC3\xB6\xC3\xBC", 1, 5, 10),
+            "\xC3\xB6");  // borders moved to characters
   EXPECT_EQ(excerpt("\xC3\xA4\xC3\xB6\xC3\xBC", 0, 6, 2), "\xC3\xA4\xC3\xB6");
   EXPECT_EQ(excerpt("abc", 2, 1, 10), "");
   EXPECT_EQ(excerpt("abc", -5, 99, 0), "");
@@ -189,7 +206,9 @@ TEST(Excerpt, IsAVerbatimPartCutBetweenWords) {
 }
 
 TEST(Excerpt, StaysValidWhateverTheRange) {
-  const std::string text = "Gr\xC3\xBC\xC3\x9F" "e \xE2\x82\xAC 5 \xF0\x9F\x98\x80\xF0\x9F\x98\x80 ende";
+  const std::string text =
+      "Gr\xC3\xBC\xC3\x9F"
+      "e \xE2\x82\xAC 5 \xF0\x9F\x98\x80\xF0\x9F\x98\x80 ende";
   for (std::int64_t a = -1; a <= static_cast<std::int64_t>(text.size()) + 1; ++a) {
     for (std::int64_t b = a; b <= static_cast<std::int64_t>(text.size()) + 1; ++b) {
       for (std::int64_t n : {0, 1, 3, 8, 50}) {

@@ -1,10 +1,9 @@
 #include "mneme/text/pre_tokenizer.h"
 
-#include <gtest/gtest.h>
-
-#include <random>
-
 #include "mneme/core/error.h"
+
+#include <gtest/gtest.h>
+#include <random>
 
 namespace mneme::text {
 namespace {
@@ -18,7 +17,8 @@ Pieces cut(const PreTokenizerStep& step, const std::string& text) {
   return pieces;
 }
 
-Pieces cut_at(const std::string& pattern, SplitBehavior behavior, const std::string& text, bool invert = false) {
+Pieces cut_at(const std::string& pattern, SplitBehavior behavior, const std::string& text,
+              bool invert = false) {
   return cut(*split_by_pattern(pattern, behavior, invert), text);
 }
 
@@ -31,9 +31,11 @@ std::string joined(const Pieces& pieces) {
 TEST(PreTokenizer, Gpt2Words) {
   const auto gpt2 = split_by_pattern(kGpt2Pattern, SplitBehavior::isolated, false);
   EXPECT_EQ(cut(*gpt2, "It's 12 o'clock!!  We'll see\n\n x"),
-            (Pieces{"It", "'s", " 12", " o", "'", "clock", "!!", " ", " We", "'ll", " see", "\n\n", " x"}));
+            (Pieces{"It", "'s", " 12", " o", "'", "clock", "!!", " ", " We", "'ll", " see", "\n\n",
+                    " x"}));
   EXPECT_EQ(cut(*gpt2, "a   "), (Pieces{"a", "   "}));
-  EXPECT_EQ(cut(*gpt2, "\u00e9t\u00e9 \u00bd\u4e2d"), (Pieces{"\u00e9t\u00e9", " \u00bd", "\u4e2d"}));
+  EXPECT_EQ(cut(*gpt2, "\u00e9t\u00e9 \u00bd\u4e2d"),
+            (Pieces{"\u00e9t\u00e9", " \u00bd", "\u4e2d"}));
 }
 
 TEST(PreTokenizer, MongolianVowelSeparatorIsNoSpace) {
@@ -49,15 +51,21 @@ TEST(PreTokenizer, Llama3AndQwen2DifferInDigits) {
   EXPECT_EQ(cut(*qwen2, "in 120"), (Pieces{"in", " ", "1", "2", "0"}));
 }
 
-TEST(PreTokenizer, Behaviors) {  // the examples of Hugging Face's documentation: "the-final--countdown" at "-"
+TEST(PreTokenizer,
+     Behaviors) {  // the examples of Hugging Face's documentation: "the-final--countdown" at "-"
   const std::string text = "the-final--countdown";
   EXPECT_EQ(cut_at("-", SplitBehavior::removed, text), (Pieces{"the", "final", "countdown"}));
-  EXPECT_EQ(cut_at("-", SplitBehavior::isolated, text), (Pieces{"the", "-", "final", "-", "-", "countdown"}));
-  EXPECT_EQ(cut_at("-", SplitBehavior::merged_with_previous, text), (Pieces{"the-", "final-", "-", "countdown"}));
-  EXPECT_EQ(cut_at("-", SplitBehavior::merged_with_next, text), (Pieces{"the", "-final", "-", "-countdown"}));
-  EXPECT_EQ(cut_at("-", SplitBehavior::contiguous, text), (Pieces{"the", "-", "final", "--", "countdown"}));
+  EXPECT_EQ(cut_at("-", SplitBehavior::isolated, text),
+            (Pieces{"the", "-", "final", "-", "-", "countdown"}));
+  EXPECT_EQ(cut_at("-", SplitBehavior::merged_with_previous, text),
+            (Pieces{"the-", "final-", "-", "countdown"}));
+  EXPECT_EQ(cut_at("-", SplitBehavior::merged_with_next, text),
+            (Pieces{"the", "-final", "-", "-countdown"}));
+  EXPECT_EQ(cut_at("-", SplitBehavior::contiguous, text),
+            (Pieces{"the", "-", "final", "--", "countdown"}));
   EXPECT_EQ(cut_at("\\w+", SplitBehavior::removed, "one, two", true), (Pieces{"one", "two"}));
-  EXPECT_EQ(cut(*split_by_string("--", SplitBehavior::isolated, false), text), (Pieces{"the-final", "--", "countdown"}));
+  EXPECT_EQ(cut(*split_by_string("--", SplitBehavior::isolated, false), text),
+            (Pieces{"the-final", "--", "countdown"}));
 }
 
 TEST(PreTokenizer, Digits) {
@@ -66,7 +74,8 @@ TEST(PreTokenizer, Digits) {
 }
 
 TEST(PreTokenizer, Bert) {
-  EXPECT_EQ(cut(*split_like_bert(), " don't  stop\u3002$5 "), (Pieces{"don", "'", "t", "stop", "\u3002", "$", "5"}));
+  EXPECT_EQ(cut(*split_like_bert(), " don't  stop\u3002$5 "),
+            (Pieces{"don", "'", "t", "stop", "\u3002", "$", "5"}));
 }
 
 TEST(PreTokenizer, StepsCutThePiecesOfTheOneBefore) {
@@ -86,8 +95,9 @@ TEST(PreTokenizer, StepsCutThePiecesOfTheOneBefore) {
 
 TEST(PreTokenizer, PatternsThatCoverTextLoseNoByte) {
   std::mt19937 random(11);
-  const std::vector<std::string> bits = {" ",      "\n", "a", "7", "'s", "\u00bd", "\u4e2d", "\u0301", "\xFF",
-                                         "\xE2\x82", "!",  "  ", "\t", "\u180e", "\U0001F600", std::string(1, '\0')};
+  const std::vector<std::string> bits = {
+      " ",    "\n",       "a", "7",  "'s", "\u00bd", "\u4e2d",     "\u0301",
+      "\xFF", "\xE2\x82", "!", "  ", "\t", "\u180e", "\U0001F600", std::string(1, '\0')};
   for (const auto pattern : {kGpt2Pattern, kLlama3Pattern, kQwen2Pattern}) {
     const auto step = split_by_pattern(pattern, SplitBehavior::isolated, false);
     for (int round = 0; round < 500; ++round) {

@@ -1,16 +1,17 @@
 #include "mneme/text/streaming_decoder.h"
 
-#include <gtest/gtest.h>
-
 #include "mneme/core/error.h"
 #include "mneme/text/unicode.h"
+
 #include "tokenizer_fixture.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
 
 std::unique_ptr<Tokenizer> byte_tokenizer() {
-  return tokenizer_from_gguf(testing::gguf_metadata({{"\xE2", "\x82"}, {"\xA9", " "}}, {"<|im_end|>"}));
+  return tokenizer_from_gguf(
+      testing::gguf_metadata({{"\xE2", "\x82"}, {"\xA9", " "}}, {"<|im_end|>"}));
 }
 
 TEST(StreamingDecoder, HoldsHalfACharacterBack) {
@@ -50,7 +51,8 @@ TEST(StreamingDecoder, PiecesTogetherAreTheWhole) {
   for (int round = 0; round < 500; ++round) {
     std::vector<std::int32_t> ids(random() % 30);
     for (auto& id : ids) {
-      const std::int32_t interesting[] = {'a', 0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80, 0xED, 0xA0, 256, 257, 0xFF};
+      const std::int32_t interesting[] = {'a',  0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F,
+                                          0x98, 0x80, 0xED, 0xA0, 256,  257,  0xFF};
       id = random() % 4 ? interesting[random() % 15] : static_cast<std::int32_t>(random() % 258);
     }
     StreamingDecoder decoder(*tokenizer);

@@ -1,6 +1,9 @@
 // Small tokenizers for the tests, and the default models where they are installed.
 #pragma once
 
+#include "mneme/text/tokenizer.h"
+#include "mneme/weights/checkpoint.h"
+
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -10,9 +13,6 @@
 #include <string>
 #include <vector>
 
-#include "mneme/text/tokenizer.h"
-#include "mneme/weights/checkpoint.h"
-
 namespace mneme::testing {
 
 /// A directory of its own that goes away with the object.
@@ -20,7 +20,8 @@ class TemporaryDirectory {
  public:
   TemporaryDirectory() {
     std::random_device random;
-    path_ = std::filesystem::temp_directory_path() / ("mneme_tokenizer_" + std::to_string(random()));
+    path_ =
+        std::filesystem::temp_directory_path() / ("mneme_tokenizer_" + std::to_string(random()));
     std::filesystem::create_directories(path_);
   }
   ~TemporaryDirectory() {
@@ -42,7 +43,9 @@ class TemporaryDirectory {
 
 /// GPT-2's spelling of a byte, written as its definition says and not as the library does.
 inline std::string spelled_byte(int byte) {
-  const auto printable = [](int b) { return (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF); };
+  const auto printable = [](int b) {
+    return (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
+  };
   int character = byte;
   if (!printable(byte)) {
     character = 0x100;
@@ -58,10 +61,13 @@ inline std::string spelled(const std::string& bytes) {
   return out;
 }
 
-/// GGUF metadata of a byte-level BPE: ids 0..255 are the bytes, then one entry for each merge, then the control tokens.
+/// GGUF metadata of a byte-level BPE: ids 0..255 are the bytes, then one entry for each merge, then
+/// the control tokens.
 inline nlohmann::json gguf_metadata(const std::vector<std::pair<std::string, std::string>>& merges,
-                                    const std::vector<std::string>& control, const std::string& pre = "gpt-2") {
-  nlohmann::json tokens = nlohmann::json::array(), types = nlohmann::json::array(), lines = nlohmann::json::array();
+                                    const std::vector<std::string>& control,
+                                    const std::string& pre = "gpt-2") {
+  nlohmann::json tokens = nlohmann::json::array(), types = nlohmann::json::array(),
+                 lines = nlohmann::json::array();
   for (int byte = 0; byte < 256; ++byte) {
     tokens.push_back(spelled_byte(byte));
     types.push_back(1);
@@ -78,12 +84,15 @@ inline nlohmann::json gguf_metadata(const std::vector<std::pair<std::string, std
     tokens.push_back(content);
     types.push_back(3);
   }
-  return {{"tokenizer.ggml.model", "gpt2"},       {"tokenizer.ggml.pre", pre},
-          {"tokenizer.ggml.tokens", tokens},      {"tokenizer.ggml.token_type", types},
+  return {{"tokenizer.ggml.model", "gpt2"},
+          {"tokenizer.ggml.pre", pre},
+          {"tokenizer.ggml.tokens", tokens},
+          {"tokenizer.ggml.token_type", types},
           {"tokenizer.ggml.merges", lines}};
 }
 
-/// A file of an installed model package, in the virtual environment beside the sources; nothing where it is missing.
+/// A file of an installed model package, in the virtual environment beside the sources; nothing
+/// where it is missing.
 inline std::optional<std::filesystem::path> installed(const std::string& file) {
   namespace fs = std::filesystem;
   std::error_code status;

@@ -1,14 +1,13 @@
 #include "mneme/text/tokenizer.h"
 
-#include <gtest/gtest.h>
-
-#include <chrono>
-#include <functional>
-
 #include "mneme/core/error.h"
 #include "mneme/text/added_tokens.h"
 #include "mneme/text/unicode.h"
+
 #include "tokenizer_fixture.h"
+#include <chrono>
+#include <functional>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -31,7 +30,8 @@ Errc code_of(const std::function<void()>& f, std::string* message = nullptr) {
 }
 
 json chat_metadata() {
-  auto metadata = gguf_metadata({{"l", "o"}, {"lo", "w"}, {" ", "low"}}, {"<|endoftext|>", "<|im_start|>", "<|im_end|>"});
+  auto metadata = gguf_metadata({{"l", "o"}, {"lo", "w"}, {" ", "low"}},
+                                {"<|endoftext|>", "<|im_start|>", "<|im_end|>"});
   metadata["tokenizer.ggml.bos_token_id"] = 260;
   metadata["tokenizer.ggml.eos_token_id"] = 261;
   return metadata;
@@ -70,7 +70,8 @@ TEST(GgufTokenizer, SpecialTokensOnlyWhereAsked) {
   EXPECT_EQ(tokenizer->encode("low", {.add_special = true}), (Ids{257}));
   metadata["tokenizer.ggml.add_bos_token"] = true;
   metadata["tokenizer.ggml.add_eos_token"] = true;
-  EXPECT_EQ(tokenizer_from_gguf(metadata)->encode("low", {.add_special = true}), (Ids{260, 257, 261}));
+  EXPECT_EQ(tokenizer_from_gguf(metadata)->encode("low", {.add_special = true}),
+            (Ids{260, 257, 261}));
   EXPECT_EQ(tokenizer_from_gguf(metadata)->encode("low"), (Ids{257}));
 }
 
@@ -87,7 +88,9 @@ TEST(GgufTokenizer, RandomBytesComeBack) {
 
 TEST(GgufTokenizer, PreTokenizers) {
   const auto ids = [](const char* pre, const std::string& text) {
-    return tokenizer_from_gguf(gguf_metadata({{"1", "2"}, {"12", "3"}, {"123", "4"}, {"'", "S"}}, {}, pre))->encode(text);
+    return tokenizer_from_gguf(
+               gguf_metadata({{"1", "2"}, {"12", "3"}, {"123", "4"}, {"'", "S"}}, {}, pre))
+        ->encode(text);
   };
   EXPECT_EQ(ids("gpt-2", "1234"), (Ids{258}));
   EXPECT_EQ(ids("llama-bpe", "1234"), (Ids{257, '4'}));
@@ -131,12 +134,15 @@ TEST(GgufTokenizer, BrokenMetadataIsAnError) {
       [](json& m) { m["tokenizer.ggml.eos_token_id"] = -5; },
       [](json& m) { m["tokenizer.ggml.eos_token_id"] = 1e300; },
       [](json& m) { m["tokenizer.ggml.add_bos_token"] = "yes"; },
-      [](json& m) { m["tokenizer.ggml.add_bos_token"] = true, m.erase("tokenizer.ggml.bos_token_id"); },
+      [](json& m) {
+        m["tokenizer.ggml.add_bos_token"] = true, m.erase("tokenizer.ggml.bos_token_id");
+      },
   };
   for (std::size_t i = 0; i < damages.size(); ++i) {
     auto metadata = chat_metadata();
     damages[i](metadata);
-    EXPECT_EQ(code_of([&] { (void)tokenizer_from_gguf(metadata); }), Errc::corrupt) << "damage " << i;
+    EXPECT_EQ(code_of([&] { (void)tokenizer_from_gguf(metadata); }), Errc::corrupt)
+        << "damage " << i;
   }
 }
 
@@ -159,14 +165,17 @@ TEST(Tokenizer, DigestsTellTokenizersApart) {
   EXPECT_EQ(digest([](json&) {}), same);
   EXPECT_EQ(digest([](json& m) { m["general.name"] = "another"; }), same);
   EXPECT_NE(digest([](json& m) { m["tokenizer.ggml.pre"] = "qwen2"; }), same);
-  EXPECT_NE(digest([](json& m) { std::swap(m["tokenizer.ggml.merges"][0], m["tokenizer.ggml.merges"][2]); }), same);
+  EXPECT_NE(digest([](json& m) {
+              std::swap(m["tokenizer.ggml.merges"][0], m["tokenizer.ggml.merges"][2]);
+            }),
+            same);
   EXPECT_NE(digest([](json& m) { m["tokenizer.ggml.tokens"][261] = "<|end|>"; }), same);
   EXPECT_NE(digest([](json& m) { m["tokenizer.ggml.eos_token_id"] = 259; }), same);
   EXPECT_NE(digest([](json& m) { m["tokenizer.ggml.add_bos_token"] = true; }), same);
 }
 
 json added(std::int32_t id, const std::string& content, bool special) {
-  return {{"id", id},       {"content", content}, {"special", special},  {"single_word", false},
+  return {{"id", id},        {"content", content}, {"special", special}, {"single_word", false},
           {"lstrip", false}, {"rstrip", false},    {"normalized", false}};
 }
 
@@ -178,20 +187,24 @@ json bpe_json() {
   vocabulary["<s>"] = 258;
   merges.push_back("l o");
   merges.push_back(json::array({spelled(" "), "lo"}));
-  return {{"added_tokens", {added(258, "<s>", true), added(259, "<extra>", false)}},
-          {"normalizer", nullptr},
-          {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
-          {"post_processor",
-           {{"type", "TemplateProcessing"},
-            {"single", {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
-            {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {258}}, {"tokens", {"<s>"}}}}}}}},
-          {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
+  return {
+      {"added_tokens", {added(258, "<s>", true), added(259, "<extra>", false)}},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+      {"post_processor",
+       {{"type", "TemplateProcessing"},
+        {"single",
+         {{{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}},
+          {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}}},
+        {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {258}}, {"tokens", {"<s>"}}}}}}}},
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", merges}}}};
 }
 
 TEST(JsonTokenizer, Bpe) {
   const TemporaryDirectory directory;
   directory.write("tokenizer.json", bpe_json().dump());
-  directory.write("tokenizer_config.json", R"({"bos_token": {"content": "<s>"}, "eos_token": "<extra>"})");
+  directory.write("tokenizer_config.json",
+                  R"({"bos_token": {"content": "<s>"}, "eos_token": "<extra>"})");
   directory.write("generation_config.json", R"({"eos_token_id": [259, 10]})");
   const auto tokenizer = tokenizer_from_directory(directory.path());
   EXPECT_EQ(tokenizer->vocabulary_size(), 260);
@@ -203,18 +216,24 @@ TEST(JsonTokenizer, Bpe) {
   EXPECT_EQ(tokenizer->bos(), 258);
   EXPECT_EQ(tokenizer->eos(), 259);
   EXPECT_EQ(tokenizer->end_of_generation(), (Ids{10, 259}));
-  EXPECT_EQ(tokenizer->digest(), tokenizer_from_directory(directory.path() / "tokenizer.json")->digest());
+  EXPECT_EQ(tokenizer->digest(),
+            tokenizer_from_directory(directory.path() / "tokenizer.json")->digest());
 }
 
 TEST(JsonTokenizer, PreTokenizerSequences) {
   const TemporaryDirectory directory;
   auto file = bpe_json();
-  file["pre_tokenizer"] = {{"type", "Sequence"},
-                           {"pretokenizers",
-                            {{{"type", "Split"}, {"pattern", {{"Regex", "o"}}}, {"behavior", "Isolated"}, {"invert", false}},
-                             {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
+  file["pre_tokenizer"] = {
+      {"type", "Sequence"},
+      {"pretokenizers",
+       {{{"type", "Split"},
+         {"pattern", {{"Regex", "o"}}},
+         {"behavior", "Isolated"},
+         {"invert", false}},
+        {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", false}}}}};
   directory.write("tokenizer.json", file.dump());
-  EXPECT_EQ(tokenizer_from_directory(directory.path())->encode("lo lo"), (Ids{'l', 'o', ' ', 'l', 'o'}));
+  EXPECT_EQ(tokenizer_from_directory(directory.path())->encode("lo lo"),
+            (Ids{'l', 'o', ' ', 'l', 'o'}));
   file["pre_tokenizer"] = {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"use_regex", true}};
   directory.write("tokenizer.json", file.dump());
   EXPECT_EQ(tokenizer_from_directory(directory.path())->encode("lo lo"), (Ids{257, 257}));
@@ -227,21 +246,31 @@ TEST(JsonTokenizer, RefusesByName) {
     change(file);
     directory.write("tokenizer.json", file.dump());
     std::string message;
-    EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(directory.path()); }, &message), Errc::unsupported);
+    EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(directory.path()); }, &message),
+              Errc::unsupported);
     return message;
   };
-  EXPECT_NE(message_of([](json& f) { f["model"]["type"] = "Unigram"; }).find("Unigram"), std::string::npos);
-  EXPECT_NE(message_of([](json& f) { f["normalizer"] = {{"type", "Precompiled"}}; }).find("Precompiled"), std::string::npos);
-  EXPECT_NE(message_of([](json& f) { f["pre_tokenizer"] = {{"type", "Metaspace"}}; }).find("Metaspace"), std::string::npos);
-  EXPECT_NE(message_of([](json& f) { f["post_processor"] = {{"type", "Odd"}}; }).find("Odd"), std::string::npos);
-  EXPECT_NE(message_of([](json& f) { f["model"]["byte_fallback"] = true; }).find("byte_fallback"), std::string::npos);
-  EXPECT_NE(message_of([](json& f) { f["pre_tokenizer"] = nullptr; }).find("ByteLevel"), std::string::npos);
+  EXPECT_NE(message_of([](json& f) { f["model"]["type"] = "Unigram"; }).find("Unigram"),
+            std::string::npos);
+  EXPECT_NE(
+      message_of([](json& f) { f["normalizer"] = {{"type", "Precompiled"}}; }).find("Precompiled"),
+      std::string::npos);
+  EXPECT_NE(
+      message_of([](json& f) { f["pre_tokenizer"] = {{"type", "Metaspace"}}; }).find("Metaspace"),
+      std::string::npos);
+  EXPECT_NE(message_of([](json& f) { f["post_processor"] = {{"type", "Odd"}}; }).find("Odd"),
+            std::string::npos);
+  EXPECT_NE(message_of([](json& f) { f["model"]["byte_fallback"] = true; }).find("byte_fallback"),
+            std::string::npos);
+  EXPECT_NE(message_of([](json& f) { f["pre_tokenizer"] = nullptr; }).find("ByteLevel"),
+            std::string::npos);
 }
 
 TEST(JsonTokenizer, BrokenFilesAreErrors) {
   const TemporaryDirectory directory;
   EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(directory.path()); }), Errc::not_found);
-  EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(directory.path() / "missing"); }), Errc::not_found);
+  EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(directory.path() / "missing"); }),
+            Errc::not_found);
   const std::vector<std::function<void(json&)>> damages = {
       [](json& f) { f.erase("model"); },
       [](json& f) { f = 3; },
@@ -264,7 +293,8 @@ TEST(JsonTokenizer, BrokenFilesAreErrors) {
     damages[i](file);
     const auto path = directory.write("tokenizer.json", file.dump());
     std::string message;
-    EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(path); }, &message), Errc::corrupt) << "damage " << i;
+    EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(path); }, &message), Errc::corrupt)
+        << "damage " << i;
     EXPECT_NE(message.find(path.string()), std::string::npos) << message;
   }
   const auto whole = bpe_json().dump();
@@ -285,7 +315,9 @@ TEST(VocabularyFile, Bert) {
   EXPECT_EQ(tokenizer->id_of("##s"), 5);
   directory.write("tokenizer_config.json", R"({"do_lower_case": false})");
   EXPECT_EQ(tokenizer_from_directory(directory.path())->encode("Hello hello"), (Ids{1, 4}));
-  EXPECT_EQ(code_of([&] { (void)tokenizer_from_directory(directory.write("vocab.txt", "a\nb\n")); }), Errc::corrupt);
+  EXPECT_EQ(
+      code_of([&] { (void)tokenizer_from_directory(directory.write("vocab.txt", "a\nb\n")); }),
+      Errc::corrupt);
 }
 
 TEST(AddedTokens, Flags) {
@@ -293,9 +325,10 @@ TEST(AddedTokens, Flags) {
     token.id = 7;
     const text::AddedTokens tokens({token}, nullptr);
     std::string shown;
-    tokens.cut(text, text::AddedTokens::Pass::raw, true, [&](std::string_view part, std::optional<std::int32_t> id) {
-      shown += (id ? '{' : '(') + std::string(part) + (id ? '}' : ')');
-    });
+    tokens.cut(text, text::AddedTokens::Pass::raw, true,
+               [&](std::string_view part, std::optional<std::int32_t> id) {
+                 shown += (id ? '{' : '(') + std::string(part) + (id ? '}' : ')');
+               });
     return shown;
   };
   text::AddedToken token;
@@ -323,9 +356,27 @@ TEST(AddedTokens, TheLongestWins) {
   longer.content = "<ab>";
   const text::AddedTokens tokens({shorter, longer}, nullptr);
   Ids ids;
-  tokens.cut("<ab><a>", text::AddedTokens::Pass::raw, false,
-             [&](std::string_view, std::optional<std::int32_t> id) { ids.push_back(id.value_or(0)); });
+  tokens.cut(
+      "<ab><a>", text::AddedTokens::Pass::raw, false,
+      [&](std::string_view, std::optional<std::int32_t> id) { ids.push_back(id.value_or(0)); });
   EXPECT_EQ(ids, (Ids{2, 1, 0}));
+}
+
+TEST(AddedTokens, RawTokensComeBeforeNormalizedOnes) {
+  text::AddedToken normalized, raw;
+  normalized.id = 1;
+  normalized.content = "<ab>";
+  normalized.normalized = true;
+  raw.id = 2;
+  raw.content = "b>";
+  const text::AddedTokens tokens({normalized, raw}, nullptr);
+  Ids ids;
+  const auto keep = [&](std::string_view, std::optional<std::int32_t> id) {
+    ids.push_back(id.value_or(0));
+  };
+  tokens.cut("<ab>", text::AddedTokens::Pass::raw, false, keep);
+  tokens.cut("<ab>", text::AddedTokens::Pass::normalized, false, keep);
+  EXPECT_EQ(ids, (Ids{0, 2, 1}));
 }
 
 TEST(AddedTokens, NormalizedTokensAreFoundInNormalizedText) {
@@ -363,7 +414,8 @@ TEST(DefaultModels, SmolLm2) {
     const std::string one(1, static_cast<char>(byte));
     if (tokenizer->lost_bytes(one) > 0) without_token += one;
   }
-  EXPECT_EQ(without_token, "\x04\x06\x13\x14\x16\x1d\xc0\xc1\xf1\xf2\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd\xfe\xff");
+  EXPECT_EQ(without_token,
+            "\x04\x06\x13\x14\x16\x1d\xc0\xc1\xf1\xf2\xf5\xf6\xf7\xf8\xf9\xfa\xfb\xfc\xfd\xfe\xff");
   std::mt19937 random(9);
   for (int round = 0; round < 300; ++round) {
     auto bytes = testing::random_bytes(random, random() % 500);
@@ -385,7 +437,8 @@ TEST(DefaultModels, MiniLm) {
             (Ids{101, 7592, 1010, 2088, 999, 14477, 20961, 3468, 102}));
   EXPECT_EQ(tokenizer->decode(Ids{101, 7592, 1010, 2088, 999, 102}, true), "hello, world!");
   std::mt19937 random(2);
-  for (int round = 0; round < 200; ++round) (void)tokenizer->encode(testing::random_bytes(random, random() % 200));
+  for (int round = 0; round < 200; ++round)
+    (void)tokenizer->encode(testing::random_bytes(random, random() % 200));
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "mneme/text/unicode.h"
 
 #include <gtest/gtest.h>
-
 #include <random>
 
 namespace mneme::text {
@@ -24,8 +23,9 @@ TEST(Unicode, EveryCodePointComesBack) {
 }
 
 TEST(Unicode, RefusesWhatIsNoCharacter) {
-  for (const std::string bad : {"\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xED\xBF\xBF",
-                                "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xC3(", "\xE2\x82("}) {
+  for (const std::string bad :
+       {"\x80", "\xBF", "\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xED\xBF\xBF",
+        "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xC3(", "\xE2\x82("}) {
     EXPECT_FALSE(is_valid_utf8(bad));
     EXPECT_FALSE(next_code_point(bad, 0).valid);
     EXPECT_FALSE(next_code_point(bad, 0).cut);
@@ -55,7 +55,8 @@ TEST(Unicode, RepairedTextIsValidAndValidTextUntouched) {
   std::mt19937 random(7);
   for (int round = 0; round < 2000; ++round) {
     std::string bytes(random() % 40, '\0');
-    for (auto& byte : bytes) byte = static_cast<char>(random() % 3 == 0 ? random() & 0x7F : random() & 0xFF);
+    for (auto& byte : bytes)
+      byte = static_cast<char>(random() % 3 == 0 ? random() & 0x7F : random() & 0xFF);
     const auto repaired = replace_invalid_utf8(bytes);
     ASSERT_TRUE(is_valid_utf8(repaired));
     ASSERT_EQ(replace_invalid_utf8(repaired), repaired);
@@ -66,7 +67,8 @@ TEST(Unicode, RepairedTextIsValidAndValidTextUntouched) {
 }
 
 TEST(Unicode, Classes) {
-  for (const char32_t c : {U' ', U'\t', U'\n', U'\u0085', U'\u00a0', U'\u2003', U'\u2029', U'\u3000'}) {
+  for (const char32_t c :
+       {U' ', U'\t', U'\n', U'\u0085', U'\u00a0', U'\u2003', U'\u2029', U'\u3000'}) {
     EXPECT_TRUE(is_white_space(c)) << static_cast<std::uint32_t>(c);
   }
   for (const char32_t c : {U'a', U'\u180e', U'\u200b', U'\ufeff', U'\u001f'}) {

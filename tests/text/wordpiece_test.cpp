@@ -1,18 +1,18 @@
 #include "mneme/text/wordpiece.h"
 
-#include <gtest/gtest.h>
-
-#include <random>
-
 #include "mneme/core/error.h"
 #include "mneme/text/normalizer.h"
+
+#include <gtest/gtest.h>
+#include <random>
 
 namespace mneme::text {
 namespace {
 
 WordPieceParts small() {
   WordPieceParts parts;
-  parts.pieces = {"[UNK]", "un", "##aff", "##able", "##a", "a", "\u00e9", "##\u00e9t\u00e9", ".", "unaff"};
+  parts.pieces = {"[UNK]", "un",     "##aff",           "##able", "##a",
+                  "a",     "\u00e9", "##\u00e9t\u00e9", ".",      "unaff"};
   return parts;
 }
 
@@ -27,7 +27,8 @@ TEST(WordPiece, LongestFirst) {
   const WordPiece model(small());
   EXPECT_EQ(encode(model, "unaffable"), (std::vector<std::int32_t>{9, 3}));
   EXPECT_EQ(encode(model, "una"), (std::vector<std::int32_t>{1, 4}));
-  EXPECT_EQ(encode(model, "unx"), (std::vector<std::int32_t>{0}));  // nothing of a word that does not come out
+  EXPECT_EQ(encode(model, "unx"),
+            (std::vector<std::int32_t>{0}));  // nothing of a word that does not come out
   EXPECT_EQ(encode(model, "a\u00e9t\u00e9"), (std::vector<std::int32_t>{5, 7}));
   EXPECT_EQ(encode(model, "\u00e9"), (std::vector<std::int32_t>{6}));
 }
@@ -59,7 +60,9 @@ TEST(WordPiece, RefusesAnUnknownTokenOutside) {
 TEST(BertNormalizer, Uncased) {
   const auto normalizer = bert_normalizer({});
   EXPECT_EQ(normalizer->normalize("H\u00c9LLO\tW\u00f6rld\r\n"), "hello world  ");
-  EXPECT_EQ(normalizer->normalize("a\x01\u200d\ufeff\ufffd" "b"), "ab");
+  EXPECT_EQ(normalizer->normalize("a\x01\u200d\ufeff\ufffd"
+                                  "b"),
+            "ab");
   EXPECT_EQ(normalizer->normalize("x\u4e2d\u6587y"), "x \u4e2d  \u6587 y");
   EXPECT_EQ(normalizer->normalize("e\u0301\u0323"), "e");
   EXPECT_EQ(normalizer->normalize("\xFF\xC3z"), "z");
@@ -68,14 +71,19 @@ TEST(BertNormalizer, Uncased) {
 }
 
 TEST(BertNormalizer, EachPartAlone) {
-  EXPECT_EQ(bert_normalizer({false, false, false, true})->normalize("\u0130\u00c9\t"), "i\u0307\u00e9\t");
+  EXPECT_EQ(bert_normalizer({false, false, false, true})->normalize("\u0130\u00c9\t"),
+            "i\u0307\u00e9\t");
   EXPECT_EQ(bert_normalizer({false, false, true, false})->normalize("\u00c9\u00e9"), "Ee");
   EXPECT_EQ(bert_normalizer({true, false, false, false})->normalize("A\x02\n\u4e2d"), "A \u4e2d");
-  EXPECT_EQ(bert_normalizer({false, true, false, false})->normalize("A\u4e2d\x02"), "A \u4e2d \x02");
+  EXPECT_EQ(bert_normalizer({false, true, false, false})->normalize("A\u4e2d\x02"),
+            "A \u4e2d \x02");
 }
 
 TEST(Normalizer, FormsKeepBrokenBytes) {
-  EXPECT_EQ(normalization_form(NormalizationForm::nfc)->normalize("e\u0301\xFF" "e\u0301"), "\u00e9\xFF\u00e9");
+  EXPECT_EQ(normalization_form(NormalizationForm::nfc)
+                ->normalize("e\u0301\xFF"
+                            "e\u0301"),
+            "\u00e9\xFF\u00e9");
   EXPECT_EQ(normalization_form(NormalizationForm::nfd)->normalize("\u00e9"), "e\u0301");
   EXPECT_EQ(normalization_form(NormalizationForm::nfkc)->normalize("\ufb01"), "fi");
   EXPECT_EQ(lowercase_normalizer()->normalize("\u00c4\xC3"), "\u00e4\xC3");

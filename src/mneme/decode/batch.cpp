@@ -1,27 +1,34 @@
 #include "mneme/decode/batch.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <numeric>
-
 #include "mneme/core/error.h"
 #include "mneme/decode/sampler.h"
 
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <numeric>
+
 namespace mneme::decode {
 
-std::function<bool(std::int32_t, const std::string&)> stops_at_line_feed(std::vector<std::int32_t> ids) {
+std::function<bool(std::int32_t, const std::string&)> stops_at_line_feed(
+    std::vector<std::int32_t> ids) {
   return [ids = std::move(ids)](std::int32_t id, const std::string& bytes) {
-    return bytes.find('\n') != std::string::npos || std::find(ids.begin(), ids.end(), id) != ids.end();
+    return bytes.find('\n') != std::string::npos ||
+           std::find(ids.begin(), ids.end(), id) != ids.end();
   };
 }
 
-std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state, const at::Tensor& first_logits, const DecodeRowsOptions& options) {
-  const at::NoGradGuard no_grad;
+std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state,
+                                   const at::Tensor& first_logits,
+                                   const DecodeRowsOptions& options) {
+  const c10::NoGradGuard no_grad;
   if (first_logits.dim() != 2 || first_logits.size(0) != state.rows()) {
-    throw Error(Errc::invalid, fmt::format("decoding {} rows wants logits [{},V], not {} dimensions of {}", state.rows(), state.rows(),
-                                           first_logits.dim(), first_logits.dim() ? first_logits.size(0) : 0));
+    throw Error(Errc::invalid,
+                fmt::format("decoding {} rows wants logits [{},V], not {} dimensions of {}",
+                            state.rows(), state.rows(), first_logits.dim(),
+                            first_logits.dim() ? first_logits.size(0) : 0));
   }
   const auto& tokenizer = *model.tokenizer;
   const auto& ends = tokenizer.end_of_generation();
@@ -32,7 +39,8 @@ std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state, con
   const auto context = model.model->shape().context;
   std::vector<RowAnswer> out(static_cast<std::size_t>(first_logits.size(0)));
   if (options.max_tokens <= 0) return out;
-  std::vector<std::size_t> speaking(out.size());  // the answer that each row of the State belongs to
+  std::vector<std::size_t> speaking(
+      out.size());  // the answer that each row of the State belongs to
   std::iota(speaking.begin(), speaking.end(), std::size_t{0});
 
   auto logits = first_logits;
@@ -59,7 +67,8 @@ std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state, con
     Batch batch;
     batch.ids = at::empty({static_cast<std::int64_t>(rows.size()), 1}, at::kLong);
     auto* ids = batch.ids.mutable_data_ptr<std::int64_t>();
-    for (std::size_t row = 0; row < speaking.size(); ++row) ids[row] = out[speaking[row]].ids.back();
+    for (std::size_t row = 0; row < speaking.size(); ++row)
+      ids[row] = out[speaking[row]].ids.back();
     batch.compute = model.compute;
     logits = model.model->forward(batch, state).logits;
   }

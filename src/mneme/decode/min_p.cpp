@@ -6,12 +6,12 @@
 // cost      O(V)
 // source    Nguyen et al. 2024, arXiv:2407.01082
 // departs   nothing
+#include "mneme/core/registry.h"
+#include "mneme/decode/logits_stage.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
-
-#include "mneme/core/registry.h"
-#include "mneme/decode/logits_stage.h"
 
 namespace mneme::decode::min_p {
 
@@ -27,7 +27,8 @@ class MinP final : public LogitsStage {
 
   void apply(std::span<float> logits, std::span<const std::int32_t>) const override {
     if (logits.empty()) return;
-    const auto least = static_cast<float>(*std::max_element(logits.begin(), logits.end()) + below_largest_);
+    const auto least =
+        static_cast<float>(*std::max_element(logits.begin(), logits.end()) + below_largest_);
     for (auto& logit : logits) {
       if (logit < least) logit = -std::numeric_limits<float>::infinity();
     }
@@ -37,6 +38,8 @@ class MinP final : public LogitsStage {
   double below_largest_;
 };
 
-void enrol(Registry& r) { r.add<LogitsStage, MinP>("min_p", "keeps tokens not much less likely than the most likely"); }
+void enrol(Registry& r) {
+  r.add<LogitsStage, MinP>("min_p", "keeps tokens not much less likely than the most likely");
+}
 
 }  // namespace mneme::decode::min_p

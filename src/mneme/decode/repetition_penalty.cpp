@@ -6,11 +6,11 @@
 // cost      O(W log W) for a window of W ids
 // source    Keskar et al. 2019, arXiv:1909.05858
 // departs   the paper and Hugging Face look at the whole history (window=0), llama.cpp at the last 64 ids
-#include <algorithm>
-#include <vector>
-
 #include "mneme/core/registry.h"
 #include "mneme/decode/logits_stage.h"
+
+#include <algorithm>
+#include <vector>
 
 namespace mneme::decode::repetition_penalty {
 
@@ -29,7 +29,8 @@ class RepetitionPenalty final : public LogitsStage {
 
   void apply(std::span<float> logits, std::span<const std::int32_t> history) const override {
     if (window_ != 0 && history.size() > window_) history = history.last(window_);
-    static thread_local std::vector<std::int32_t> seen;  // kept, so that a token costs no allocation
+    static thread_local std::vector<std::int32_t>
+        seen;  // kept, so that a token costs no allocation
     seen.assign(history.begin(), history.end());
     std::sort(seen.begin(), seen.end());
     seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
@@ -46,7 +47,8 @@ class RepetitionPenalty final : public LogitsStage {
 };
 
 void enrol(Registry& r) {
-  r.add<LogitsStage, RepetitionPenalty>("repetition_penalty", "makes tokens of the last text less likely");
+  r.add<LogitsStage, RepetitionPenalty>("repetition_penalty",
+                                        "makes tokens of the last text less likely");
 }
 
 }  // namespace mneme::decode::repetition_penalty

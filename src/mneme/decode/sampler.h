@@ -1,6 +1,10 @@
 // Sampler: the next token from logits, by a chain of stages and a seed; without a chain the most likely one.
 #pragma once
 
+#include "mneme/core/generator.h"
+#include "mneme/core/spec.h"
+#include "mneme/decode/logits_stage.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -8,19 +12,15 @@
 #include <span>
 #include <vector>
 
-#include "mneme/core/generator.h"
-#include "mneme/core/spec.h"
-#include "mneme/decode/logits_stage.h"
-
 namespace mneme {
 
 /// The usual settings of a sampler as people give them one by one.
 struct SamplerSettings {
-  double temperature = 0;  ///< 0: greedy
-  std::int64_t top_k = 0;  ///< 0: off
-  double top_p = 1;        ///< 1: off
-  double min_p = 0;        ///< 0: off
-  double repetition_penalty = 1;       ///< 1: off
+  double temperature = 0;               ///< 0: greedy
+  std::int64_t top_k = 0;               ///< 0: off
+  double top_p = 1;                     ///< 1: off
+  double min_p = 0;                     ///< 0: off
+  double repetition_penalty = 1;        ///< 1: off
   std::int64_t repetition_window = 64;  ///< ids that the penalty looks at; 0: all
 };
 
@@ -62,8 +62,8 @@ class Sampler {
   std::vector<std::unique_ptr<LogitsStage>> stages_;
   Generator generator_;
   double last_log_probability_ = 0;
-  std::vector<float> changed_;      // [V], kept between tokens
-  std::vector<double> cumulative_;  // [V], kept between tokens
+  std::vector<float> changed_;      // [V], kept between tokens as the next is
+  std::vector<double> cumulative_;  // [V]
 };
 
 }  // namespace mneme

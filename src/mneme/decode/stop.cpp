@@ -1,9 +1,9 @@
 #include "mneme/decode/stop.h"
 
+#include "mneme/core/error.h"
+
 #include <algorithm>
 #include <utility>
-
-#include "mneme/core/error.h"
 
 namespace mneme {
 namespace {
@@ -20,7 +20,8 @@ std::size_t beginning_at_end(std::string_view text, std::string_view stop) {
 
 StopStrings::StopStrings(std::vector<std::string> stops) : stops_(std::move(stops)) {
   for (const auto& stop : stops_) {
-    if (stop.empty()) throw Error(Errc::usage, "a stop string is empty: it would stop before anything is said");
+    if (stop.empty())
+      throw Error(Errc::usage, "a stop string is empty: it would stop before anything is said");
   }
 }
 

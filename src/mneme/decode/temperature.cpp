@@ -7,11 +7,11 @@
 // cost      O(V)
 // source    Ackley, Hinton & Sejnowski 1985, "A learning algorithm for Boltzmann machines"
 // departs   Hugging Face refuses value = 0; llama.cpp takes it as greedy, as here
-#include <algorithm>
-#include <limits>
-
 #include "mneme/core/registry.h"
 #include "mneme/decode/logits_stage.h"
+
+#include <algorithm>
+#include <limits>
 
 namespace mneme::decode::temperature {
 
@@ -23,7 +23,8 @@ class Temperature final : public LogitsStage {
   static void describe(Describe& d, Options& o) {
     d("value", o.value, at_least(0), "what logits are divided by; 0 (or below 1e-6): greedy");
   }
-  explicit Temperature(const Options& o) : value_(o.value < 1e-6 ? 0.f : static_cast<float>(o.value)) {}  // smaller overflows
+  explicit Temperature(const Options& o)
+      : value_(o.value < 1e-6 ? 0.f : static_cast<float>(o.value)) {}  // smaller overflows
 
   void apply(std::span<float> logits, std::span<const std::int32_t>) const override {
     if (value_ > 0) {
@@ -40,6 +41,8 @@ class Temperature final : public LogitsStage {
   float value_;
 };
 
-void enrol(Registry& r) { r.add<LogitsStage, Temperature>("temperature", "divides logits by a number; 0 is greedy"); }
+void enrol(Registry& r) {
+  r.add<LogitsStage, Temperature>("temperature", "divides logits by a number; 0 is greedy");
+}
 
 }  // namespace mneme::decode::temperature

@@ -3,16 +3,16 @@
 //   l_i <- -inf where l_i < the k-th largest l           l: [V] logits
 //
 // spec      top_k(k=40)
-// cost      O(V): a partial select, nothing is sorted
+// cost      O(V) and a heap of k
 // source    Fan, Lewis & Dauphin 2018, arXiv:1805.04833
 // departs   tokens that tie with the k-th stay too, as in Hugging Face; llama.cpp keeps exactly k
+#include "mneme/core/registry.h"
+#include "mneme/decode/logits_stage.h"
+
 #include <algorithm>
 #include <functional>
 #include <limits>
 #include <vector>
-
-#include "mneme/core/registry.h"
-#include "mneme/decode/logits_stage.h"
 
 namespace mneme::decode::top_k {
 
@@ -21,17 +21,20 @@ class TopK final : public LogitsStage {
   struct Options {
     std::int64_t k = 40;
   };
-  static void describe(Describe& d, Options& o) { d("k", o.k, at_least(0), "tokens that stay; 0: all"); }
+  static void describe(Describe& d, Options& o) {
+    d("k", o.k, at_least(0), "tokens that stay; 0: all");
+  }
   explicit TopK(const Options& o) : k_(static_cast<std::size_t>(o.k)) {}
 
   void apply(std::span<float> logits, std::span<const std::int32_t>) const override {
     if (k_ == 0 || k_ >= logits.size()) return;
-    static thread_local std::vector<float> sorted;  // kept, so that a token costs no allocation
-    sorted.assign(logits.begin(), logits.end());
-    const auto kth = sorted.begin() + static_cast<std::ptrdiff_t>(k_ - 1);
-    std::nth_element(sorted.begin(), kth, sorted.end(), std::greater<>());
+    static thread_local std::vector<float> largest;  // kept, so that a token costs no allocation
+    largest.resize(k_);
+    std::partial_sort_copy(logits.begin(), logits.end(), largest.begin(), largest.end(),
+                           std::greater<>());
+    const float kth = largest.back();
     for (auto& logit : logits) {
-      if (logit < *kth) logit = -std::numeric_limits<float>::infinity();
+      if (logit < kth) logit = -std::numeric_limits<float>::infinity();
     }
   }
 

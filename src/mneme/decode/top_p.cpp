@@ -6,14 +6,15 @@
 // spec      top_p(p=0.9)
 // cost      O(V): a quickselect by mass, nothing is sorted
 // source    Holtzman et al. 2020, arXiv:1904.09751
-// departs   equal logits stand in the order of their ids; sums are in double
+// departs   equal logits stand in the order of their ids
+#include "mneme/core/registry.h"
+#include "mneme/decode/distribution.h"
+#include "mneme/decode/logits_stage.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
-
-#include "mneme/core/registry.h"
-#include "mneme/decode/logits_stage.h"
 
 namespace mneme::decode::top_p {
 
@@ -36,13 +37,19 @@ class TopP final : public LogitsStage {
     };
     static thread_local std::vector<Token> tokens;  // kept, so that a token costs no allocation
     tokens.clear();
-    const float most = *std::max_element(logits.begin(), logits.end());
-    double total = 0;
+    const float most = logits[index_of_largest(logits)];
+    const double total = log_sum_exp(logits, most);
+    // Even all V tokens of a probability below (1 - p) / V would not be missed: they go without being looked at. Half of
+    // that leaves room for rounding.
+    const auto hopeless =
+        static_cast<float>(total + std::log(0.5 * (1 - p_) / static_cast<double>(logits.size())));
     for (std::size_t i = 0; i < logits.size(); ++i) {
-      if (logits[i] == -std::numeric_limits<float>::infinity()) continue;
-      const double weight = std::exp(static_cast<double>(logits[i]) - static_cast<double>(most));
-      total += weight;
-      tokens.push_back({weight, logits[i], static_cast<std::int32_t>(i)});
+      if (logits[i] < hopeless && logits[i] < most) {
+        logits[i] = -std::numeric_limits<float>::infinity();
+      } else if (logits[i] != -std::numeric_limits<float>::infinity()) {
+        tokens.push_back({std::exp(static_cast<double>(logits[i]) - total), logits[i],
+                          static_cast<std::int32_t>(i)});
+      }
     }
     const auto likelier = [](const Token& a, const Token& b) {
       return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
@@ -55,7 +62,7 @@ class TopP final : public LogitsStage {
       std::nth_element(low, middle, high, likelier);
       double mass = 0;
       for (auto it = low; it != middle; ++it) mass += it->weight;
-      if (before + mass < p_ * total) {
+      if (before + mass < p_) {
         before += mass;
         low = middle;
       } else {
@@ -71,6 +78,8 @@ class TopP final : public LogitsStage {
   double p_;
 };
 
-void enrol(Registry& r) { r.add<LogitsStage, TopP>("top_p", "keeps the most likely tokens that reach a probability"); }
+void enrol(Registry& r) {
+  r.add<LogitsStage, TopP>("top_p", "keeps the most likely tokens that reach a probability");
+}
 
 }  // namespace mneme::decode::top_p

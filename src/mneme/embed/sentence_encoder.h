@@ -15,7 +15,7 @@
 namespace mneme {
 
 /// One text's vector.
-struct Embedding {
+struct TextEmbedding {
   std::vector<float> vector;  ///< [d], of length 1
   std::int64_t tokens = 0;    ///< tokens of the text, special ones included, before any cut
   bool truncated = false;     ///< only the first `max_tokens` were seen
@@ -28,8 +28,8 @@ class SentenceEncoder {
   static std::unique_ptr<SentenceEncoder> load(const std::string& name_or_path, Compute compute = Compute::automatic);
 
   /// Vectors in the order of the texts; texts of like length run together, without padding to the longest.
-  [[nodiscard]] std::vector<Embedding> embed(std::span<const std::string_view> texts) const;
-  [[nodiscard]] Embedding embed(std::string_view text) const;
+  [[nodiscard]] std::vector<TextEmbedding> embed(std::span<const std::string_view> texts) const;
+  [[nodiscard]] TextEmbedding embed(std::string_view text) const;
 
   [[nodiscard]] const std::string& name() const { return name_; }
   [[nodiscard]] const std::string& path() const { return path_; }

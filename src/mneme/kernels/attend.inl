@@ -67,14 +67,17 @@ inline bool visible(i64 query, i64 key, bool causal, i64 window) {
 }
 
 struct KvF32 {
+  static constexpr i64 kBytes = 4;
   static F get(const void* p, i64 i) { return load(static_cast<const float*>(p) + i); }
   static F get_n(const void* p, i64 i, i64 n) { return load_n(static_cast<const float*>(p) + i, n); }
 };
 struct KvF16 {
+  static constexpr i64 kBytes = 2;
   static F get(const void* p, i64 i) { return load_f16(static_cast<const u16*>(p) + i); }
   static F get_n(const void* p, i64 i, i64 n) { return load_f16_n(static_cast<const u16*>(p) + i, n); }
 };
 struct KvBf16 {
+  static constexpr i64 kBytes = 2;
   static F get(const void* p, i64 i) { return load_bf16(static_cast<const u16*>(p) + i); }
   static F get_n(const void* p, i64 i, i64 n) { return load_bf16_n(static_cast<const u16*>(p) + i, n); }
 };
@@ -289,12 +292,20 @@ struct RowState {
 };
 
 template <class Kv, int kR>
-inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row, const RowState& state, float* scores) {
-  const i64 d = b.d, entries = page.entries;
+inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row, const RowState& state, float* scores,
+                      const void* next_keys) {
+  const i64 d = b.d, entries = page.entries, key_bytes = d * Kv::kBytes;
   const float* queries = state.queries + row * state.stride;
   float* sums = state.sums + row * state.stride;
   i64 e = 0;
-  for (; e + 4 <= entries; e += 4) score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
+  for (; e + 4 <= entries; e += 4) {
+    // Few rows do little with each number, so memory is the limit: ask early for what this page and the next one need.
+    if (row == 0) {
+      fetch(static_cast<const u8*>(page.v) + e * key_bytes, 4 * key_bytes);
+      if (next_keys != nullptr) fetch(static_cast<const u8*>(next_keys) + e * key_bytes, 4 * key_bytes);
+    }
+    score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
+  }
   for (; e < entries; ++e) score_rows<Kv, kR, 1>(page.k, e, d, queries, state.stride, scores);
   float fade[kR];
   for (int r = 0; r < kR; ++r) {
@@ -336,12 +347,13 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
 }
 
 template <class Kv>
-inline void page_of_type(const AttendBlock& b, const PageView& page, Sight s, i64 rows, const RowState& state, float* scores) {
+inline void page_of_type(const AttendBlock& b, const PageView& page, Sight s, i64 rows, const RowState& state, float* scores,
+                         const void* next_keys) {
   i64 row = 0;
-  for (; row + 4 <= rows; row += 4) page_rows<Kv, 4>(b, page, s, row, state, scores);
-  if (rows - row == 3) page_rows<Kv, 3>(b, page, s, row, state, scores);
-  if (rows - row == 2) page_rows<Kv, 2>(b, page, s, row, state, scores);
-  if (rows - row == 1) page_rows<Kv, 1>(b, page, s, row, state, scores);
+  for (; row + 4 <= rows; row += 4) page_rows<Kv, 4>(b, page, s, row, state, scores, next_keys);
+  if (rows - row == 3) page_rows<Kv, 3>(b, page, s, row, state, scores, next_keys);
+  if (rows - row == 2) page_rows<Kv, 2>(b, page, s, row, state, scores, next_keys);
+  if (rows - row == 1) page_rows<Kv, 1>(b, page, s, row, state, scores, next_keys);
 }
 
 inline i64 row_stride(i64 d) { return (d + kLanes - 1) / kLanes * kLanes; }
@@ -370,12 +382,13 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
     if (page.entries == 0) continue;
     const Sight s = sight(b.ranges[p], seen_from, b.causal, b.window);
     if (s == Sight::nothing) continue;
+    const void* next_keys = p + 1 < b.page_end ? b.pages[p + 1].k : nullptr;
     if (page.type == KvType::f32) {
-      page_of_type<KvF32>(b, page, s, rows, state, scores);
+      page_of_type<KvF32>(b, page, s, rows, state, scores, next_keys);
     } else if (page.type == KvType::f16) {
-      page_of_type<KvF16>(b, page, s, rows, state, scores);
+      page_of_type<KvF16>(b, page, s, rows, state, scores, next_keys);
     } else {
-      page_of_type<KvBf16>(b, page, s, rows, state, scores);
+      page_of_type<KvBf16>(b, page, s, rows, state, scores, next_keys);
     }
   }
   for (i64 r = 0; r < rows; ++r) {

@@ -16,7 +16,7 @@ namespace {
 
 // Rows that one thread takes at a time start at a multiple of this, so that groups of channel4 stay whole.
 constexpr std::int64_t kRows = 32;
-constexpr std::int64_t kNumbersPerThread = 32 * 1024;
+constexpr std::int64_t kCodesPerThread = 32 * 1024;
 
 // Where the sections of the encoded form of [T,d] begin.
 template <class Byte, class Half>
@@ -49,7 +49,7 @@ void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, s
   const KernelTable& kernels = table();
   const Sections<std::uint8_t, std::uint16_t> sections(codec, to, T, d);
   const std::int64_t steps = (T + kRows - 1) / kRows;
-  const std::int64_t grain = std::max<std::int64_t>(1, kNumbersPerThread / (kRows * d));
+  const std::int64_t grain = std::max<std::int64_t>(1, kCodesPerThread / (kRows * d));
   std::atomic<bool> finite{true};
   at::parallel_for(0, steps, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t step = begin; step < end; ++step) {
@@ -95,7 +95,7 @@ void decode(NumberCodec codec, std::span<const DecodeTask> tasks) {
   }
   if (steps == 0) return;
   const KernelTable& kernels = table();
-  const std::int64_t grain = std::max<std::int64_t>(1, kNumbersPerThread / std::max<std::int64_t>(1, numbers / steps));
+  const std::int64_t grain = std::max<std::int64_t>(1, kCodesPerThread / std::max<std::int64_t>(1, numbers / steps));
   at::parallel_for(0, steps, grain, [&](std::int64_t begin, std::int64_t end) {
     auto at = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
     for (std::int64_t step = begin; step < end; ++step) {

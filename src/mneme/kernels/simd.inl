@@ -315,6 +315,11 @@ inline T read(const void* p) {
   return value;
 }
 
+// Asks for memory that is read soon; it need not be there.
+inline void fetch(const void* p, i64 bytes) {
+  for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const u8*>(p) + i);
+}
+
 inline i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 
 // 2^x for x <= 128, relative error below 3e-7; below -126 it fades to zero.

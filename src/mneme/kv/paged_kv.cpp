@@ -5,6 +5,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
 #include <set>
 
 #include "mneme/core/error.h"
@@ -14,6 +17,9 @@ namespace mneme {
 namespace {
 
 using kernels::kPageEntries;
+
+/// Stands for the segment of a token that was given none; equal to no segment id of a caller.
+constexpr std::int64_t kNoSegment = std::numeric_limits<std::int64_t>::min();
 
 at::ScalarType page_type(Compute compute) { return compute == Compute::f32 ? at::kFloat : at::kHalf; }
 
@@ -59,14 +65,15 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   const auto type = page_type(call.compute);
   k = k.to(type);
   const auto v = values.to(type).contiguous();
+  const auto segments = call.segments.defined() ? as_vector(call.segments) : std::vector<std::int64_t>{};
   for (std::int64_t b = 0; b < B; ++b) {
     const auto n = call.length(b, T);
-    append_row(rows_[static_cast<std::size_t>(b)], k.select(0, b).narrow(1, 0, n), v.select(0, b).narrow(1, 0, n), positions.data() + b * T);
-    if (plan_) evict(b);
+    append_row(rows_[static_cast<std::size_t>(b)], k.select(0, b).narrow(1, 0, n), v.select(0, b).narrow(1, 0, n), positions.data() + b * T,
+               segments.empty() ? nullptr : segments.data() + b * T);
   }
 }
 
-void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions) {
+void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions, const std::int64_t* segments) {
   const auto n = k.size(1);
   const auto type = k.scalar_type();
   const auto k_bytes = shape_.key * static_cast<std::int64_t>(k.element_size()), v_bytes = shape_.value * static_cast<std::int64_t>(k.element_size());
@@ -104,12 +111,16 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, con
     }
     if (plan_ && plan_->codec()) encode_full_pages(head);
   }
+  if (segments || !row.segments.empty()) {
+    row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
+    for (std::int64_t i = 0; i < n; ++i) row.segments.push_back(segments ? segments[i] : kNoSegment);
+  }
   row.seen += n;
 }
 
 void PagedKv::encode_full_pages(Head& head) {
   for (auto& run : head.runs) {
-    if (!run.page->k.defined() || run.page->filled < kPageEntries) continue;
+    if (!run.page->k.defined() || run.count < kPageEntries) continue;
     // Written beside the old page and swapped in: a fork may be reading it.
     auto coded = std::make_shared<Page>();
     coded->positions = run.page->positions;
@@ -125,7 +136,11 @@ void PagedKv::append_live(const at::Tensor& keys, const at::Tensor& values, cons
   auto k = shape_.rope ? (*shape_.rope)(keys, call.positions) : keys;
   const auto positions = call.positions.to(at::kLong), valid = valid_mask(call, B, T);
   const auto join = [](const at::Tensor& old, const at::Tensor& more, std::int64_t dim) { return old.defined() ? at::cat({old, more}, dim) : more; };
-  live_.segments = call.segments.defined() && (paged() || live_.segments.defined()) ? join(live_.segments, call.segments, 1) : at::Tensor();
+  if (call.segments.defined() || live_.segments.defined()) {
+    const auto none = [&](std::int64_t n) { return at::full({B, n}, kNoSegment, at::kLong); };
+    if (!live_.segments.defined() && !paged()) live_.segments = none(live_.k.size(2));
+    live_.segments = join(live_.segments, call.segments.defined() ? call.segments.to(at::kLong) : none(T), 1);
+  }
   live_.k = join(live_.k, k, 2);
   live_.v = join(live_.v, values, 2);
   live_.positions = join(live_.positions, positions, 1);
@@ -146,24 +161,38 @@ void PagedKv::detach() {
     auto& row = rows_[static_cast<std::size_t>(b)];
     row.seen -= keep.numel();
     const auto positions = as_vector(live.positions.select(0, b).index_select(0, keep));
-    append_row(row, k.select(0, b).index_select(1, keep).contiguous(), v.select(0, b).index_select(1, keep).contiguous(), positions.data());
+    const auto segments = live.segments.defined() ? as_vector(live.segments.select(0, b).index_select(0, keep)) : std::vector<std::int64_t>{};
+    append_row(row, k.select(0, b).index_select(1, keep).contiguous(), v.select(0, b).index_select(1, keep).contiguous(), positions.data(),
+               segments.empty() ? nullptr : segments.data());
   }
+  settle();
 }
 
 void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) {
   if (!paged()) throw Error(Errc::unsupported, "a stored span cannot be placed among entries that carry gradients");
-  auto k = slice.keys.contiguous().clone();
+  const auto fits = [&](const at::Tensor& x, std::int64_t width) { return x.dim() == 3 && x.size(0) == shape_.heads && x.size(2) == width; };
+  if (!fits(slice.keys, shape_.key) || !fits(slice.values, shape_.value) || slice.keys.size(1) != slice.values.size(1)) {
+    throw Error(Errc::mismatch, fmt::format("entries of another shape than {} heads of {} and {} numbers cannot be placed here", shape_.heads, shape_.key, shape_.value));
+  }
+  auto k = slice.keys.to(at::kFloat).contiguous().clone();
   const auto n = k.size(1);
   std::vector<std::int64_t> positions(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i) positions[static_cast<std::size_t>(i)] = position + i;
   if (shape_.rope) shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, n, positions.data());
-  append_row(rows_.at(static_cast<std::size_t>(row)), k.to(page_type(compute)), slice.values.to(page_type(compute)).contiguous(), positions.data());
-  if (plan_) evict(row);
+  append_row(rows_.at(static_cast<std::size_t>(row)), k.to(page_type(compute)), slice.values.to(page_type(compute)).contiguous(), positions.data(), nullptr);
+  settle_row(row);
 }
 
 // ---- dropping ----
 
-void PagedKv::evict(std::int64_t r) {
+void PagedKv::settle() {
+  // Entries that carry gradients all stay until `detach`: dropping one would cut its history.
+  if (!paged() || !plan_) return;
+  for (std::int64_t b = 0; b < rows(); ++b) settle_row(b);
+}
+
+void PagedKv::settle_row(std::int64_t r) {
+  if (!plan_) return;
   auto& row = rows_[static_cast<std::size_t>(r)];
   for (const auto* stage : plan_->evict()) {
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
@@ -180,45 +209,64 @@ void PagedKv::evict(std::int64_t r) {
       if (static_cast<std::int64_t>(keep.size()) == N) continue;
       row.dropped = true;
       head = kept_of(head, keep);
+      if (plan_->codec()) encode_full_pages(head);
     }
   }
 }
 
-PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) {
-  // A run of kept neighbours goes on living in its page; a page of which only scattered entries stay is copied together.
+PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {
+  // A run of kept neighbours goes on living in its page. Scattered entries are copied, filling up the page before: so the
+  // pages that they leave are freed.
   Head out;
   auto next = keep.begin();
   std::int64_t first = 0;
   for (const auto& run : head.runs) {
-    std::vector<std::int32_t> local;
-    for (; next != keep.end() && *next < first + run.count; ++next) local.push_back(run.begin + static_cast<std::int32_t>(*next - first));
+    std::vector<std::int64_t> places;
+    for (; next != keep.end() && *next < first + run.count; ++next) places.push_back(run.begin + *next - first);
     first += run.count;
-    if (local.empty()) continue;
-    const auto n = static_cast<std::int32_t>(local.size());
-    if (local.back() - local.front() + 1 == n || !run.page->k.defined()) {
-      for (std::size_t i = 0; i < local.size();) {
-        std::size_t j = i + 1;
-        while (j < local.size() && local[j] == local[j - 1] + 1) ++j;
-        out.runs.push_back({run.page, local[i], static_cast<std::int32_t>(j - i)});
-        i = j;
-      }
-      continue;
+    if (places.empty()) continue;
+    const auto n = static_cast<std::int64_t>(places.size());
+    if (places.back() - places.front() + 1 == n) {
+      out.runs.push_back({run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
+    } else {
+      append_copies(out, *run.page, places);
     }
-    auto page = std::make_shared<Page>();
-    std::vector<std::int64_t> index(local.begin(), local.end());
-    const auto chosen = at::tensor(index, at::kLong);
-    page->k = at::empty_like(run.page->k);
-    page->v = at::empty_like(run.page->v);
-    page->k.narrow(0, 0, n).copy_(run.page->k.index_select(0, chosen));
-    page->v.narrow(0, 0, n).copy_(run.page->v.index_select(0, chosen));
-    for (std::int32_t i = 0; i < n; ++i) {
-      page->positions[static_cast<std::size_t>(i)] = run.page->positions[static_cast<std::size_t>(local[static_cast<std::size_t>(i)])];
-      page->indices[static_cast<std::size_t>(i)] = run.page->indices[static_cast<std::size_t>(local[static_cast<std::size_t>(i)])];
-    }
-    page->filled = n;
-    out.runs.push_back({std::move(page), 0, n});
   }
   return out;
+}
+
+void PagedKv::append_copies(Head& head, const Page& from, const std::vector<std::int64_t>& places) const {
+  const auto [k, v] = numbers(from);
+  const auto total = static_cast<std::int64_t>(places.size());
+  for (std::int64_t done = 0; done < total;) {
+    auto page = std::make_shared<Page>();
+    page->k = at::empty({kPageEntries, shape_.key}, k.scalar_type());
+    page->v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
+    // A last run that leaves room is copied along rather than written to: forks may be reading its page.
+    if (const auto* last = head.runs.empty() ? nullptr : &head.runs.back();
+        last && last->count < kPageEntries && last->page->k.defined() && last->page->k.scalar_type() == k.scalar_type()) {
+      const auto& before = *last->page;
+      page->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
+      page->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
+      std::copy_n(before.positions.begin() + last->begin, last->count, page->positions.begin());
+      std::copy_n(before.indices.begin() + last->begin, last->count, page->indices.begin());
+      page->filled = last->count;
+      head.runs.pop_back();
+    }
+    const auto n = std::min<std::int64_t>(total - done, kPageEntries - page->filled);
+    const auto chosen = at::tensor(at::ArrayRef<std::int64_t>(places).slice(static_cast<std::size_t>(done), static_cast<std::size_t>(n)), at::kLong);
+    page->k.narrow(0, page->filled, n).copy_(k.index_select(0, chosen));
+    page->v.narrow(0, page->filled, n).copy_(v.index_select(0, chosen));
+    for (std::int64_t i = 0; i < n; ++i) {
+      const auto place = static_cast<std::size_t>(places[static_cast<std::size_t>(done + i)]), to = static_cast<std::size_t>(page->filled + i);
+      page->positions[to] = from.positions[place];
+      page->indices[to] = from.indices[place];
+    }
+    page->filled += static_cast<std::int32_t>(n);
+    done += n;
+    const auto filled = page->filled;
+    head.runs.push_back({std::move(page), 0, filled});
+  }
 }
 
 void PagedKv::rewind(std::int64_t n) {
@@ -235,10 +283,13 @@ void PagedKv::rewind(std::int64_t n) {
     }
     return;
   }
-  for (auto& row : rows_) {
+  for (const auto& row : rows_) {
     if (row.dropped) throw Error(Errc::unsupported, "entries were evicted: what stood before the last tokens is not all there to go back to");
     if (row.seen < n) throw Error(Errc::invalid, fmt::format("rewind by {} tokens where a row has only {}", n, row.seen));
+  }
+  for (auto& row : rows_) {
     row.seen -= n;
+    if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen));
     for (auto& head : row.heads) {
       auto drop = n;
       while (drop > 0) {
@@ -356,12 +407,14 @@ Entries PagedKv::dense(at::ScalarType type) const {
   for (const auto& row : rows_) {
     for (const auto& head : row.heads) N = std::max(N, head.entries());
   }
+  const bool segmented = live_.segments.defined() || std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return !row.segments.empty(); });
   Entries out;
   if (N > 0 || paged()) {
     out.keys = at::zeros({B, H, N, shape_.key}, type);
     out.values = at::zeros({B, H, N, shape_.value}, type);
     out.positions = at::zeros({B, H, N}, at::kLong);
     out.valid = at::zeros({B, H, N}, at::kBool);
+    if (segmented) out.segments = at::full({B, H, N}, kNoSegment, at::kLong);
     for (std::int64_t b = 0; b < B; ++b) {
       for (std::int64_t h = 0; h < H; ++h) {
         std::int64_t n = 0;
@@ -369,7 +422,11 @@ Entries PagedKv::dense(at::ScalarType type) const {
           const auto [k, v] = numbers(*run.page);
           out.keys[b][h].narrow(0, n, run.count).copy_(k.narrow(0, run.begin, run.count));
           out.values[b][h].narrow(0, n, run.count).copy_(v.narrow(0, run.begin, run.count));
-          for (std::int32_t i = 0; i < run.count; ++i) out.positions[b][h][n + i] = run.page->positions[static_cast<std::size_t>(run.begin + i)];
+          std::copy_n(run.page->positions.begin() + run.begin, run.count, out.positions.mutable_data_ptr<std::int64_t>() + (b * H + h) * N + n);
+          if (const auto& segments = rows_[static_cast<std::size_t>(b)].segments; !segments.empty()) {
+            auto* to = out.segments.mutable_data_ptr<std::int64_t>() + (b * H + h) * N + n;
+            for (std::int32_t i = 0; i < run.count; ++i) to[i] = segments[static_cast<std::size_t>(run.page->indices[static_cast<std::size_t>(run.begin + i)])];
+          }
           n += run.count;
         }
         out.valid[b][h].narrow(0, 0, n).fill_(true);
@@ -378,13 +435,16 @@ Entries PagedKv::dense(at::ScalarType type) const {
   }
   if (paged()) return out;
   const auto expand = [&](const at::Tensor& x) { return x.unsqueeze(1).expand({B, H, x.size(1)}); };
-  Entries live{live_.k, live_.v, expand(live_.positions), expand(live_.valid), {}, live_.segments.defined() ? live_.segments.unsqueeze(1) : at::Tensor()};
+  Entries live{live_.k, live_.v, expand(live_.positions), expand(live_.valid), {}, {}};
+  if (segmented) live.segments = live_.segments.defined() ? expand(live_.segments) : at::full({B, H, live_.k.size(2)}, kNoSegment, at::kLong);
   if (!out.keys.defined()) return live;
-  return {at::cat({out.keys, live.keys}, 2), at::cat({out.values, live.values}, 2), at::cat({out.positions, live.positions}, 2), at::cat({out.valid, live.valid}, 2), {}, {}};
+  return {at::cat({out.keys, live.keys}, 2), at::cat({out.values, live.values}, 2), at::cat({out.positions, live.positions}, 2), at::cat({out.valid, live.valid}, 2), {},
+          segmented ? at::cat({out.segments, live.segments}, 2) : at::Tensor()};
 }
 
 KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) const {
   if (!paged()) throw Error(Errc::unsupported, "entries that carry gradients cannot be read out: detach the state first");
+  if (begin < 0 || begin > end || end > seen(row)) throw Error(Errc::invalid, fmt::format("entries {} to {} of a row that has taken {}", begin, end, seen(row)));
   const auto n = end - begin;
   KvSlice out{at::empty({shape_.heads, n, shape_.key}), at::empty({shape_.heads, n, shape_.value})};
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
@@ -464,6 +524,9 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
   std::vector<Live> lives{live_};
   for (const auto* store : others) {
     const auto* other = dynamic_cast<const PagedKv*>(store);
+    if (other && print(other->plan_ ? other->plan_->chain() : Chain{}) != print(plan_ ? plan_->chain() : Chain{})) {
+      throw Error(Errc::mismatch, "states kept by different KV plans cannot be joined");
+    }
     if (!other || other->shape_.heads != shape_.heads || other->shape_.key != shape_.key || other->shape_.value != shape_.value || other->paged() != paged()) {
       throw Error(Errc::mismatch, "states of different models cannot be joined");
     }
@@ -479,14 +542,16 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
     sizes[static_cast<std::size_t>(dim)] = N - x.size(dim);
     return at::cat({x, at::zeros(sizes, x.options())}, dim);
   };
-  std::array<std::vector<at::Tensor>, 4> parts;
+  const bool segmented = std::any_of(lives.begin(), lives.end(), [](const Live& live) { return live.segments.defined(); });
+  std::array<std::vector<at::Tensor>, 5> parts;
   for (const auto& live : lives) {
     parts[0].push_back(pad(live.k, 2));
     parts[1].push_back(pad(live.v, 2));
     parts[2].push_back(pad(live.positions, 1));
     parts[3].push_back(pad(live.valid, 1));
+    if (segmented) parts[4].push_back(pad(live.segments.defined() ? live.segments : at::full_like(live.positions, kNoSegment), 1));
   }
-  out->live_ = {at::cat(parts[0]), at::cat(parts[1]), at::cat(parts[2]), at::cat(parts[3]), {}};
+  out->live_ = {at::cat(parts[0]), at::cat(parts[1]), at::cat(parts[2]), at::cat(parts[3]), segmented ? at::cat(parts[4]) : at::Tensor()};
   return out;
 }
 
@@ -502,17 +567,19 @@ void PagedKv::save(ByteWriter& out) const {
   for (const auto& row : rows_) {
     out.value(row.seen);
     out.value(static_cast<std::uint8_t>(row.dropped));
+    out.value(static_cast<std::uint64_t>(row.segments.size()));
+    out.raw(row.segments.data(), row.segments.size() * 8);
     for (const auto& head : row.heads) {
       out.value(static_cast<std::uint64_t>(head.runs.size()));
       for (const auto& run : head.runs) {
         const auto& page = *run.page;
         const bool coded = !page.k.defined();
         out.value(static_cast<std::uint8_t>(coded));
-        // An encoded page is kept whole; of others only the run's own entries are written.
-        out.value(coded ? run.begin : std::int32_t{0});
+        out.value(run.begin);
         out.value(run.count);
+        out.value(page.filled);
+        // An encoded page is kept whole; of others only the run's own entries are written, which go back to their places.
         const auto first = coded ? 0 : run.begin, n = coded ? page.filled : run.count;
-        out.value(n);
         out.raw(page.positions.data() + first, static_cast<std::size_t>(n) * 8);
         out.raw(page.indices.data() + first, static_cast<std::size_t>(n) * 8);
         if (coded) {
@@ -527,6 +594,8 @@ void PagedKv::save(ByteWriter& out) const {
   out.value(static_cast<std::uint8_t>(!paged()));
   if (!paged()) {
     for (const auto* x : {&live_.k, &live_.v, &live_.positions, &live_.valid}) out.tensor(*x);
+    out.value(static_cast<std::uint8_t>(live_.segments.defined()));
+    if (live_.segments.defined()) out.tensor(live_.segments);
   }
 }
 
@@ -545,13 +614,18 @@ void PagedKv::load(ByteReader& in) {
   const auto chain = in.string();
   plan_ = chain.empty() ? nullptr : std::make_shared<KvPlan>(parse_chain(chain));
   layer_ = in.value<std::int64_t>();
-  rows_.assign(in.count(static_cast<std::uint64_t>(9 + 8 * shape_.heads)), {});
+  rows_.assign(in.count(static_cast<std::uint64_t>(17 + 8 * shape_.heads)), {});
+  constexpr std::int64_t kFarthest = std::int64_t{1} << 48;  // no text is longer, and sums of two stay in range
   for (auto& row : rows_) {
     row.seen = in.value<std::int64_t>();
     row.dropped = in.value<std::uint8_t>() != 0;
+    row.segments.resize(in.count(8));
+    if (row.seen < 0 || row.seen > kFarthest || (!row.segments.empty() && static_cast<std::int64_t>(row.segments.size()) > row.seen)) throw damaged();
+    if (!row.segments.empty()) std::memcpy(row.segments.data(), in.raw(row.segments.size() * 8).data(), row.segments.size() * 8);
     row.heads.resize(static_cast<std::size_t>(shape_.heads));
     for (auto& head : row.heads) {
       head.runs.resize(in.count(13));
+      std::int64_t before = -1;  // entries lie in the order in which they came
       for (auto& run : head.runs) {
         run.page = std::make_shared<Page>();
         auto& page = *run.page;
@@ -560,9 +634,15 @@ void PagedKv::load(ByteReader& in) {
         run.count = in.value<std::int32_t>();
         page.filled = in.value<std::int32_t>();
         if (page.filled < 1 || page.filled > kPageEntries || run.begin < 0 || run.count < 1 || run.begin > page.filled - run.count) throw damaged();
-        const auto n = static_cast<std::size_t>(page.filled) * 8;
-        std::memcpy(page.positions.data(), in.raw(n).data(), n);
-        std::memcpy(page.indices.data(), in.raw(n).data(), n);
+        const auto first = static_cast<std::size_t>(coded ? 0 : run.begin), n = static_cast<std::size_t>(coded ? page.filled : run.count) * 8;
+        std::memcpy(page.positions.data() + first, in.raw(n).data(), n);
+        std::memcpy(page.indices.data() + first, in.raw(n).data(), n);
+        for (auto i = run.begin; i < run.begin + run.count; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          if (page.indices[at] <= before || page.indices[at] >= row.seen || page.positions[at] < -kFarthest || page.positions[at] > kFarthest) throw damaged();
+          if (!row.segments.empty() && page.indices[at] >= static_cast<std::int64_t>(row.segments.size())) throw damaged();
+          before = page.indices[at];
+        }
         if (coded) {
           page.code = in.string();
           if (!plan_ || !plan_->codec() || static_cast<std::int64_t>(page.code.size()) != plan_->codec()->bytes(1, page.filled, shape_.key, shape_.value)) throw damaged();
@@ -570,13 +650,13 @@ void PagedKv::load(ByteReader& in) {
         }
         const auto k = in.tensor(), v = in.tensor();
         const auto fits = [&](const at::Tensor& x, std::int64_t width) {
-          return x.dim() == 2 && x.size(0) == page.filled && x.size(1) == width && (x.scalar_type() == at::kHalf || x.scalar_type() == at::kFloat);
+          return x.dim() == 2 && x.size(0) == run.count && x.size(1) == width && (x.scalar_type() == at::kHalf || x.scalar_type() == at::kFloat);
         };
         if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type()) throw damaged();
         page.k = at::empty({kPageEntries, shape_.key}, k.scalar_type());
         page.v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
-        page.k.narrow(0, 0, page.filled).copy_(k);
-        page.v.narrow(0, 0, page.filled).copy_(v);
+        page.k.narrow(0, run.begin, run.count).copy_(k);
+        page.v.narrow(0, run.begin, run.count).copy_(v);
       }
     }
   }
@@ -590,8 +670,21 @@ void PagedKv::load(ByteReader& in) {
     const auto N = live_.positions.dim() == 2 ? live_.positions.size(1) : -1;
     const bool fits = live_.k.sizes() == at::IntArrayRef({B, H, N, shape_.key}) && live_.v.sizes() == at::IntArrayRef({B, H, N, shape_.value}) &&
                       live_.positions.sizes() == at::IntArrayRef({B, N}) && live_.valid.sizes() == at::IntArrayRef({B, N}) &&
-                      live_.positions.scalar_type() == at::kLong && live_.valid.scalar_type() == at::kBool;
+                      live_.positions.scalar_type() == at::kLong && live_.valid.scalar_type() == at::kBool && at::isFloatingType(live_.k.scalar_type()) &&
+                      live_.k.scalar_type() == live_.v.scalar_type();
     if (!fits) throw damaged();
+    if (in.value<std::uint8_t>() != 0) {
+      live_.segments = in.tensor();
+      if (live_.segments.sizes() != at::IntArrayRef({B, N}) || live_.segments.scalar_type() != at::kLong) throw damaged();
+    }
+  }
+  // Rewinding relies on this: a row that dropped nothing holds all it has seen in every head.
+  for (std::int64_t b = 0; b < rows(); ++b) {
+    const auto& row = rows_[static_cast<std::size_t>(b)];
+    const auto live = paged() ? 0 : live_.valid.select(0, b).sum().item<std::int64_t>();
+    for (const auto& head : row.heads) {
+      if (!row.dropped && head.entries() + live != row.seen) throw damaged();
+    }
   }
 }
 

@@ -34,6 +34,7 @@ class PagedKv final : public KvStore {
   void detach() override;
 
   void append(const at::Tensor& keys, const at::Tensor& values, const Call& call) override;
+  void settle() override;
   [[nodiscard]] Partial attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const override;
   [[nodiscard]] KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const override;
   void place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) override;
@@ -47,7 +48,7 @@ class PagedKv final : public KvStore {
   struct Page {
     at::Tensor k, v;  ///< [64,K], [64,V] f16 or f32; undefined once encoded
     std::string code;  ///< the codec's bytes of `filled` entries, else empty
-    std::array<std::int64_t, kernels::kPageEntries> positions, indices;
+    std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
     std::int32_t filled = 0;
   };
   /// A run of a page's entries.
@@ -63,21 +64,25 @@ class PagedKv final : public KvStore {
     std::vector<Head> heads;
     std::int64_t seen = 0;
     bool dropped = false;  ///< some head no longer holds all it was given
+    std::vector<std::int64_t> segments;  ///< of every token taken in, by its index; empty: none were given
   };
   /// Tensors kept as they came, one set for all rows.
   struct Live {
     at::Tensor k, v;       ///< [B,H,N,K], [B,H,N,V]; keys turned
     at::Tensor positions;  ///< [B,N]
     at::Tensor valid;      ///< [B,N] bool
-    at::Tensor segments;   ///< [B,N] or undefined
+    at::Tensor segments;   ///< [B,N] or undefined: none were given
   };
 
   void append_live(const at::Tensor& keys, const at::Tensor& values, const Call& call);
   /// Keys (turned) and values [H,n,...] contiguous of one number type, appended to a row.
-  void append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions);
+  void append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions, const std::int64_t* segments);
+  /// Puts the codec's bytes in place of every page that is full and has lost no entry.
   void encode_full_pages(Head& head);
-  void evict(std::int64_t row);
-  static Head kept_of(const Head& head, const std::vector<std::int64_t>& keep);
+  void settle_row(std::int64_t row);
+  [[nodiscard]] Head kept_of(const Head& head, const std::vector<std::int64_t>& keep) const;
+  /// Copies entries of a page, given by their places in it, behind the head's last.
+  void append_copies(Head& head, const Page& page, const std::vector<std::int64_t>& places) const;
   /// A page's keys and values as numbers, decoded if need be.
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
   /// All entries of all rows as padded tensors, for the plain form.

@@ -19,7 +19,8 @@ class Plain final : public Codec {
   }
   void encode(const KvSlice& slice, std::string& out) const override {
     for (const auto& x : {slice.keys, slice.values}) {
-      const auto flat = x.to(type).contiguous();
+      // Numbers beyond the range of half precision would read back as infinities, which spread to every output.
+      const auto flat = (type == at::kHalf ? x.clamp(-65504, 65504) : x).to(type).contiguous();
       out.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
     }
   }

@@ -38,8 +38,11 @@ KvPlan::KvPlan(const Chain& chain) {
     auto made = registry().make<KvStage>(stage);
     if (codec_) throw Error(Errc::usage, fmt::format("kv: '{}' comes after the codec '{}': entries are encoded last", stage.name, codec_name_));
     const auto needs = made->needs();
-    if (needs.attention != AttentionLevel::none || needs.query_window > 0 || needs.head_profile || needs.token_ids) {
-      throw Error(Errc::usage, fmt::format("kv: '{}' needs more than positions (attention weights, queries or token ids), which the paged cache does not observe", stage.name));
+    if (needs.attention != AttentionLevel::none || needs.query_window > 0 || needs.unrotated_keys || needs.head_profile || needs.token_ids) {
+      throw Error(Errc::usage, fmt::format("kv: '{}' needs more than positions (attention weights, queries, unrotated keys or token ids), which the paged cache does not observe", stage.name));
+    }
+    if (made->scope() == KvScope::model || made->phase() != KvPhase::every_chunk) {
+      throw Error(Errc::usage, fmt::format("kv: '{}' acts on all layers at once or only at the end of the prompt or at single steps: the paged cache runs its stages a layer at a time, after every chunk", stage.name));
     }
     if (const auto* evict = dynamic_cast<const EvictStage*>(made.get())) {
       evict_.push_back(evict);

@@ -7,10 +7,10 @@
 
 namespace mneme {
 
-Embedding::Embedding(Params& params, std::string_view name, std::int64_t entries, std::int64_t width)
+EmbeddingTable::EmbeddingTable(Params& params, std::string_view name, std::int64_t entries, std::int64_t width)
     : entries_(entries), weight_(params.weight(fmt::format("{}.weight", name), {entries, width}, Init::normal_002)) {}
 
-at::Tensor Embedding::operator()(const at::Tensor& ids) const {
+at::Tensor EmbeddingTable::operator()(const at::Tensor& ids) const {
   const auto flat = ids.to(at::kCPU).contiguous();
   const auto* id = flat.const_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < flat.numel(); ++i) {

@@ -1,4 +1,4 @@
-// Embedding: one learned row a token; rows of a stored table are dequantized one by one.
+// EmbeddingTable: one learned row a token; rows of a stored table are dequantized one by one.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,10 +11,10 @@
 
 namespace mneme {
 
-class Embedding {
+class EmbeddingTable {
  public:
   /// The table `<name>.weight` [entries, width] of `params`.
-  Embedding(Params& params, std::string_view name, std::int64_t entries, std::int64_t width);
+  EmbeddingTable(Params& params, std::string_view name, std::int64_t entries, std::int64_t width);
   /// ids [B,T] int64 -> [B,T,width] f32; throws Error(invalid) on an id outside the table.
   at::Tensor operator()(const at::Tensor& ids) const;
   [[nodiscard]] const std::shared_ptr<Parameter>& weight() const { return weight_; }

@@ -38,7 +38,7 @@ LayerNorm::LayerNorm(Params& params, std::string_view name, std::int64_t width, 
       eps_(eps) {}
 
 at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
-  return at::layer_norm(x, {x.size(-1)}, weight_->tensor, bias_->tensor, eps_);
+  return at::layer_norm(x, {x.size(-1)}, weight_->tensor.to(x.scalar_type()), bias_->tensor.to(x.scalar_type()), eps_);
 }
 
 }  // namespace mneme

@@ -1,17 +1,20 @@
-// The byte budget: pages of states and free pages, never more than the budget, the -wal of their writing included.
+// The byte budget: pages of states and free pages, never more than the budget, the -wal of their
+// writing included.
 //
 //   state_pages + free_pages + wal_pages <= budget / page size      at every moment
 //
-// state_pages is a counter in the file, kept by the difference in used pages around every change of `state_parts`. A new
-// state stands twice for a moment, in the -wal and in the pages set aside for it, so room is made for both.
+// state_pages is a counter in the file, kept by the difference in used pages around every change of
+// `state_parts`. What is written stands twice for a moment, in the -wal and in the pages set aside
+// for it. So a reserve always stays empty, and room is made in transactions that are small enough
+// for it, each written back before the next.
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/schema.h"
+#include "mneme/memory/sqlite.h"
+
 #include <algorithm>
 #include <map>
 #include <tuple>
 #include <utility>
-
-#include "mneme/memory/memory_file.h"
-#include "mneme/memory/schema.h"
-#include "mneme/memory/sqlite.h"
 
 namespace mneme {
 
@@ -20,11 +23,12 @@ using memory::Transaction;
 
 namespace {
 
-// Pages that any small transaction changes besides the states' own: rows of reps and spans, indexes, counters, the
-// schema page, each once in the -wal.
+// Pages that any small transaction changes besides the states' own: rows of reps and spans,
+// indexes, counters, the schema page, each once in the -wal.
 constexpr std::int64_t kSmallChangePages = 32;
-// Free pages that are given back in one transaction: giving back moves pages, which go through the -wal.
-constexpr std::int64_t kReleasePages = 256;
+// The reserve for the -wal is this part of the budget, but at most so many pages (8 MiB).
+constexpr std::int64_t kReserveShare = 16;
+constexpr std::int64_t kMaxReservePages = 1024;
 
 std::int64_t pages_of_file(const std::filesystem::path& path) {
   std::error_code error;
@@ -43,7 +47,10 @@ std::int64_t MemoryFile::used_pages() const {
   return db_->integer("PRAGMA page_count") - db_->integer("PRAGMA freelist_count");
 }
 
-std::int64_t MemoryFile::state_pages() const { return std::max<std::int64_t>(0, counter("state_pages")); }
+std::int64_t MemoryFile::state_pages() const {
+  return std::clamp<std::int64_t>(counter("state_pages"), 0,
+                                  std::int64_t{1} << 32);  // no file has more pages
+}
 
 void MemoryFile::recount_state_pages() {
   // In dbstat's aggregate form `pageno` is the number of pages of one table or index.
@@ -53,11 +60,21 @@ void MemoryFile::recount_state_pages() {
   raise_counter("state_pages", pages - counter("state_pages"));
 }
 
-// How many pages are missing for a state of `pages` more, after `wal_pages` were written in this transaction.
+// How many pages are missing for a state of `pages` more when the -wal holds `wal_pages`.
 std::int64_t MemoryFile::shortage(std::int64_t pages, std::int64_t wal_pages) const {
+  const auto limit = budget_bytes_ / kPageBytes;
+  const auto reserve =
+      std::max(pages + kSmallChangePages, std::min(limit / kReserveShare, kMaxReservePages));
   const auto free = db_->integer("PRAGMA freelist_count");
   const auto growth = std::max<std::int64_t>(0, pages - free);
-  return state_pages() + free + growth + wal_pages + pages + kSmallChangePages - budget_bytes_ / kPageBytes;
+  return state_pages() + free + growth + wal_pages + reserve - limit;
+}
+
+// What an earlier transaction left in the -wal because a reader needed it. Not all of it counts:
+// states should not go because somebody looks at an old version of a large document.
+std::int64_t MemoryFile::leftover_wal_pages() const {
+  return std::min(pages_of_file(path_.string() + "-wal"),
+                  budget_bytes_ / kPageBytes / kReserveShare);
 }
 
 /// One state in the file, with the rows that make it up.
@@ -68,13 +85,16 @@ struct MemoryFile::HeldState {
 
 std::vector<MemoryFile::HeldState> MemoryFile::held_states(const RepKey* except) const {
   auto row = db_->prepare(
-      "SELECT r.span_id, r.kind, r.model_digest, r.prefix_digest, r.id, r.bytes, r.uses, r.written_at, s.asked, "
+      "SELECT r.span_id, r.kind, r.model_digest, r.prefix_digest, r.id, r.bytes, r.uses, "
+      "r.written_at, s.asked, "
       "s.asked_at, s.consolidation, m.value, p.value FROM reps r JOIN spans s ON s.id = r.span_id "
-      "JOIN digests m ON m.id = r.model_digest JOIN digests p ON p.id = r.prefix_digest WHERE r.blob IS NULL");
+      "JOIN digests m ON m.id = r.model_digest JOIN digests p ON p.id = r.prefix_digest WHERE "
+      "r.blob IS NULL");
   std::map<std::tuple<std::int64_t, std::string, std::int64_t, std::int64_t>, HeldState> groups;
   while (row.step()) {
-    if (except != nullptr && row.integer(0) == except->span && row.text(1) == rep_kind_name(except->kind) &&
-        row.text(11) == except->model_digest && row.text(12) == except->prefix_digest) {
+    if (except != nullptr && row.integer(0) == except->span &&
+        row.text(1) == rep_kind_name(except->kind) && row.text(11) == except->model_digest &&
+        row.text(12) == except->prefix_digest) {
       continue;
     }
     auto& held = groups[{row.integer(0), std::string(row.text(1)), row.integer(2), row.integer(3)}];
@@ -96,64 +116,82 @@ std::vector<MemoryFile::HeldState> MemoryFile::held_states(const RepKey* except)
   return states;
 }
 
-bool MemoryFile::make_room(std::int64_t pages, const RepKey* incoming, Admission admission, std::int64_t& wal_pages,
-                           StoreReport& report) {
+MemoryFile::Room MemoryFile::make_room(std::int64_t pages, const RepKey& incoming,
+                                       Admission admission, std::int64_t wal_pages,
+                                       StoreReport& report) {
   const auto limit = budget_bytes_ / kPageBytes;
   // Nothing gives way for what cannot fit even alone.
-  if (2 * pages + kSmallChangePages > limit) return false;
-  // What an earlier transaction left in the -wal because a reader needed it. Not all of it: states should not go because
-  // somebody looks at an old version of a large document.
-  if (wal_pages == 0) wal_pages = std::min(pages_of_file(path_.string() + "-wal"), limit / 16);
-  const auto missing = [&] {
-    // Free pages beyond what is needed are not room as long as the file holds them.
-    const auto spare = db_->integer("PRAGMA freelist_count") - pages;
-    auto short_of = shortage(pages, wal_pages);
-    if (short_of > 0 && spare > 0) {
-      const auto count = std::min({spare, kReleasePages, short_of});
-      db_->execute("PRAGMA incremental_vacuum(" + std::to_string(count) + ")");
-      wal_pages += 2;
-      short_of = shortage(pages, wal_pages);
-    }
-    return short_of;
-  };
-  give_way(incoming, admission, missing, wal_pages, report);
-  return missing() <= 0;
+  if (shortage(pages, 0) - state_pages() - db_->integer("PRAGMA freelist_count") > 0)
+    return Room::none;
+  if (shortage(pages, wal_pages) <= 0) return Room::here;
+  const auto leftover = leftover_wal_pages();
+  if (wal_pages > leftover) return Room::next_transaction;
+  const auto missing = [&] { return shortage(pages, leftover); };
+  const auto wal_room =
+      limit - state_pages() - db_->integer("PRAGMA freelist_count") - leftover - kSmallChangePages;
+  return give_way(&incoming, admission, missing, pages, wal_room, report) ? Room::next_transaction
+                                                                          : Room::none;
 }
 
-// Lets states give way, least useful first, until missing() says 0 pages or nothing may go any more.
-void MemoryFile::give_way(const RepKey* incoming, Admission admission, const std::function<std::int64_t()>& missing,
-                          std::int64_t& wal_pages, StoreReport& report) {
-  if (missing() <= 0) return;
+// Lets states give way, least useful first, and gives free pages beyond `keep_free` back, until
+// missing() says 0 pages, the -wal room is used or nothing may go any more. Whether anything was
+// done.
+bool MemoryFile::give_way(const RepKey* incoming, Admission admission,
+                          const std::function<std::int64_t()>& missing, std::int64_t keep_free,
+                          std::int64_t wal_room, StoreReport& report) {
   auto states = held_states(incoming);
   std::stable_sort(states.begin(), states.end(), [&](const HeldState& a, const HeldState& b) {
     return policy_->less_useful(a.summary, b.summary);
   });
+  bool progress = false;
+  // Free pages that nobody needs are not room as long as the file holds them. Giving one back may
+  // move another.
+  const auto release = [&] {
+    const auto count =
+        std::min({db_->integer("PRAGMA freelist_count") - keep_free, missing(), wal_room / 2});
+    if (count <= 0) return;
+    db_->execute("PRAGMA incremental_vacuum(" + std::to_string(count) + ")");
+    wal_room -= 2 * count;
+    progress = true;
+  };
+  release();
   for (auto& state : states) {
     auto& s = state.summary;
     const bool may_drop = policy_->may_drop(s, admission);
     while (true) {
       const auto short_of = missing();
-      if (short_of <= 0) return;
+      if (short_of <= 0 || wal_room <= 0) return progress;
       // A state that would not make room by going altogether is not made smaller first.
       const bool would_do = !may_drop || memory::pages_of_blob(s.bytes) > short_of;
       if (!would_do || s.rung < 0 || s.rung >= rungs_ || !policy_->may_shrink(s, admission)) break;
-      const bool smaller = shrink(state, wal_pages);
-      s.rung = smaller ? s.rung + 1 : s.rung == 0 ? memory::kCannotShrink : rungs_;
-      report.shrunk += smaller ? 1 : 0;
+      const auto used = shrink(state, wal_room);
+      if (used < 0) {  // its smaller form does not fit what is left of the -wal room
+        if (progress) return true;
+        break;
+      }
+      wal_room -= used;
+      s.rung = used > 0 ? s.rung + 1 : s.rung == 0 ? memory::kCannotShrink : rungs_;
       db_->prepare("UPDATE spans SET consolidation = ? WHERE id = ?").bind(s.rung, s.span).run();
+      report.shrunk += used > 0 ? 1 : 0;
+      progress = progress || used > 0;
     }
     if (!may_drop) continue;
     drop(state);
-    wal_pages += 2;
     ++report.dropped;
+    progress = true;
+    wal_room -= 2;
+    release();
   }
+  return progress;
 }
 
-bool MemoryFile::shrink(HeldState& state, std::int64_t& wal_pages) {
-  bool smaller = false;
-  std::int64_t bytes = 0;
-  for (auto& id : state.reps) {
-    const auto held = get_by_id(id);
+// Makes one state smaller by one rung; the -wal pages that took, 0 if it cannot be smaller, -1 if
+// they are too few.
+std::int64_t MemoryFile::shrink(HeldState& state, std::int64_t wal_room) {
+  std::vector<std::pair<std::size_t, Rep>> smaller;
+  std::int64_t bytes = 0, pages = 0;
+  for (std::size_t i = 0; i < state.reps.size(); ++i) {
+    const auto held = get_by_id(state.reps[i]);
     if (!held) continue;
     bytes += held->bytes;
     auto replacement = consolidate_(*held, state.summary.rung);
@@ -161,66 +199,61 @@ bool MemoryFile::shrink(HeldState& state, std::int64_t& wal_pages) {
     const auto &from = held->key, &to = replacement->key;
     if (to.kind != from.kind || to.model_digest != from.model_digest || to.layer != from.layer ||
         to.prefix_digest != from.prefix_digest) {
-      throw Error(Errc::invalid, "a state was made smaller into one of another kind, model, layer or prefix");
+      throw Error(Errc::invalid,
+                  "a state was made smaller into one of another kind, model, layer or prefix");
     }
     replacement->key.span = from.span;
     replacement->uses = held->uses;
     replacement->provenance = held->provenance;
-    delete_rep(id);
-    id = write_rep(from.span, *replacement);
     const auto size = static_cast<std::int64_t>(replacement->blob.size());
     bytes += size - held->bytes;
-    wal_pages += memory::pages_of_blob(size);
-    smaller = true;
+    pages += memory::pages_of_blob(size);
+    if (pages > wal_room) return -1;
+    smaller.emplace_back(i, std::move(*replacement));
+  }
+  for (const auto& [i, replacement] : smaller) {
+    delete_rep(state.reps[i]);
+    state.reps[i] = write_rep(replacement.key.span, replacement);
   }
   state.summary.bytes = bytes;
-  return smaller;
+  return pages;
 }
 
 void MemoryFile::drop(const HeldState& state) {
   for (const auto id : state.reps) delete_rep(id);
-  db_->prepare("UPDATE spans SET consolidation = ?2 WHERE id = ?1 AND NOT EXISTS "
-               "(SELECT 1 FROM reps WHERE span_id = ?1 AND blob IS NULL)")
+  db_->prepare(
+         "UPDATE spans SET consolidation = ?2 WHERE id = ?1 AND NOT EXISTS "
+         "(SELECT 1 FROM reps WHERE span_id = ?1 AND blob IS NULL)")
       .bind(state.summary.span, memory::kTextOnly)
       .run();
 }
 
 // Gives back free pages that the budget does not allow; part of the caller's transaction.
 void MemoryFile::release_free_pages() {
-  const auto excess = state_pages() + db_->integer("PRAGMA freelist_count") - budget_bytes_ / kPageBytes;
+  const auto excess =
+      state_pages() + db_->integer("PRAGMA freelist_count") - budget_bytes_ / kPageBytes;
   if (excess > 0) db_->execute("PRAGMA incremental_vacuum(" + std::to_string(excess) + ")");
 }
 
 StoreReport MemoryFile::set_budget(std::int64_t budget_bytes) {
   if (budget_bytes < kMinBudgetBytes) {
-    throw Error(Errc::invalid, "a budget of " + std::to_string(budget_bytes) + " bytes is too small; give at least " +
+    throw Error(Errc::invalid, "a budget of " + std::to_string(budget_bytes) +
+                                   " bytes is too small; give at least " +
                                    std::to_string(kMinBudgetBytes));
   }
   set_meta("budget_bytes", std::to_string(budget_bytes));
   budget_bytes_ = budget_bytes;
   StoreReport report;
+  // A little at a time, so that the -wal stays small.
   for (bool more = true; more;) {
     begin_writing(false);
     Transaction transaction(*db_, Transaction::Kind::write);
-    // A little at a time, so that the -wal stays small: one state gives way, or some free pages go.
-    const auto limit = budget_bytes_ / kPageBytes;
-    const auto free = db_->integer("PRAGMA freelist_count");
-    more = state_pages() + free > limit;
-    if (more && free > 0) {
-      const auto count = std::min({free, kReleasePages, state_pages() + free - limit});
-      db_->execute("PRAGMA incremental_vacuum(" + std::to_string(count) + ")");
-    } else if (more) {
-      std::int64_t wal_pages = 0;
-      const auto before = report.shrunk + report.dropped;
-      const auto one_step = [&] {
-        return report.shrunk + report.dropped > before ? 0 : state_pages() - limit;
-      };
-      give_way(nullptr, Admission::for_question, one_step, wal_pages, report);
-      if (report.shrunk + report.dropped == before) {
-        more = false;
-        report.obstacle = StoreReport::Obstacle::budget;
-        report.reason = path_.string() + ": the policy gives up no more states";
-      }
+    const auto missing = [&] { return shortage(0, 0); };
+    more = missing() > 0 &&
+           give_way(nullptr, Admission::for_question, missing, 0, kMaxReservePages, report);
+    if (!more && missing() > 0) {
+      report.obstacle = StoreReport::Obstacle::budget;
+      report.reason = path_.string() + ": the policy gives up no more states";
     }
     transaction.commit();
     checkpoint();
@@ -241,10 +274,12 @@ Usage MemoryFile::usage() const {
   usage.wal_bytes = error ? 0 : static_cast<std::int64_t>(wal);
   usage.budget_bytes = budget_bytes_;
   usage.spans = db_->integer("SELECT count(*) FROM spans WHERE leaf");
-  usage.spans_with_states = db_->integer("SELECT count(DISTINCT span_id) FROM reps WHERE blob IS NULL");
+  usage.spans_with_states =
+      db_->integer("SELECT count(DISTINCT span_id) FROM reps WHERE blob IS NULL");
   usage.consolidated_spans = db_->integer("SELECT count(*) FROM spans WHERE consolidation > 0");
   usage.text_only_spans =
-      db_->integer("SELECT count(*) FROM spans WHERE consolidation > 0 AND consolidation = " + std::to_string(memory::kTextOnly));
+      db_->integer("SELECT count(*) FROM spans WHERE consolidation > 0 AND consolidation = " +
+                   std::to_string(memory::kTextOnly));
   return usage;
 }
 

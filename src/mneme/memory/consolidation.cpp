@@ -8,7 +8,8 @@ namespace {
 class AskedForStays final : public ConsolidationPolicy {
  public:
   [[nodiscard]] bool less_useful(const StateSummary& a, const StateSummary& b) const override {
-    // The base-2 logarithm of the counts: one question more does not outweigh having been asked for just now.
+    // The base-2 logarithm of the counts: one question more does not outweigh having been asked for
+    // just now.
     const auto key = [](const StateSummary& s) {
       return std::tuple(magnitude(s.asked) + magnitude(s.uses), s.asked_at, s.order);
     };
@@ -31,6 +32,8 @@ class AskedForStays final : public ConsolidationPolicy {
 
 }  // namespace
 
-std::unique_ptr<ConsolidationPolicy> default_consolidation_policy() { return std::make_unique<AskedForStays>(); }
+std::unique_ptr<ConsolidationPolicy> default_consolidation_policy() {
+  return std::make_unique<AskedForStays>();
+}
 
 }  // namespace mneme

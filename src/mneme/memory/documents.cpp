@@ -1,15 +1,14 @@
 // Documents and spans: texts in compressed parts, the words of passages in FTS5.
-#include <zstd.h>
-
-#include <algorithm>
-#include <chrono>
-#include <memory>
-#include <utility>
-
+#include "mneme/memory/clock.h"
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/provenance.h"
 #include "mneme/memory/schema.h"
 #include "mneme/memory/sqlite.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <zstd.h>
 
 namespace mneme {
 
@@ -22,11 +21,8 @@ constexpr std::size_t kMaxTitleBytes = 64 << 10;
 constexpr std::size_t kMaxKindBytes = 64;
 constexpr std::string_view kSection = "section";
 
-std::int64_t seconds_since_1970() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-// Compresses with a checksum in the frame, so that a flipped bit is found when the text is unpacked.
+// Compresses with a checksum in the frame, so that a flipped bit is found when the text is
+// unpacked.
 class TextCompressor {
  public:
   TextCompressor() : context_(ZSTD_createCCtx(), ZSTD_freeCCtx) {
@@ -36,8 +32,10 @@ class TextCompressor {
   }
   std::string_view compress(std::string_view text) {
     packed_.resize(ZSTD_compressBound(text.size()));
-    const auto n = ZSTD_compress2(context_.get(), packed_.data(), packed_.size(), text.data(), text.size());
-    if (ZSTD_isError(n) != 0) throw std::bad_alloc();  // the bound holds, so only memory can be missing
+    const auto n =
+        ZSTD_compress2(context_.get(), packed_.data(), packed_.size(), text.data(), text.size());
+    if (ZSTD_isError(n) != 0)
+      throw std::bad_alloc();  // the bound holds, so only memory can be missing
     return std::string_view(packed_).substr(0, n);
   }
 
@@ -47,7 +45,8 @@ class TextCompressor {
 };
 
 bool character_border(std::string_view text, std::int64_t at) {
-  return at == static_cast<std::int64_t>(text.size()) || (static_cast<unsigned char>(text[static_cast<std::size_t>(at)]) & 0xC0) != 0x80;
+  return at == static_cast<std::int64_t>(text.size()) ||
+         (static_cast<unsigned char>(text[static_cast<std::size_t>(at)]) & 0xC0) != 0x80;
 }
 
 // Spans as the caller gives them against the text that they cut.
@@ -56,21 +55,26 @@ void check_spans(const Document& document, std::span<const Span> spans) {
   for (std::size_t i = 0; i < spans.size(); ++i) {
     const auto& s = spans[i];
     const auto refuse = [&](const std::string& why) {
-      throw Error(Errc::invalid, document.label + ": span " + std::to_string(i) + " [" + std::to_string(s.begin) + ", " +
-                                     std::to_string(s.end) + ") " + why);
+      throw Error(Errc::invalid, document.label + ": span " + std::to_string(i) + " [" +
+                                     std::to_string(s.begin) + ", " + std::to_string(s.end) + ") " +
+                                     why);
     };
-    if (s.begin < 0 || s.end < s.begin || s.end > size) refuse("is outside a text of " + std::to_string(size) + " bytes");
+    if (s.begin < 0 || s.end < s.begin || s.end > size)
+      refuse("is outside a text of " + std::to_string(size) + " bytes");
     if (!character_border(document.text, s.begin) || !character_border(document.text, s.end)) {
       refuse("begins or ends inside a character");
     }
-    if (s.order != static_cast<std::int64_t>(i)) refuse("has order " + std::to_string(s.order) + ", expected its index");
-    if (s.parent < -1 || s.parent >= static_cast<std::int64_t>(i)) refuse("has no earlier span " + std::to_string(s.parent) + " as parent");
+    if (s.order != static_cast<std::int64_t>(i))
+      refuse("has order " + std::to_string(s.order) + ", expected its index");
+    if (s.parent < -1 || s.parent >= static_cast<std::int64_t>(i))
+      refuse("has no earlier span " + std::to_string(s.parent) + " as parent");
     if (s.parent >= 0) {
       const auto& parent = spans[static_cast<std::size_t>(s.parent)];
       if (parent.begin > s.begin || parent.end < s.end) refuse("is not within its parent");
     }
     if (s.tokens < 0) refuse("has a negative number of tokens");
-    if (s.kind.empty() || s.kind.size() > kMaxKindBytes) refuse("has no kind, or one longer than 64 bytes");
+    if (s.kind.empty() || s.kind.size() > kMaxKindBytes)
+      refuse("has no kind, or one longer than 64 bytes");
   }
 }
 
@@ -93,35 +97,44 @@ void MemoryFile::check_provenance(std::span<const std::int64_t> documents) const
   auto row = db_->prepare("SELECT 1 FROM documents WHERE id = ?");
   for (const auto document : documents) {
     if (!row.bind(document).step()) {
-      throw Error(Errc::not_found, path_.string() + ": a source of what was to be stored has been forgotten meanwhile");
+      throw Error(
+          Errc::not_found,
+          path_.string() + ": a source of what was to be stored has been forgotten meanwhile");
     }
   }
 }
 
-PutResult MemoryFile::put_document(const Document& document, std::span<const Span> spans, std::span<const Rep> reps) {
+PutResult MemoryFile::put_document(const Document& document, std::span<const Span> spans,
+                                   std::span<const Rep> reps) {
   return put_document(document, spans, reps, PutOptions{});
 }
 
-PutResult MemoryFile::put_document(const Document& document, std::span<const Span> spans, std::span<const Rep> reps,
-                                   const PutOptions& options) {
+PutResult MemoryFile::put_document(const Document& document, std::span<const Span> spans,
+                                   std::span<const Rep> reps, const PutOptions& options) {
   if (static_cast<std::int64_t>(document.text.size()) > kMaxDocumentBytes) {
-    throw Error(Errc::full, document.label + ": holds more than " + std::to_string(kMaxDocumentBytes >> 30) +
+    throw Error(Errc::full, document.label + ": holds more than " +
+                                std::to_string(kMaxDocumentBytes >> 30) +
                                 " GiB, the most that one document may; split it");
   }
   const std::string labels[] = {document.label};
   check_labels(labels);
-  if (document.title.size() > kMaxTitleBytes) throw Error(Errc::invalid, document.label + ": its title is longer than 64 KiB");
+  if (document.title.size() > kMaxTitleBytes)
+    throw Error(Errc::invalid, document.label + ": its title is longer than 64 KiB");
   if (document.content_hash.size() != 64) {
     throw Error(Errc::invalid, document.label + ": has no content hash of 64 hex digits");
   }
   check_spans(document, spans);
   for (const auto& rep : reps) {
     if (is_state(rep.key.kind)) {
-      throw Error(Errc::invalid, document.label + ": a state cannot be stored with its document; put it afterwards, within the budget");
+      throw Error(
+          Errc::invalid,
+          document.label +
+              ": a state cannot be stored with its document; put it afterwards, within the budget");
     }
     if (rep.key.span < 0 || rep.key.span >= static_cast<std::int64_t>(spans.size())) {
-      throw Error(Errc::invalid, document.label + ": a representation belongs to span " + std::to_string(rep.key.span) +
-                                     " of " + std::to_string(spans.size()));
+      throw Error(Errc::invalid, document.label + ": a representation belongs to span " +
+                                     std::to_string(rep.key.span) + " of " +
+                                     std::to_string(spans.size()));
     }
   }
 
@@ -129,9 +142,10 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
   Transaction transaction(*db_, Transaction::Kind::write);
   check_provenance(options.provenance);
   PutResult result;
-  const auto now = seconds_since_1970();
+  const auto now = memory::unix_seconds();
   {
-    auto old = db_->prepare("SELECT id, content_hash, version, session_id FROM documents WHERE label = ?");
+    auto old =
+        db_->prepare("SELECT id, content_hash, version, session_id FROM documents WHERE label = ?");
     if (old.bind(document.label).step()) {
       result.document = old.integer(0);
       if (old.text(1) == document.content_hash) {
@@ -147,24 +161,35 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
   std::optional<std::int64_t> session;
   if (!options.session.empty()) session = session_id(options.session, true);
   const auto provenance = memory::write_provenance(options.provenance);
+  std::int64_t old_spans = 0;
   if (result.outcome == PutResult::Outcome::replaced) {
-    ForgetReport unused;
-    delete_content(result.document, true, unused);
-    db_->prepare("UPDATE documents SET title = ?, media = ?, bytes = ?, content_hash = ?, version = version + 1, "
-                 "updated_at = ?, session_id = ?, provenance = ? WHERE id = ?")
-        .bind(document.title, media_name(document.media), document.text.size(), document.content_hash, now, session,
-              provenance, result.document)
+    ForgetReport deleted;
+    delete_content(result.document, true, deleted);
+    old_spans = deleted.spans;
+    db_->prepare(
+           "UPDATE documents SET title = ?, media = ?, bytes = ?, content_hash = ?, version = "
+           "version + 1, "
+           "updated_at = ?, session_id = ?, provenance = ? WHERE id = ?")
+        .bind(document.title, media_name(document.media), document.text.size(),
+              document.content_hash, now, session, provenance, result.document)
         .run();
   } else {
-    db_->prepare("INSERT INTO documents (label, title, media, bytes, content_hash, version, created_at, updated_at, "
-                 "session_id, provenance) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(document.label, document.title, media_name(document.media), document.text.size(), document.content_hash,
-              std::max<std::int64_t>(1, document.version), document.created_at_s > 0 ? document.created_at_s : now, now,
-              session, provenance)
+    db_->prepare(
+           "INSERT INTO documents (label, title, media, bytes, content_hash, version, created_at, "
+           "updated_at, "
+           "session_id, provenance) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(document.label, document.title, media_name(document.media), document.text.size(),
+              document.content_hash, std::max<std::int64_t>(1, document.version),
+              document.created_at_s > 0 ? document.created_at_s : now, now, session, provenance)
         .run();
     result.document = db_->last_row();
   }
   write_content(result.document, document, spans, reps, result);
+  // FTS5 keeps deleted words beside a mark until it merges; a large part of them is merged away at
+  // once.
+  if (4 * old_spans > db_->integer("SELECT count(*) FROM spans")) {
+    db_->prepare("INSERT INTO spans_fts (spans_fts) VALUES ('optimize')").run();
+  }
   bump_generation();
   release_free_pages();
   transaction.commit();
@@ -173,12 +198,14 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
   return result;
 }
 
-void MemoryFile::write_content(std::int64_t document, const Document& content, std::span<const Span> spans,
-                               std::span<const Rep> reps, PutResult& result) {
+void MemoryFile::write_content(std::int64_t document, const Document& content,
+                               std::span<const Span> spans, std::span<const Rep> reps,
+                               PutResult& result) {
   const std::string_view text = content.text;
   {
     TextCompressor compressor;
-    auto insert = db_->prepare("INSERT INTO texts (document_id, part, bytes, zstd) VALUES (?, ?, ?, ?)");
+    auto insert =
+        db_->prepare("INSERT INTO texts (document_id, part, bytes, zstd) VALUES (?, ?, ?, ?)");
     std::int64_t part = 0;
     for (std::size_t at = 0; at < text.size(); at += memory::kTextPartBytes, ++part) {
       const auto piece = text.substr(at, memory::kTextPartBytes);
@@ -186,7 +213,8 @@ void MemoryFile::write_content(std::int64_t document, const Document& content, s
     }
   }
   auto insert = db_->prepare(
-      "INSERT INTO spans (document_id, begin, end, parent, ordinal, tokens, kind, leaf, asked, asked_at, consolidation) "
+      "INSERT INTO spans (document_id, begin, end, parent, ordinal, tokens, kind, leaf, asked, "
+      "asked_at, consolidation) "
       "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0)");
   auto words = db_->prepare("INSERT INTO spans_fts (rowid, text) VALUES (?, ?)");
   result.spans.reserve(spans.size());
@@ -196,14 +224,18 @@ void MemoryFile::write_content(std::int64_t document, const Document& content, s
     const auto id = db_->last_row();
     result.spans.push_back(id);
     if (!leaf) continue;
-    words.bind(id, text.substr(static_cast<std::size_t>(s.begin), static_cast<std::size_t>(s.end - s.begin))).run();
+    words
+        .bind(id, text.substr(static_cast<std::size_t>(s.begin),
+                              static_cast<std::size_t>(s.end - s.begin)))
+        .run();
   }
   for (const auto& rep : reps) write_rep(result.spans[static_cast<std::size_t>(rep.key.span)], rep);
 }
 
 void MemoryFile::delete_content(std::int64_t document, bool from_fts, ForgetReport& report) {
   if (from_fts) {
-    auto words = db_->prepare("INSERT INTO spans_fts (spans_fts, rowid, text) VALUES ('delete', ?, ?)");
+    auto words =
+        db_->prepare("INSERT INTO spans_fts (spans_fts, rowid, text) VALUES ('delete', ?, ?)");
     for (const auto& s : spans(document)) {
       if (s.kind == kSection) continue;
       const auto text = document_text(document, s.begin, s.end);
@@ -213,10 +245,12 @@ void MemoryFile::delete_content(std::int64_t document, bool from_fts, ForgetRepo
   // Its own representations, and those of other documents that had it in their context.
   std::vector<std::int64_t> reps;
   {
-    auto own = db_->prepare("SELECT r.id FROM spans s JOIN reps r ON r.span_id = s.id WHERE s.document_id = ?");
+    auto own = db_->prepare(
+        "SELECT r.id FROM spans s JOIN reps r ON r.span_id = s.id WHERE s.document_id = ?");
     own.bind(document);
     while (own.step()) reps.push_back(own.integer(0));
-    auto others = db_->prepare("SELECT id FROM reps WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0");
+    auto others = db_->prepare(
+        "SELECT id FROM reps WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0");
     const auto needle = memory::provenance_needle(document);
     others.bind(needle);
     while (others.step()) reps.push_back(others.integer(0));
@@ -236,7 +270,8 @@ void MemoryFile::delete_content(std::int64_t document, bool from_fts, ForgetRepo
 std::vector<DocumentInfo> MemoryFile::list_documents(std::optional<std::string_view> label) const {
   Transaction snapshot(*db_, Transaction::Kind::read);
   std::string sql =
-      "SELECT d.id, d.label, d.title, d.media, d.bytes, d.content_hash, d.version, d.created_at, d.updated_at, "
+      "SELECT d.id, d.label, d.title, d.media, d.bytes, d.content_hash, d.version, d.created_at, "
+      "d.updated_at, "
       "coalesce(n.name, ''), coalesce(d.provenance, ''), "
       "(SELECT count(*) FROM spans s WHERE s.document_id = d.id AND s.leaf), "
       "(SELECT coalesce(sum(s.tokens), 0) FROM spans s WHERE s.document_id = d.id AND s.leaf), "
@@ -278,11 +313,13 @@ std::optional<DocumentInfo> MemoryFile::find_document(std::string_view label) co
   return std::move(found.front());
 }
 
-std::string MemoryFile::read_text_part(std::int64_t document, std::int64_t part, std::int64_t bytes) const {
+std::string MemoryFile::read_text_part(std::int64_t document, std::int64_t part,
+                                       std::int64_t bytes) const {
   auto row = db_->prepare("SELECT bytes, zstd FROM texts WHERE document_id = ? AND part = ?");
   const auto damaged = [&](const char* why) {
-    return Error(Errc::corrupt, path_.string() + ": part " + std::to_string(part) + " of document " +
-                                    std::to_string(document) + " " + why + "; run `mneme verify`");
+    return Error(Errc::corrupt, path_.string() + ": part " + std::to_string(part) +
+                                    " of document " + std::to_string(document) + " " + why +
+                                    "; run `mneme verify`");
   };
   if (!row.bind(document, part).step()) throw damaged("is missing");
   if (row.integer(0) != bytes) throw damaged("has another length than its place in the text says");
@@ -296,12 +333,14 @@ std::string MemoryFile::read_text_part(std::int64_t document, std::int64_t part,
 std::int64_t MemoryFile::text_bytes(std::int64_t document) const {
   auto row = db_->prepare("SELECT bytes FROM documents WHERE id = ?");
   if (!row.bind(document).step()) {
-    throw Error(Errc::not_found, path_.string() + ": there is no document with number " + std::to_string(document));
+    throw Error(Errc::not_found,
+                path_.string() + ": there is no document with number " + std::to_string(document));
   }
   const auto size = row.integer(0);
   if (size < 0 || size > kMaxDocumentBytes) {
-    throw Error(Errc::corrupt, path_.string() + ": document " + std::to_string(document) + " claims " +
-                                   std::to_string(size) + " bytes; run `mneme verify`");
+    throw Error(Errc::corrupt, path_.string() + ": document " + std::to_string(document) +
+                                   " claims " + std::to_string(size) +
+                                   " bytes; run `mneme verify`");
   }
   return size;
 }
@@ -311,12 +350,15 @@ std::string MemoryFile::document_text(std::int64_t document) const {
   return document_text(document, 0, text_bytes(document));
 }
 
-std::string MemoryFile::document_text(std::int64_t document, std::int64_t begin, std::int64_t end) const {
+std::string MemoryFile::document_text(std::int64_t document, std::int64_t begin,
+                                      std::int64_t end) const {
   Transaction snapshot(*db_, Transaction::Kind::read);
   const auto size = text_bytes(document);
   if (begin < 0 || begin > end || end > size) {
-    throw Error(Errc::invalid, path_.string() + ": bytes [" + std::to_string(begin) + ", " + std::to_string(end) +
-                                   ") are outside document " + std::to_string(document) + " of " + std::to_string(size) + " bytes");
+    throw Error(Errc::invalid, path_.string() + ": bytes [" + std::to_string(begin) + ", " +
+                                   std::to_string(end) + ") are outside document " +
+                                   std::to_string(document) + " of " + std::to_string(size) +
+                                   " bytes");
   }
   const auto now = generation();
   std::string text;
@@ -324,21 +366,24 @@ std::string MemoryFile::document_text(std::int64_t document, std::int64_t begin,
     const auto part = begin / memory::kTextPartBytes, start = part * memory::kTextPartBytes;
     if (unpacked_.document != document || unpacked_.part != part || unpacked_.generation != now) {
       unpacked_ = {};
-      unpacked_.text = read_text_part(document, part, std::min(memory::kTextPartBytes, size - start));
+      unpacked_.text =
+          read_text_part(document, part, std::min(memory::kTextPartBytes, size - start));
       unpacked_.document = document;
       unpacked_.part = part;
       unpacked_.generation = now;
     }
     const auto stop = std::min(end, start + memory::kTextPartBytes);
-    text.append(unpacked_.text, static_cast<std::size_t>(begin - start), static_cast<std::size_t>(stop - begin));
+    text.append(unpacked_.text, static_cast<std::size_t>(begin - start),
+                static_cast<std::size_t>(stop - begin));
     begin = stop;
   }
   return text;
 }
 
 std::vector<Span> MemoryFile::spans(std::int64_t document) const {
-  auto row = db_->prepare("SELECT id, document_id, begin, end, parent, ordinal, tokens, kind FROM spans "
-                          "WHERE document_id = ? ORDER BY ordinal");
+  auto row = db_->prepare(
+      "SELECT id, document_id, begin, end, parent, ordinal, tokens, kind FROM spans "
+      "WHERE document_id = ? ORDER BY ordinal");
   row.bind(document);
   std::vector<Span> found;
   while (row.step()) found.push_back(read_span(row));
@@ -346,7 +391,8 @@ std::vector<Span> MemoryFile::spans(std::int64_t document) const {
 }
 
 std::optional<Span> MemoryFile::find_span(std::int64_t span) const {
-  auto row = db_->prepare("SELECT id, document_id, begin, end, parent, ordinal, tokens, kind FROM spans WHERE id = ?");
+  auto row = db_->prepare(
+      "SELECT id, document_id, begin, end, parent, ordinal, tokens, kind FROM spans WHERE id = ?");
   if (!row.bind(span).step()) return std::nullopt;
   return read_span(row);
 }
@@ -354,14 +400,19 @@ std::optional<Span> MemoryFile::find_span(std::int64_t span) const {
 std::string MemoryFile::span_text(std::int64_t span) const {
   Transaction snapshot(*db_, Transaction::Kind::read);
   const auto found = find_span(span);
-  if (!found) throw Error(Errc::not_found, path_.string() + ": there is no span with number " + std::to_string(span));
+  if (!found)
+    throw Error(Errc::not_found,
+                path_.string() + ": there is no span with number " + std::to_string(span));
   return document_text(found->document, found->begin, found->end);
 }
 
-void MemoryFile::for_each_passage(const std::function<void(const Span&)>& each, bool session_too) const {
-  auto row = db_->prepare("SELECT s.id, s.document_id, s.begin, s.end, s.parent, s.ordinal, s.tokens, s.kind FROM spans s "
-                          "JOIN documents d ON d.id = s.document_id "
-                          "WHERE s.leaf AND (? OR d.session_id IS NULL) ORDER BY s.id");
+void MemoryFile::for_each_passage(const std::function<void(const Span&)>& each,
+                                  bool session_too) const {
+  auto row = db_->prepare(
+      "SELECT s.id, s.document_id, s.begin, s.end, s.parent, s.ordinal, s.tokens, s.kind FROM "
+      "spans s "
+      "JOIN documents d ON d.id = s.document_id "
+      "WHERE s.leaf AND (? OR d.session_id IS NULL) ORDER BY s.id");
   row.bind(session_too);
   while (row.step()) each(read_span(row));
 }
@@ -374,7 +425,7 @@ bool MemoryFile::touch(std::span<const std::int64_t> spans) {
     auto asked = db_->prepare("UPDATE spans SET asked = asked + 1, asked_at = ? WHERE id = ?");
     auto used = db_->prepare("UPDATE reps SET uses = uses + 1 WHERE span_id = ? AND blob IS NULL");
     for (const auto span : spans) {
-      asked.bind(seconds_since_1970(), span).run();
+      asked.bind(memory::unix_seconds(), span).run();
       used.bind(span).run();
     }
     transaction.commit();

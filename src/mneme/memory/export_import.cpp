@@ -1,17 +1,16 @@
 // Copies of a memory in use, and merging one memory into another.
-#include <fcntl.h>
-#include <unistd.h>
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/schema.h"
+#include "mneme/memory/sqlite.h"
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <fcntl.h>
 #include <map>
+#include <unistd.h>
 #include <utility>
-
-#include "mneme/memory/memory_file.h"
-#include "mneme/memory/schema.h"
-#include "mneme/memory/sqlite.h"
 
 namespace mneme {
 
@@ -52,7 +51,8 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
   }
   const auto folder = to.has_parent_path() ? to.parent_path() : std::filesystem::path(".");
   if (!std::filesystem::is_directory(folder, error)) {
-    throw Error(Errc::io, to.string() + ": cannot be created: there is no folder " + folder.string());
+    throw Error(Errc::io,
+                to.string() + ": cannot be created: there is no folder " + folder.string());
   }
   const std::filesystem::path partial = to.string() + ".partial-" + std::to_string(::getpid());
   ::unlink(partial.c_str());
@@ -66,8 +66,11 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
     Transaction transaction(copy, Transaction::Kind::write);
     // A copy has no old pages to be cleaned of, and its states lie on other pages.
     copy.execute("DELETE FROM meta WHERE key = 'forgetting'");
-    copy.execute("INSERT OR REPLACE INTO counters (key, value) SELECT 'state_pages', coalesce(sum(pageno), 0) "
-                 "FROM dbstat('main', 1) WHERE name IN (SELECT name FROM sqlite_schema WHERE tbl_name = 'state_parts')");
+    copy.execute(
+        "INSERT OR REPLACE INTO counters (key, value) SELECT 'state_pages', coalesce(sum(pageno), "
+        "0) "
+        "FROM dbstat('main', 1) WHERE name IN (SELECT name FROM sqlite_schema WHERE tbl_name = "
+        "'state_parts')");
     transaction.commit();
   }
   sync_to_disk(partial, O_RDONLY);
@@ -78,10 +81,12 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
   sync_to_disk(folder, O_RDONLY | O_DIRECTORY);
 }
 
-ImportReport MemoryFile::import_from(const std::filesystem::path& from, const ImportOptions& options) {
+ImportReport MemoryFile::import_from(const std::filesystem::path& from,
+                                     const ImportOptions& options) {
   std::error_code error;
   if (std::filesystem::equivalent(from, path_, error)) {
-    throw Error(Errc::invalid, from.string() + ": is the memory itself; name another file to import");
+    throw Error(Errc::invalid,
+                from.string() + ": is the memory itself; name another file to import");
   }
   const auto other = open(from, Access::read_only);
   // One version of the other file from beginning to end, whoever writes it meanwhile.
@@ -112,7 +117,8 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from, const Im
   {
     begin_writing(true);
     Transaction transaction(*db_, Transaction::Kind::write);
-    auto entries = other->db_->prepare("SELECT key, value FROM meta WHERE key NOT IN ('forgetting', 'budget_bytes')");
+    auto entries = other->db_->prepare(
+        "SELECT key, value FROM meta WHERE key NOT IN ('forgetting', 'budget_bytes')");
     while (entries.step()) {
       if (!meta(entries.text(0))) write_meta(entries.text(0), entries.text(1));
     }
@@ -123,13 +129,14 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from, const Im
   std::map<std::string, bool> session_comes;
   for (const auto& session : other->sessions()) {
     const auto here = sessions();
-    session_comes[session.name] =
-        std::none_of(here.begin(), here.end(), [&](const SessionInfo& s) { return s.name == session.name; });
+    session_comes[session.name] = std::none_of(
+        here.begin(), here.end(), [&](const SessionInfo& s) { return s.name == session.name; });
     if (!session_comes[session.name]) report.sessions_left_out.push_back(session.name);
   }
 
   std::map<std::int64_t, std::int64_t> document_here, span_here;
-  const auto translate = [&](const std::vector<std::int64_t>& provenance) -> std::optional<std::vector<std::int64_t>> {
+  const auto translate =
+      [&](const std::vector<std::int64_t>& provenance) -> std::optional<std::vector<std::int64_t>> {
     std::vector<std::int64_t> here;
     for (const auto document : provenance) {
       const auto found = document_here.find(document);
@@ -155,16 +162,24 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from, const Im
     const auto result = put_document(document, spans, {}, {info.session, *provenance});
     document_here[info.document.id] = result.document;
     switch (result.outcome) {
-      case PutResult::Outcome::added: ++report.added; break;
-      case PutResult::Outcome::replaced: ++report.replaced; break;
-      case PutResult::Outcome::unchanged: ++report.unchanged; break;
+      case PutResult::Outcome::added:
+        ++report.added;
+        break;
+      case PutResult::Outcome::replaced:
+        ++report.replaced;
+        break;
+      case PutResult::Outcome::unchanged:
+        ++report.unchanged;
+        break;
     }
-    if (result.outcome != PutResult::Outcome::unchanged) report.spans += static_cast<std::int64_t>(spans.size());
+    if (result.outcome != PutResult::Outcome::unchanged)
+      report.spans += static_cast<std::int64_t>(spans.size());
     // The same text may have been cut otherwise here: then only equal spans are matched.
     std::map<std::pair<std::int64_t, std::int64_t>, std::int64_t> by_range;
     for (const auto& s : this->spans(result.document)) by_range[{s.begin, s.end}] = s.id;
     for (const auto& s : spans) {
-      if (const auto match = by_range.find({s.begin, s.end}); match != by_range.end()) span_here[s.id] = match->second;
+      if (const auto match = by_range.find({s.begin, s.end}); match != by_range.end())
+        span_here[s.id] = match->second;
     }
   }
 

@@ -1,11 +1,12 @@
-// Forgetting: what goes is deleted in one transaction, then the file is rewritten until no byte of it is left.
-#include <algorithm>
-#include <utility>
-
+// Forgetting: what goes is deleted in one transaction, then the file is rewritten until no byte of
+// it is left.
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/provenance.h"
 #include "mneme/memory/schema.h"
 #include "mneme/memory/sqlite.h"
+
+#include <algorithm>
+#include <utility>
 
 namespace mneme {
 
@@ -14,29 +15,35 @@ using memory::Transaction;
 ForgetReport MemoryFile::forget(std::string_view label) {
   const auto found = find_document(label);
   if (!found) {
-    std::string message = path_.string() + ": there is no source \"" + std::string(label.substr(0, 200)) + "\"";
+    std::string message =
+        path_.string() + ": there is no source \"" + std::string(label.substr(0, 200)) + "\"";
     const auto all = documents();
-    if (!all.empty()) message += "; `mneme show` lists the " + std::to_string(all.size()) + " there are";
+    if (!all.empty())
+      message += "; `mneme show` lists the " + std::to_string(all.size()) + " there are";
     throw Error(Errc::not_found, message);
   }
   return forget_documents({found->document.id}, std::nullopt);
 }
 
-ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents, std::optional<std::int64_t> session) {
+ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents,
+                                          std::optional<std::int64_t> session) {
   ForgetReport report;
   begin_writing(true);
   {
     Transaction transaction(*db_, Transaction::Kind::write);
-    // From this commit on until the file is rewritten, whoever opens it finishes the rewriting first.
+    // From this commit on until the file is rewritten, whoever opens it finishes the rewriting
+    // first.
     write_meta("forgetting", "1");
     // What was made from these documents goes too, and what was made from that.
     for (std::size_t i = 0; i < documents.size(); ++i) {
-      auto row = db_->prepare("SELECT id FROM documents WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0");
+      auto row = db_->prepare(
+          "SELECT id FROM documents WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0");
       const auto needle = memory::provenance_needle(documents[i]);
       row.bind(needle);
       while (row.step()) {
         const auto made = row.integer(0);
-        if (std::find(documents.begin(), documents.end(), made) == documents.end()) documents.push_back(made);
+        if (std::find(documents.begin(), documents.end(), made) == documents.end())
+          documents.push_back(made);
       }
     }
     for (const auto document : documents) {
@@ -45,7 +52,9 @@ ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents, s
         if (row.bind(document).step()) report.labels.emplace_back(row.text(0));
       }
       const auto needle = memory::provenance_needle(document);
-      db_->prepare("DELETE FROM turns WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0").bind(needle).run();
+      db_->prepare("DELETE FROM turns WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0")
+          .bind(needle)
+          .run();
       report.turns += db_->changes();
       delete_content(document, false, report);
       db_->prepare("DELETE FROM documents WHERE id = ?").bind(document).run();
@@ -79,7 +88,9 @@ bool MemoryFile::finish_forgetting() {
   return store_quietly([&] {
     begin_writing(true);
     const auto write_back = [&] {
-      if (!checkpoint()) throw Error(Errc::busy, path_.string() + ": another process reads an older state of this memory");
+      if (!checkpoint(true))
+        throw Error(Errc::busy,
+                    path_.string() + ": another process reads an older state of this memory");
     };
     write_back();
     db_->execute("VACUUM");

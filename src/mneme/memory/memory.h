@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -95,6 +96,7 @@ struct CandidateReport {
   double answer_log_probability = 0;  ///< mean per token, end included; 0 if not read
   bool placed = false, had_state = false;
   std::string file;
+  std::int64_t begin = 0, end = 0;    ///< bytes of the source
 };
 
 struct Answer {
@@ -164,10 +166,27 @@ class Memory {
   [[nodiscard]] std::string model_name() const;
   [[nodiscard]] std::string kv() const;
 
+  /// The memory's reader, made when first needed (its model is loaded, the prefix run).
+  Reader& reader();
+  [[nodiscard]] const Prompt& prompt() const { return prompt_; }
+  [[nodiscard]] const MemoryModels& models() const { return *models_; }
+  /// Loads the embedder and the search index, if they are not loaded yet or the file has changed.
+  void load_index() { static_cast<void>(index()); }
+  /// Spans for a query with all their scores, best first; `session_too`: also what chats have left.
+  std::vector<Candidate> retrieve(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources, bool session_too);
+  /// Labels of the documents by id.
+  [[nodiscard]] std::map<std::int64_t, std::string> labels();
+  /// The documents as they were when the index was loaded; their `with_states` may have changed since.
+  [[nodiscard]] const std::vector<DocumentInfo>& documents();
+
  private:
   Memory() = default;
-  friend Answer ask(const std::vector<Memory*>& memories, const std::string& question, const AskOptions& options);
   struct Index;
+  Index& index();
+  void store_index();
+  void compute_states(ReadReport& report, const ReadOptions& options);
+  /// Turns that no longer fit the context become spans of the session; how many did.
+  std::int64_t move_old_turns(const std::string& session, const std::vector<Turn>& turns);
 
   std::shared_ptr<MemoryModels> models_;
   std::unique_ptr<MemoryFile> file_;

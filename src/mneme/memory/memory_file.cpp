@@ -1,20 +1,19 @@
 // Opening and closing, the connection's mode, meta and counters.
 #include "mneme/memory/memory_file.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "mneme/memory/schema.h"
+#include "mneme/memory/sqlite.h"
 
 #include <cerrno>
 #include <charconv>
 #include <cstring>
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <system_error>
 #include <thread>
+#include <unistd.h>
 #include <utility>
-
-#include "mneme/memory/schema.h"
-#include "mneme/memory/sqlite.h"
 
 namespace mneme {
 
@@ -25,7 +24,8 @@ namespace {
 
 constexpr std::string_view kBudgetKey = "budget_bytes";
 constexpr std::size_t kMaxMetaBytes = std::size_t{16} << 20;
-// WAL pages after which SQLite writes them back by itself; larger batches are followed by a checkpoint of ours.
+// WAL pages after which SQLite writes them back by itself; larger batches are followed by a
+// checkpoint of ours.
 constexpr int kAutoCheckpointPages = 256;
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
@@ -73,16 +73,19 @@ void MemoryFile::connect(Access access) {
     throw Error(Errc::io, where + "cannot be opened: " + error.message());
   }
   if (!exists && access != Access::create) {
-    throw Error(Errc::not_found, where + "there is no such memory file; `mneme read PATH -o FILE` makes one");
+    throw Error(Errc::not_found,
+                where + "there is no such memory file; `mneme read PATH -o FILE` makes one");
   }
   if (!exists && !std::filesystem::is_directory(folder_of(path_), error)) {
-    throw Error(Errc::io, where + "cannot be created: there is no folder " + folder_of(path_).string());
+    throw Error(Errc::io,
+                where + "cannot be created: there is no folder " + folder_of(path_).string());
   }
   if (exists && !std::filesystem::is_regular_file(status)) {
     throw Error(Errc::invalid, where + "is not a regular file");
   }
   if (exists && access != Access::create && !has_content(path_)) {
-    throw Error(Errc::corrupt, where + "is empty, not a memory file; `mneme read PATH -o FILE` makes one");
+    throw Error(Errc::corrupt,
+                where + "is empty, not a memory file; `mneme read PATH -o FILE` makes one");
   }
 
   // Without a folder that can be written there is no journal, so the file cannot be written either.
@@ -96,7 +99,8 @@ void MemoryFile::connect(Access access) {
   }
   const auto prepare_connection = [&] {
     db_ = std::make_unique<Database>(path_, mode, options_.busy_timeout);
-    writable_ = mode != Database::Mode::immutable && !db_->read_only() && access != Access::read_only;
+    writable_ =
+        mode != Database::Mode::immutable && !db_->read_only() && access != Access::read_only;
     db_->execute("PRAGMA cell_size_check = ON");
     db_->execute("PRAGMA foreign_keys = ON");
     db_->execute("PRAGMA cache_size = -8192");
@@ -109,11 +113,13 @@ void MemoryFile::connect(Access access) {
   try {
     prepare_connection();
   } catch (const Error& failure) {
-    // A file in WAL mode wants to make its -shm beside it. Where that cannot be, a file without -wal is read as it is.
+    // A file in WAL mode wants to make its -shm beside it. Where that cannot be, a file without
+    // -wal is read as it is.
     if (failure.code() != Errc::io || folder_writable || !exists) throw;
     if (has_content(path_.string() + "-wal")) {
-      throw Error(Errc::io, where + "was not closed by its last writer and its folder is read-only; "
-                                    "copy it with its -wal to a folder that can be written");
+      throw Error(Errc::io, where +
+                                "was not closed by its last writer and its folder is read-only; "
+                                "copy it with its -wal to a folder that can be written");
     }
     mode = Database::Mode::immutable;
     prepare_connection();
@@ -135,7 +141,8 @@ void MemoryFile::connect(Access access) {
 MemoryFile::~MemoryFile() {
   try {
     close();
-  } catch (const std::exception&) {  // what is stored stays stored: the next one to open it writes the -wal back
+  } catch (const std::exception&) {
+    // What is stored stays stored: the next one to open the file writes the -wal back.
   }
   db_.reset();
   if (writer_lock_ >= 0) {
@@ -161,19 +168,21 @@ void MemoryFile::close() {
 
 void MemoryFile::claim_writer() {
   if (writer_lock_ >= 0) return;
-  // The lock is not on the memory itself: closing any descriptor of a file drops SQLite's own locks on it.
+  // The lock is not on the memory itself: closing any descriptor of a file drops SQLite's own locks
+  // on it.
   const std::string name = path_.string() + "-writer";
   const auto deadline = std::chrono::steady_clock::now() + options_.busy_timeout;
   while (true) {
     const int lock = ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     if (lock < 0) {
-      throw Error(Errc::io, path_.string() + ": cannot be written: " + name + ": " + std::strerror(errno));
+      throw Error(Errc::io,
+                  path_.string() + ": cannot be written: " + name + ": " + std::strerror(errno));
     }
     if (::flock(lock, LOCK_EX | LOCK_NB) == 0) {
       // The one before may have removed the name between our open and our lock.
-      struct stat ours {}, named {};
-      if (::fstat(lock, &ours) == 0 && ::stat(name.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
-          ours.st_dev == named.st_dev) {
+      struct stat ours{}, named{};
+      if (::fstat(lock, &ours) == 0 && ::stat(name.c_str(), &named) == 0 &&
+          ours.st_ino == named.st_ino && ours.st_dev == named.st_dev) {
         writer_lock_ = lock;
         return;
       }
@@ -183,7 +192,8 @@ void MemoryFile::claim_writer() {
     ::close(lock);
     if (std::chrono::steady_clock::now() >= deadline) {
       throw Error(Errc::busy,
-                  path_.string() + ": another process is reading into this memory; try again when it is done");
+                  path_.string() +
+                      ": another process is reading into this memory; try again when it is done");
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
@@ -193,11 +203,13 @@ sqlite3* MemoryFile::handle() const { return db_->handle(); }
 
 void MemoryFile::begin_writing(bool durable) {
   if (!writable_) {
-    throw Error(Errc::io, path_.string() + ": cannot be written: the file or its folder is read-only");
+    throw Error(Errc::io,
+                path_.string() + ": cannot be written: the file or its folder is read-only");
   }
   bool wal = db_->text("PRAGMA journal_mode") == "wal";
   if (!wal) {
-    // Refused while somebody reads just now or where the file system has no shared memory: then by a rollback journal.
+    // Refused while somebody reads just now or where the file system has no shared memory: then by
+    // a rollback journal.
     try {
       wal = db_->text("PRAGMA journal_mode = WAL") == "wal";
     } catch (const Error& failure) {
@@ -206,17 +218,19 @@ void MemoryFile::begin_writing(bool durable) {
   }
   // A rollback journal is safe only with full synchronisation.
   db_->execute(durable || !wal ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
-  // What a state leaves in free pages cannot be read as text, and zeroing it would double the writing.
+  // What a state leaves in free pages cannot be read as text, and zeroing it would double the
+  // writing.
   db_->execute(durable ? "PRAGMA secure_delete = ON" : "PRAGMA secure_delete = FAST");
 }
 
-bool MemoryFile::checkpoint() const {
-  db_->set_busy_timeout(std::chrono::milliseconds(0));
+bool MemoryFile::checkpoint(bool wait) const {
+  if (!wait) db_->set_busy_timeout(std::chrono::milliseconds(0));
   bool complete = false;
   try {
     auto row = db_->prepare("PRAGMA wal_checkpoint(TRUNCATE)");
     complete = row.step() && row.integer(0) == 0;
-  } catch (const Error&) {  // the pages stay in the -wal, from where they are read: nothing is lost
+  } catch (const Error&) {
+    // The pages stay in the -wal, from where they are read: nothing is lost.
   }
   db_->set_busy_timeout(options_.busy_timeout);
   return complete;
@@ -242,10 +256,14 @@ std::optional<std::string> MemoryFile::meta(std::string_view key) const {
 
 void MemoryFile::write_meta(std::string_view key, std::string_view value) {
   if (key.empty() || key.size() > 256 || value.size() > kMaxMetaBytes) {
-    throw Error(Errc::invalid, path_.string() + ": a meta entry needs a key of 1 to 256 bytes and a value of at most " +
-                                   std::to_string(kMaxMetaBytes) + " bytes");
+    throw Error(Errc::invalid,
+                path_.string() +
+                    ": a meta entry needs a key of 1 to 256 bytes and a value of at most " +
+                    std::to_string(kMaxMetaBytes) + " bytes");
   }
-  db_->prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)").bind(key, memory::bytes_of(value)).run();
+  db_->prepare("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)")
+      .bind(key, memory::bytes_of(value))
+      .run();
 }
 
 void MemoryFile::set_meta(std::string_view key, std::string_view value) {
@@ -268,7 +286,9 @@ std::int64_t MemoryFile::counter(std::string_view key) const {
 }
 
 void MemoryFile::raise_counter(std::string_view key, std::int64_t amount) {
-  db_->prepare("INSERT INTO counters (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = value + excluded.value")
+  db_->prepare(
+         "INSERT INTO counters (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = "
+         "value + excluded.value")
       .bind(key, amount)
       .run();
 }

@@ -5,7 +5,8 @@
 
 namespace mneme::memory {
 
-std::optional<std::string> write_provenance(std::span<const std::int64_t> documents, std::int64_t own) {
+std::optional<std::string> write_provenance(std::span<const std::int64_t> documents,
+                                            std::int64_t own) {
   std::vector<std::int64_t> sorted(documents.begin(), documents.end());
   std::sort(sorted.begin(), sorted.end());
   sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
@@ -27,6 +28,8 @@ std::vector<std::int64_t> read_provenance(std::string_view stored) {
   return documents;
 }
 
-std::string provenance_needle(std::int64_t document) { return "," + std::to_string(document) + ","; }
+std::string provenance_needle(std::int64_t document) {
+  return "," + std::to_string(document) + ",";
+}
 
 }  // namespace mneme::memory

@@ -10,8 +10,10 @@
 
 namespace mneme::memory {
 
-/// The stored form, sorted and without repetitions; nothing for an empty list, and nothing for a list of `own` alone.
-std::optional<std::string> write_provenance(std::span<const std::int64_t> documents, std::int64_t own = 0);
+/// The stored form, sorted and without repetitions; nothing for an empty list, and nothing for a
+/// list of `own` alone.
+std::optional<std::string> write_provenance(std::span<const std::int64_t> documents,
+                                            std::int64_t own = 0);
 /// The documents of a stored form; what is no number is left out (verify reports it).
 std::vector<std::int64_t> read_provenance(std::string_view stored);
 /// What `instr(provenance, ?)` finds a document by.

@@ -8,7 +8,8 @@
 
 namespace mneme {
 
-/// What a representation is. The first four are small and stay with the text; the byte budget bounds the others.
+/// What a representation is. The first four are small and stay with the text; the byte budget
+/// bounds the others.
 enum class RepKind {
   text,       ///< text made of the span: a summary, a cached answer
   ids,        ///< token ids; `model_digest` is the tokenizer's
@@ -26,7 +27,8 @@ std::string_view rep_kind_name(RepKind kind) noexcept;
 /// Whether the byte budget bounds representations of this kind.
 bool is_state(RepKind kind) noexcept;
 
-/// What a representation is found by. All of it must match: a mismatch is a miss, never an approximation.
+/// What a representation is found by. All of it must match: a mismatch is a miss, never an
+/// approximation.
 struct RepKey {
   std::int64_t span = 0;
   RepKind kind = RepKind::kv;
@@ -39,12 +41,13 @@ struct RepKey {
 /// A representation without its bytes.
 struct RepInfo {
   RepKey key;
-  std::int64_t n_vec = 0;                ///< vectors, for states the tokens kept
-  std::int64_t d = 0;                    ///< numbers in a vector
-  std::int64_t bytes = 0;                ///< length of the blob
-  std::vector<std::int64_t> provenance;  ///< documents that were in its context; empty: its span's own and no other
-  std::int64_t uses = 0;                 ///< questions that it was loaded for
-  std::int64_t written_at_s = 0;         ///< seconds since 1970; set when it is stored
+  std::int64_t n_vec = 0;  ///< vectors, for states the tokens kept
+  std::int64_t d = 0;      ///< numbers in a vector
+  std::int64_t bytes = 0;  ///< length of the blob
+  std::vector<std::int64_t>
+      provenance;  ///< documents that were in its context; empty: its span's own and no other
+  std::int64_t uses = 0;          ///< questions that it was loaded for
+  std::int64_t written_at_s = 0;  ///< seconds since 1970; set when it is stored
 };
 
 /// A representation with its bytes.
@@ -62,12 +65,12 @@ struct StoreReport {
     budget,     ///< the byte budget holds nothing less useful
     gone,       ///< the span was replaced or forgotten meanwhile
   };
-  std::int64_t stored = 0;         ///< representations stored
-  std::int64_t not_stored = 0;     ///< representations not stored, `obstacle` says why
-  std::int64_t shrunk = 0;         ///< states made smaller to make room
-  std::int64_t dropped = 0;        ///< states that became text only to make room
+  std::int64_t stored = 0;      ///< representations stored
+  std::int64_t not_stored = 0;  ///< representations not stored, `obstacle` says why
+  std::int64_t shrunk = 0;      ///< states made smaller to make room
+  std::int64_t dropped = 0;     ///< states that became text only to make room
   Obstacle obstacle = Obstacle::none;
-  std::string reason;              ///< the obstacle in one line, empty for none
+  std::string reason;  ///< the obstacle in one line, empty for none
 };
 
 }  // namespace mneme

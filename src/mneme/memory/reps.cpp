@@ -1,13 +1,13 @@
 // Representations: small ones in their row, states in parts beside it.
-#include <algorithm>
-#include <chrono>
-#include <utility>
-
 #include "mneme/core/checksum.h"
+#include "mneme/memory/clock.h"
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/provenance.h"
 #include "mneme/memory/schema.h"
 #include "mneme/memory/sqlite.h"
+
+#include <algorithm>
+#include <utility>
 
 namespace mneme {
 
@@ -23,22 +23,44 @@ constexpr std::size_t kMaxNameBytes = 4096;
 // Bytes of states that go into one transaction: what the -wal holds at most beside the file.
 constexpr std::int64_t kBatchBytes = std::int64_t{4} << 20;
 
-#define MNEME_REP_COLUMNS                                                                                      \
-  "SELECT r.id, r.span_id, r.kind, m.value, r.layer, c.spec, p.value, r.n_vec, r.d, r.bytes, r.provenance, "  \
-  "r.uses, r.written_at, r.crc32c, r.blob FROM reps r JOIN digests m ON m.id = r.model_digest "                \
+#define MNEME_REP_COLUMNS                                                                       \
+  "SELECT r.id, r.span_id, r.kind, m.value, r.layer, c.spec, p.value, r.n_vec, r.d, r.bytes, "  \
+  "r.provenance, "                                                                              \
+  "r.uses, r.written_at, r.crc32c, r.blob FROM reps r JOIN digests m ON m.id = r.model_digest " \
   "JOIN codecs c ON c.id = r.codec JOIN digests p ON p.id = r.prefix_digest "
 
 constexpr const char* kByKey = MNEME_REP_COLUMNS
-    "WHERE r.span_id = ? AND r.kind = ? AND m.value = ? AND p.value = ? AND r.layer = ? AND c.spec = ?";
+    "WHERE r.span_id = ? AND r.kind = ? AND m.value = ? AND p.value = ? AND r.layer = ? AND c.spec "
+    "= ?";
 constexpr const char* kByKeyAnyCodec = MNEME_REP_COLUMNS
-    "WHERE r.span_id = ? AND r.kind = ? AND m.value = ? AND p.value = ? AND r.layer = ? ORDER BY r.bytes DESC, r.id";
+    "WHERE r.span_id = ? AND r.kind = ? AND m.value = ? AND p.value = ? AND r.layer = ? ORDER BY "
+    "r.bytes DESC, r.id";
 constexpr const char* kOfSpan = MNEME_REP_COLUMNS "WHERE r.span_id = ? ORDER BY r.id";
 constexpr const char* kById = MNEME_REP_COLUMNS "WHERE r.id = ?";
 constexpr const char* kOfKind = MNEME_REP_COLUMNS
-    "WHERE r.kind = ? AND r.model_digest = (SELECT id FROM digests WHERE value = ?) ORDER BY r.span_id, r.id";
+    "WHERE r.kind = ? AND r.model_digest = (SELECT id FROM digests WHERE value = ?) ORDER BY "
+    "r.span_id, r.id";
 #undef MNEME_REP_COLUMNS
 
-enum RepColumn { kId, kSpan, kKind, kModel, kLayer, kCodec, kPrefix, kVectors, kWidth, kBytes, kProvenance, kUses, kWritten, kCrc, kBlob };
+struct Column {
+  enum : int {
+    kId,
+    kSpan,
+    kKind,
+    kModel,
+    kLayer,
+    kCodec,
+    kPrefix,
+    kVectors,
+    kWidth,
+    kBytes,
+    kProvenance,
+    kUses,
+    kWritten,
+    kCrc,
+    kBlob
+  };
+};
 
 std::optional<RepKind> rep_kind_of(std::string_view name) {
   for (int k = 0; k <= static_cast<int>(RepKind::latent); ++k) {
@@ -49,11 +71,13 @@ std::optional<RepKind> rep_kind_of(std::string_view name) {
 
 void check_rep(const Rep& rep) {
   const auto refuse = [&](const std::string& why) {
-    throw Error(Errc::invalid, "a " + std::string(rep_kind_name(rep.key.kind)) + " representation of span " +
-                                   std::to_string(rep.key.span) + " " + why);
+    throw Error(Errc::invalid, "a " + std::string(rep_kind_name(rep.key.kind)) +
+                                   " representation of span " + std::to_string(rep.key.span) + " " +
+                                   why);
   };
   const auto limit = is_state(rep.key.kind) ? kMaxRepBytes : kMaxSmallRepBytes;
-  if (static_cast<std::int64_t>(rep.blob.size()) > limit) refuse("has more than " + std::to_string(limit) + " bytes");
+  if (static_cast<std::int64_t>(rep.blob.size()) > limit)
+    refuse("has more than " + std::to_string(limit) + " bytes");
   if (rep.key.model_digest.size() > kMaxNameBytes || rep.key.codec.size() > kMaxNameBytes ||
       rep.key.prefix_digest.size() > kMaxNameBytes) {
     refuse("has a digest or codec longer than 4096 bytes");
@@ -61,10 +85,12 @@ void check_rep(const Rep& rep) {
   if (rep.n_vec < 0 || rep.d < 0) refuse("has a negative number of vectors or dimensions");
 }
 
-std::int64_t intern(memory::Database& database, const char* insert, const char* find, std::string_view value) {
+std::int64_t intern(memory::Database& database, const char* insert, const char* find,
+                    std::string_view value) {
   database.prepare(insert).bind(value).run();
   auto row = database.prepare(find);
-  if (!row.bind(value).step()) throw Error(Errc::corrupt, database.path().string() + ": a name that was stored is not found");
+  if (!row.bind(value).step())
+    throw Error(Errc::corrupt, database.path().string() + ": a name that was stored is not found");
   return row.integer(0);
 }
 
@@ -78,31 +104,28 @@ std::int64_t intern_codec(memory::Database& database, std::string_view value) {
                 "SELECT id FROM codecs WHERE spec = ?", value);
 }
 
-std::int64_t now_s() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 }  // namespace
 
 RepInfo MemoryFile::read_rep_info(Statement& row) const {
   RepInfo info;
-  info.key.span = row.integer(kSpan);
-  const auto kind = rep_kind_of(row.text(kKind));
+  info.key.span = row.integer(Column::kSpan);
+  const auto kind = rep_kind_of(row.text(Column::kKind));
   if (!kind) {
-    throw Error(Errc::corrupt, path_.string() + ": representation " + std::to_string(row.integer(kId)) +
+    throw Error(Errc::corrupt, path_.string() + ": representation " +
+                                   std::to_string(row.integer(Column::kId)) +
                                    " is of no known kind; run `mneme verify`");
   }
   info.key.kind = *kind;
-  info.key.model_digest = std::string(row.text(kModel));
-  info.key.layer = row.integer(kLayer);
-  info.key.codec = std::string(row.text(kCodec));
-  info.key.prefix_digest = std::string(row.text(kPrefix));
-  info.n_vec = row.integer(kVectors);
-  info.d = row.integer(kWidth);
-  info.bytes = row.integer(kBytes);
-  info.provenance = memory::read_provenance(row.text(kProvenance));
-  info.uses = row.integer(kUses);
-  info.written_at_s = row.integer(kWritten);
+  info.key.model_digest = std::string(row.text(Column::kModel));
+  info.key.layer = row.integer(Column::kLayer);
+  info.key.codec = std::string(row.text(Column::kCodec));
+  info.key.prefix_digest = std::string(row.text(Column::kPrefix));
+  info.n_vec = row.integer(Column::kVectors);
+  info.d = row.integer(Column::kWidth);
+  info.bytes = row.integer(Column::kBytes);
+  info.provenance = memory::read_provenance(row.text(Column::kProvenance));
+  info.uses = row.integer(Column::kUses);
+  info.written_at_s = row.integer(Column::kWritten);
   return info;
 }
 
@@ -110,13 +133,14 @@ std::optional<Rep> MemoryFile::read_rep(Statement& row) const {
   Rep rep;
   static_cast<RepInfo&>(rep) = read_rep_info(row);
   bool whole = false;
-  if (!row.is_null(kBlob)) {
-    rep.blob = std::string(row.text(kBlob));
+  if (!row.is_null(Column::kBlob)) {
+    rep.blob = std::string(row.text(Column::kBlob));
     whole = static_cast<std::int64_t>(rep.blob.size()) == rep.bytes;
   } else if (rep.bytes >= 0 && rep.bytes <= kMaxRepBytes) {
     // The parts that are there bound the memory, not the length that a file claims.
-    const auto id = row.integer(kId);
-    auto parts = db_->prepare("SELECT id, length(data) FROM state_parts WHERE rep_id = ? ORDER BY part");
+    const auto id = row.integer(Column::kId);
+    auto parts =
+        db_->prepare("SELECT id, length(data) FROM state_parts WHERE rep_id = ? ORDER BY part");
     parts.bind(id);
     std::vector<std::pair<std::int64_t, std::int64_t>> found;
     std::int64_t total = 0;
@@ -128,13 +152,16 @@ std::optional<Rep> MemoryFile::read_rep(Statement& row) const {
       rep.blob.resize(static_cast<std::size_t>(total));
       std::span<char> rest(rep.blob);
       for (const auto& [part, length] : found) {
-        db_->read_blob("state_parts", "data", part, std::as_writable_bytes(rest.first(static_cast<std::size_t>(length))));
+        db_->read_blob("state_parts", "data", part,
+                       std::as_writable_bytes(rest.first(static_cast<std::size_t>(length))));
         rest = rest.subspan(static_cast<std::size_t>(length));
       }
       whole = true;
     }
   }
-  if (whole && crc32c(memory::bytes_of(rep.blob)) == static_cast<std::uint32_t>(row.integer(kCrc))) return rep;
+  if (whole &&
+      crc32c(memory::bytes_of(rep.blob)) == static_cast<std::uint32_t>(row.integer(Column::kCrc)))
+    return rep;
   ++damaged_reps_;
   return std::nullopt;
 }
@@ -145,7 +172,8 @@ std::optional<Rep> MemoryFile::get_where(const RepKey& key, bool any_codec) cons
   if (any_codec) {
     row.bind(key.span, rep_kind_name(key.kind), key.model_digest, key.prefix_digest, key.layer);
   } else {
-    row.bind(key.span, rep_kind_name(key.kind), key.model_digest, key.prefix_digest, key.layer, key.codec);
+    row.bind(key.span, rep_kind_name(key.kind), key.model_digest, key.prefix_digest, key.layer,
+             key.codec);
   }
   while (row.step()) {
     if (auto rep = read_rep(row)) return rep;
@@ -159,12 +187,18 @@ std::optional<Rep> MemoryFile::get_by_id(std::int64_t rep) const {
 }
 
 std::optional<Rep> MemoryFile::get(const RepKey& key) const { return get_where(key, false); }
-std::optional<Rep> MemoryFile::get_any_codec(const RepKey& key) const { return get_where(key, true); }
-
-bool MemoryFile::has(const RepKey& key) const {
-  auto row = db_->prepare(kByKey);
-  return row.bind(key.span, rep_kind_name(key.kind), key.model_digest, key.prefix_digest, key.layer, key.codec).step();
+std::optional<Rep> MemoryFile::get_any_codec(const RepKey& key) const {
+  return get_where(key, true);
 }
+
+std::optional<std::int64_t> MemoryFile::find_rep(const RepKey& key) const {
+  auto row = db_->prepare(kByKey);
+  row.bind(key.span, rep_kind_name(key.kind), key.model_digest, key.prefix_digest, key.layer,
+           key.codec);
+  return row.step() ? std::optional(row.integer(Column::kId)) : std::nullopt;
+}
+
+bool MemoryFile::has(const RepKey& key) const { return find_rep(key).has_value(); }
 
 std::vector<RepInfo> MemoryFile::reps(std::int64_t span) const {
   auto row = db_->prepare(kOfSpan);
@@ -174,7 +208,8 @@ std::vector<RepInfo> MemoryFile::reps(std::int64_t span) const {
   return found;
 }
 
-void MemoryFile::for_each_rep(RepKind kind, std::string_view model_digest, const std::function<void(const Rep&)>& each) const {
+void MemoryFile::for_each_rep(RepKind kind, std::string_view model_digest,
+                              const std::function<void(const Rep&)>& each) const {
   Transaction snapshot(*db_, Transaction::Kind::read);
   auto row = db_->prepare(kOfKind);
   row.bind(rep_kind_name(kind), model_digest);
@@ -202,16 +237,20 @@ std::int64_t MemoryFile::write_rep(std::int64_t span, const Rep& rep) {
   std::int64_t own = 0, uses = rep.uses;
   {
     auto row = db_->prepare("SELECT document_id FROM spans WHERE id = ?");
-    if (!row.bind(span).step()) throw Error(Errc::not_found, path_.string() + ": there is no span with number " + std::to_string(span));
+    if (!row.bind(span).step())
+      throw Error(Errc::not_found,
+                  path_.string() + ": there is no span with number " + std::to_string(span));
     own = row.integer(0);
   }
   check_provenance(rep.provenance);
   std::optional<std::int64_t> old;
   {
     auto row = db_->prepare(kByKey);
-    if (row.bind(span, rep_kind_name(rep.key.kind), rep.key.model_digest, rep.key.prefix_digest, rep.key.layer, rep.key.codec).step()) {
-      old = row.integer(kId);
-      uses = std::max(uses, row.integer(kUses));
+    if (row.bind(span, rep_kind_name(rep.key.kind), rep.key.model_digest, rep.key.prefix_digest,
+                 rep.key.layer, rep.key.codec)
+            .step()) {
+      old = row.integer(Column::kId);
+      uses = std::max(uses, row.integer(Column::kUses));
     }
   }
   if (old) delete_rep(*old);
@@ -220,11 +259,15 @@ std::int64_t MemoryFile::write_rep(std::int64_t span, const Rep& rep) {
   const auto bytes = memory::bytes_of(rep.blob);
   const auto small = state ? std::nullopt : std::optional(bytes);
   const auto provenance = memory::write_provenance(rep.provenance, own);
-  const auto model = intern_digest(*db_, rep.key.model_digest), prefix = intern_digest(*db_, rep.key.prefix_digest);
-  db_->prepare("INSERT INTO reps (span_id, kind, model_digest, layer, codec, prefix_digest, n_vec, d, blob, bytes, crc32c, "
-               "provenance, uses, written_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-      .bind(span, rep_kind_name(rep.key.kind), model, rep.key.layer, intern_codec(*db_, rep.key.codec), prefix, rep.n_vec,
-            rep.d, small, bytes.size(), crc32c(bytes), provenance, uses, now_s())
+  const auto model = intern_digest(*db_, rep.key.model_digest),
+             prefix = intern_digest(*db_, rep.key.prefix_digest);
+  db_->prepare(
+         "INSERT INTO reps (span_id, kind, model_digest, layer, codec, prefix_digest, n_vec, d, "
+         "blob, bytes, crc32c, "
+         "provenance, uses, written_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+      .bind(span, rep_kind_name(rep.key.kind), model, rep.key.layer,
+            intern_codec(*db_, rep.key.codec), prefix, rep.n_vec, rep.d, small, bytes.size(),
+            crc32c(bytes), provenance, uses, memory::unix_seconds())
       .run();
   const auto id = db_->last_row();
   if (!state) return id;
@@ -232,13 +275,19 @@ std::int64_t MemoryFile::write_rep(std::int64_t span, const Rep& rep) {
   auto insert = db_->prepare("INSERT INTO state_parts (rep_id, part, data) VALUES (?, ?, ?)");
   std::int64_t part = 0;
   for (std::size_t at = 0; at < bytes.size(); at += memory::kBlobPartBytes, ++part) {
-    insert.bind(id, part, bytes.subspan(at, std::min<std::size_t>(memory::kBlobPartBytes, bytes.size() - at))).run();
+    insert
+        .bind(id, part,
+              bytes.subspan(at, std::min<std::size_t>(memory::kBlobPartBytes, bytes.size() - at)))
+        .run();
   }
   raise_counter("state_pages", used_pages() - before);
   return id;
 }
 
-StoreReport::Obstacle MemoryFile::put_one(const Rep& rep, Admission admission, std::int64_t& wal_pages, StoreReport& report) {
+// Stores one representation as part of a transaction; nothing if it has to wait for the next one.
+std::optional<StoreReport::Obstacle> MemoryFile::put_one(const Rep& rep, Admission admission,
+                                                         std::int64_t& wal_pages,
+                                                         StoreReport& report) {
   {
     auto row = db_->prepare("SELECT 1 FROM spans WHERE id = ?");
     if (!row.bind(rep.key.span).step()) return StoreReport::Obstacle::gone;
@@ -253,15 +302,28 @@ StoreReport::Obstacle MemoryFile::put_one(const Rep& rep, Admission admission, s
     return StoreReport::Obstacle::none;
   }
   const auto pages = memory::pages_of_blob(static_cast<std::int64_t>(rep.blob.size()));
-  if (!make_room(pages, &rep.key, admission, wal_pages, report)) {
-    db_->prepare("UPDATE spans SET consolidation = ?2 WHERE id = ?1 AND NOT EXISTS "
-                 "(SELECT 1 FROM reps WHERE span_id = ?1 AND blob IS NULL)")
-        .bind(rep.key.span, memory::kTextOnly)
-        .run();
-    return StoreReport::Obstacle::budget;
+  switch (make_room(pages, rep.key, admission, wal_pages, report)) {
+    case Room::here:
+      break;
+    case Room::next_transaction:
+      return std::nullopt;
+    case Room::none:
+      // An old form of the very same state must not stand in the way of the new one.
+      if (const auto old = find_rep(rep.key)) {
+        delete_rep(*old);
+        return std::nullopt;
+      }
+      db_->prepare(
+             "UPDATE spans SET consolidation = ?2 WHERE id = ?1 AND NOT EXISTS "
+             "(SELECT 1 FROM reps WHERE span_id = ?1 AND blob IS NULL)")
+          .bind(rep.key.span, memory::kTextOnly)
+          .run();
+      return StoreReport::Obstacle::budget;
   }
   write_rep(rep.key.span, rep);
-  db_->prepare("UPDATE spans SET consolidation = 0 WHERE id = ? AND consolidation <> 0").bind(rep.key.span).run();
+  db_->prepare("UPDATE spans SET consolidation = 0 WHERE id = ? AND consolidation <> 0")
+      .bind(rep.key.span)
+      .run();
   wal_pages += pages;
   return StoreReport::Obstacle::none;
 }
@@ -269,55 +331,54 @@ StoreReport::Obstacle MemoryFile::put_one(const Rep& rep, Admission admission, s
 StoreReport MemoryFile::put(std::span<const Rep> reps, Admission admission) {
   for (const auto& rep : reps) check_rep(rep);
   StoreReport report;
-  const auto not_stored = [&](std::int64_t count, StoreReport::Obstacle obstacle, std::string reason) {
+  const auto not_stored = [&](std::int64_t count, StoreReport::Obstacle obstacle,
+                              const std::string& reason) {
     report.not_stored += count;
-    if (report.obstacle == StoreReport::Obstacle::none) {
-      report.obstacle = obstacle;
-      report.reason = std::move(reason);
-    }
+    if (report.obstacle != StoreReport::Obstacle::none) return;
+    report.obstacle = obstacle;
+    report.reason = reason;
   };
   for (std::size_t at = 0; at < reps.size();) {
-    // A batch: what fits one transaction, at least one.
-    std::size_t count = 0;
-    for (std::int64_t bytes = 0; at + count < reps.size(); ++count) {
-      bytes += static_cast<std::int64_t>(reps[at + count].blob.size());
-      if (count > 0 && bytes > kBatchBytes) break;
-    }
-    const auto batch = reps.subspan(at, count);
-    at += count;
+    // What a transaction did counts only once it is committed.
     StoreReport done;
-    StoreReport::Obstacle first = StoreReport::Obstacle::none;
+    std::vector<StoreReport::Obstacle> obstacles;
+    std::size_t next = at;
     try {
       begin_writing(false);
       Transaction transaction(*db_, Transaction::Kind::write);
-      std::int64_t wal_pages = 0;
-      for (const auto& rep : batch) {
-        const auto obstacle = put_one(rep, admission, wal_pages, done);
-        if (obstacle == StoreReport::Obstacle::none) {
+      auto wal_pages = leftover_wal_pages();
+      for (std::int64_t bytes = 0; next < reps.size() && bytes < kBatchBytes; ++next) {
+        const auto obstacle = put_one(reps[next], admission, wal_pages, done);
+        if (!obstacle) break;
+        bytes += static_cast<std::int64_t>(reps[next].blob.size());
+        if (*obstacle == StoreReport::Obstacle::none) {
           ++done.stored;
         } else {
-          ++done.not_stored;
-          if (first == StoreReport::Obstacle::none) first = obstacle;
+          obstacles.push_back(*obstacle);
         }
       }
       transaction.commit();
     } catch (const Error& failure) {
       if (failure.code() != Errc::busy && failure.code() != Errc::io) throw;
-      const auto obstacle = !writable_                        ? StoreReport::Obstacle::read_only
+      const auto obstacle = !writable_                     ? StoreReport::Obstacle::read_only
                             : failure.code() == Errc::busy ? StoreReport::Obstacle::busy
-                                                              : StoreReport::Obstacle::disk;
-      not_stored(static_cast<std::int64_t>(batch.size() + reps.size() - at), obstacle, failure.what());
+                                                           : StoreReport::Obstacle::disk;
+      not_stored(static_cast<std::int64_t>(reps.size() - at), obstacle, failure.what());
       break;
     }
     checkpoint();
+    at = next;
     report.stored += done.stored;
     report.shrunk += done.shrunk;
     report.dropped += done.dropped;
-    if (done.not_stored > 0) {
-      not_stored(done.not_stored, first,
-                 first == StoreReport::Obstacle::budget
-                     ? path_.string() + ": the budget of " + std::to_string(budget_bytes_) + " bytes is full of states that are as useful"
-                     : path_.string() + ": what the states were made from has been replaced or forgotten meanwhile");
+    for (const auto obstacle : obstacles) {
+      not_stored(
+          1, obstacle,
+          path_.string() +
+              (obstacle == StoreReport::Obstacle::budget
+                   ? ": the budget of " + std::to_string(budget_bytes_) +
+                         " bytes is full of states that are as useful"
+                   : ": what a state was made from has been replaced or forgotten meanwhile"));
     }
   }
   return report;
@@ -328,7 +389,8 @@ void MemoryFile::drop_states(std::optional<std::int64_t> span) {
   Transaction transaction(*db_, Transaction::Kind::write);
   std::vector<std::int64_t> reps;
   {
-    auto row = db_->prepare("SELECT id FROM reps WHERE blob IS NULL AND (?1 IS NULL OR span_id = ?1)");
+    auto row =
+        db_->prepare("SELECT id FROM reps WHERE blob IS NULL AND (?1 IS NULL OR span_id = ?1)");
     row.bind(span);
     while (row.step()) reps.push_back(row.integer(0));
   }

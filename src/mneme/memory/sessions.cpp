@@ -1,13 +1,13 @@
 // Chat sessions and stored search indexes.
-#include <chrono>
-#include <cstring>
-#include <utility>
-
 #include "mneme/core/checksum.h"
+#include "mneme/memory/clock.h"
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/provenance.h"
 #include "mneme/memory/schema.h"
 #include "mneme/memory/sqlite.h"
+
+#include <cstring>
+#include <utility>
 
 namespace mneme {
 
@@ -19,28 +19,30 @@ constexpr std::size_t kMaxSessionNameBytes = 256;
 constexpr std::size_t kMaxRoleBytes = 64;
 constexpr std::int64_t kMaxIndexBytes = std::int64_t{1} << 34;
 
-std::int64_t unix_seconds() {
-  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 }  // namespace
 
 std::int64_t MemoryFile::session_id(std::string_view name, bool create) {
   if (name.empty() || name.size() > kMaxSessionNameBytes || find_invalid_utf8(name) >= 0) {
-    throw Error(Errc::invalid, path_.string() + ": a session needs a name of 1 to 256 bytes of UTF-8");
+    throw Error(Errc::invalid,
+                path_.string() + ": a session needs a name of 1 to 256 bytes of UTF-8");
   }
   if (create) {
-    db_->prepare("INSERT INTO sessions (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING").bind(name, unix_seconds()).run();
+    db_->prepare("INSERT INTO sessions (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(name, memory::unix_seconds())
+        .run();
   }
   auto row = db_->prepare("SELECT id FROM sessions WHERE name = ?");
   if (!row.bind(name).step()) {
-    throw Error(Errc::not_found, path_.string() + ": there is no session \"" + std::string(name) + "\"");
+    throw Error(Errc::not_found,
+                path_.string() + ": there is no session \"" + std::string(name) + "\"");
   }
   return row.integer(0);
 }
 
 std::vector<SessionInfo> MemoryFile::sessions() const {
-  auto row = db_->prepare("SELECT name, created_at, (SELECT count(*) FROM turns t WHERE t.session_id = s.id) FROM sessions s ORDER BY id");
+  auto row = db_->prepare(
+      "SELECT name, created_at, (SELECT count(*) FROM turns t WHERE t.session_id = s.id) FROM "
+      "sessions s ORDER BY id");
   std::vector<SessionInfo> found;
   while (row.step()) found.push_back({std::string(row.text(0)), row.integer(2), row.integer(1)});
   return found;
@@ -48,7 +50,8 @@ std::vector<SessionInfo> MemoryFile::sessions() const {
 
 std::vector<Turn> MemoryFile::turns(std::string_view session) const {
   auto row = db_->prepare(
-      "SELECT t.number, t.role, t.text, t.ids, t.provenance, t.written_at FROM turns t JOIN sessions s ON s.id = t.session_id "
+      "SELECT t.number, t.role, t.text, t.ids, t.provenance, t.written_at FROM turns t JOIN "
+      "sessions s ON s.id = t.session_id "
       "WHERE s.name = ? ORDER BY t.number");
   row.bind(session);
   std::vector<Turn> found;
@@ -59,7 +62,8 @@ std::vector<Turn> MemoryFile::turns(std::string_view session) const {
     turn.text = std::string(row.text(2));
     const auto ids = row.blob(3);
     turn.ids.resize(ids.size() / sizeof(std::int32_t));
-    if (!turn.ids.empty()) std::memcpy(turn.ids.data(), ids.data(), turn.ids.size() * sizeof(std::int32_t));
+    if (!turn.ids.empty())
+      std::memcpy(turn.ids.data(), ids.data(), turn.ids.size() * sizeof(std::int32_t));
     turn.provenance = memory::read_provenance(row.text(4));
     turn.written_at_s = row.integer(5);
     found.push_back(std::move(turn));
@@ -77,7 +81,8 @@ std::int64_t MemoryFile::append_turns(std::string_view session, std::span<const 
       throw Error(Errc::full, path_.string() + ": a turn of " + std::to_string(turn.text.size()) +
                                   " bytes is longer than a session takes (16 MiB)");
     }
-    if (find_invalid_utf8(turn.text) >= 0) throw Error(Errc::invalid, path_.string() + ": a turn's text is not valid UTF-8");
+    if (find_invalid_utf8(turn.text) >= 0)
+      throw Error(Errc::invalid, path_.string() + ": a turn's text is not valid UTF-8");
   }
   begin_writing(true);
   Transaction transaction(*db_, Transaction::Kind::write);
@@ -88,12 +93,15 @@ std::int64_t MemoryFile::append_turns(std::string_view session, std::span<const 
     if (row.bind(id).step()) number = row.integer(0);
   }
   auto insert = db_->prepare(
-      "INSERT INTO turns (session_id, number, role, text, ids, provenance, written_at) VALUES (?, ?, ?, ?, ?, ?, ?)");
+      "INSERT INTO turns (session_id, number, role, text, ids, provenance, written_at) VALUES (?, "
+      "?, ?, ?, ?, ?, ?)");
   for (const auto& turn : turns) {
     check_provenance(turn.provenance);
-    const auto ids = turn.ids.empty() ? std::nullopt : std::optional(std::as_bytes(std::span(turn.ids)));
+    const auto ids =
+        turn.ids.empty() ? std::nullopt : std::optional(std::as_bytes(std::span(turn.ids)));
     const auto provenance = memory::write_provenance(turn.provenance);
-    insert.bind(id, ++number, turn.role, turn.text, ids, provenance, unix_seconds()).run();
+    const auto at = turn.written_at_s > 0 ? turn.written_at_s : memory::unix_seconds();
+    insert.bind(id, ++number, turn.role, turn.text, ids, provenance, at).run();
   }
   transaction.commit();
   return number;
@@ -113,25 +121,36 @@ ForgetReport MemoryFile::clear_session(std::string_view session) {
 }
 
 void MemoryFile::put_index(const IndexInfo& index, std::string_view blob) {
-  if (index.name.empty() || index.name.size() > kMaxSessionNameBytes || index.spec.size() > 4096 || index.model_digest.size() > 4096 ||
-      static_cast<std::int64_t>(blob.size()) > kMaxIndexBytes) {
-    throw Error(Errc::invalid, path_.string() + ": an index needs a name of 1 to 256 bytes and has at most 16 GiB");
+  if (index.name.empty() || index.name.size() > kMaxSessionNameBytes || index.spec.size() > 4096 ||
+      index.model_digest.size() > 4096 || static_cast<std::int64_t>(blob.size()) > kMaxIndexBytes) {
+    throw Error(
+        Errc::invalid,
+        path_.string() + ": an index needs a name of 1 to 256 bytes and has at most 16 GiB");
   }
   begin_writing(false);
   Transaction transaction(*db_, Transaction::Kind::write);
-  db_->prepare("DELETE FROM index_parts WHERE index_id IN (SELECT id FROM indexes WHERE name = ?)").bind(index.name).run();
+  db_->prepare("DELETE FROM index_parts WHERE index_id IN (SELECT id FROM indexes WHERE name = ?)")
+      .bind(index.name)
+      .run();
   db_->prepare("DELETE FROM indexes WHERE name = ?").bind(index.name).run();
-  db_->prepare("INSERT INTO digests (value) VALUES (?) ON CONFLICT DO NOTHING").bind(index.model_digest).run();
+  db_->prepare("INSERT INTO digests (value) VALUES (?) ON CONFLICT DO NOTHING")
+      .bind(index.model_digest)
+      .run();
   const auto bytes = memory::bytes_of(blob);
-  db_->prepare("INSERT INTO indexes (name, spec, model_digest, generation, bytes, crc32c, written_at) "
-               "VALUES (?, ?, (SELECT id FROM digests WHERE value = ?), ?, ?, ?, ?)")
-      .bind(index.name, index.spec, index.model_digest, index.generation, bytes.size(), crc32c(bytes), unix_seconds())
+  db_->prepare(
+         "INSERT INTO indexes (name, spec, model_digest, generation, bytes, crc32c, written_at) "
+         "VALUES (?, ?, (SELECT id FROM digests WHERE value = ?), ?, ?, ?, ?)")
+      .bind(index.name, index.spec, index.model_digest, index.generation, bytes.size(),
+            crc32c(bytes), memory::unix_seconds())
       .run();
   const auto id = db_->last_row();
   auto insert = db_->prepare("INSERT INTO index_parts (index_id, part, data) VALUES (?, ?, ?)");
   std::int64_t part = 0;
   for (std::size_t at = 0; at < bytes.size(); at += memory::kBlobPartBytes, ++part) {
-    insert.bind(id, part, bytes.subspan(at, std::min<std::size_t>(memory::kBlobPartBytes, bytes.size() - at))).run();
+    insert
+        .bind(id, part,
+              bytes.subspan(at, std::min<std::size_t>(memory::kBlobPartBytes, bytes.size() - at)))
+        .run();
   }
   release_free_pages();
   transaction.commit();
@@ -139,10 +158,13 @@ void MemoryFile::put_index(const IndexInfo& index, std::string_view blob) {
 }
 
 std::optional<IndexInfo> MemoryFile::find_index(std::string_view name) const {
-  auto row = db_->prepare("SELECT i.name, i.spec, m.value, i.generation, i.bytes FROM indexes i JOIN digests m ON m.id = i.model_digest "
-                          "WHERE i.name = ?");
+  auto row = db_->prepare(
+      "SELECT i.name, i.spec, m.value, i.generation, i.bytes FROM indexes i JOIN digests m ON m.id "
+      "= i.model_digest "
+      "WHERE i.name = ?");
   if (!row.bind(name).step()) return std::nullopt;
-  return IndexInfo{std::string(row.text(0)), std::string(row.text(1)), std::string(row.text(2)), row.integer(3), row.integer(4)};
+  return IndexInfo{std::string(row.text(0)), std::string(row.text(1)), std::string(row.text(2)),
+                   row.integer(3), row.integer(4)};
 }
 
 std::optional<std::string> MemoryFile::get_index(std::string_view name) const {
@@ -152,7 +174,8 @@ std::optional<std::string> MemoryFile::get_index(std::string_view name) const {
   auto parts = db_->prepare("SELECT data FROM index_parts WHERE index_id = ? ORDER BY part");
   parts.bind(row.integer(0));
   std::string blob;
-  while (parts.step() && static_cast<std::int64_t>(blob.size()) <= row.integer(1)) blob += parts.text(0);
+  while (parts.step() && static_cast<std::int64_t>(blob.size()) <= row.integer(1))
+    blob += parts.text(0);
   const bool whole = static_cast<std::int64_t>(blob.size()) == row.integer(1) &&
                      crc32c(memory::bytes_of(blob)) == static_cast<std::uint32_t>(row.integer(2));
   if (!whole) {

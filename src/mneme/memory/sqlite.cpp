@@ -1,24 +1,24 @@
 #include "mneme/memory/sqlite.h"
 
-#include <sqlite3.h>
-
 #include <cstring>
+#include <sqlite3.h>
 #include <utility>
 
 namespace mneme::memory {
 namespace {
 
-// Longest string or blob that a row of a memory file holds: texts and states are cut into parts far below this; session
-// turns and indexed spans are the longest rows.
+// Longest string or blob that a row of a memory file holds: texts and states are cut into parts far
+// below this; session turns and indexed spans are the longest rows.
 constexpr int kMaxRowBytes = 64 << 20;
 
-// A path as an SQLite URI: what is not plainly a path character is escaped, so a name with `?` or `#` is only a name.
+// A path as an SQLite URI: what is not plainly a path character is escaped, so a name with `?` or
+// `#` is only a name.
 std::string uri_of(const std::filesystem::path& path, const char* query) {
   static constexpr char kHex[] = "0123456789ABCDEF";
   std::string uri = "file:";
   for (const unsigned char c : std::filesystem::absolute(path).string()) {
-    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '/' || c == '.' ||
-        c == '-' || c == '_') {
+    if ((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '/' ||
+        c == '.' || c == '-' || c == '_') {
       uri += static_cast<char>(c);
     } else {
       uri += '%';
@@ -32,7 +32,9 @@ std::string uri_of(const std::filesystem::path& path, const char* query) {
 }  // namespace
 
 Statement::Statement(Statement&& other) noexcept
-    : database_(other.database_), sql_(other.sql_), handle_(std::exchange(other.handle_, nullptr)) {}
+    : database_(other.database_),
+      sql_(other.sql_),
+      handle_(std::exchange(other.handle_, nullptr)) {}
 
 Statement::~Statement() {
   if (handle_ != nullptr) database_->give_back(*sql_, handle_);
@@ -55,7 +57,9 @@ void Statement::run() {
 
 void Statement::reset() { sqlite3_reset(handle_); }
 
-bool Statement::is_null(int column) const { return sqlite3_column_type(handle_, column) == SQLITE_NULL; }
+bool Statement::is_null(int column) const {
+  return sqlite3_column_type(handle_, column) == SQLITE_NULL;
+}
 std::int64_t Statement::integer(int column) const { return sqlite3_column_int64(handle_, column); }
 
 std::string_view Statement::text(int column) const {
@@ -78,13 +82,15 @@ void Statement::bind_integer(int parameter, std::int64_t value) {
 }
 void Statement::bind_text(int parameter, std::string_view value) {
   const char* data = value.data() == nullptr ? "" : value.data();
-  if (const int code = sqlite3_bind_text64(handle_, parameter + 1, data, value.size(), SQLITE_STATIC, SQLITE_UTF8)) {
+  if (const int code = sqlite3_bind_text64(handle_, parameter + 1, data, value.size(),
+                                           SQLITE_STATIC, SQLITE_UTF8)) {
     database_->fail(code);
   }
 }
 void Statement::bind_blob(int parameter, std::span<const std::byte> value) {
   const void* data = value.data() == nullptr ? static_cast<const void*>("") : value.data();
-  if (const int code = sqlite3_bind_blob64(handle_, parameter + 1, data, value.size(), SQLITE_STATIC)) {
+  if (const int code =
+          sqlite3_bind_blob64(handle_, parameter + 1, data, value.size(), SQLITE_STATIC)) {
     database_->fail(code);
   }
 }
@@ -92,17 +98,25 @@ void Statement::bind_null(int parameter) {
   if (const int code = sqlite3_bind_null(handle_, parameter + 1)) database_->fail(code);
 }
 
-Database::Database(const std::filesystem::path& path, Mode mode, std::chrono::milliseconds busy_timeout) : path_(path) {
+Database::Database(const std::filesystem::path& path, Mode mode,
+                   std::chrono::milliseconds busy_timeout)
+    : path_(path) {
   int flags = SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   const char* query = "";
   switch (mode) {
-    case Mode::read_only: flags |= SQLITE_OPEN_READONLY; break;
+    case Mode::read_only:
+      flags |= SQLITE_OPEN_READONLY;
+      break;
     case Mode::immutable:
       flags |= SQLITE_OPEN_READONLY;
       query = "?immutable=1";
       break;
-    case Mode::read_write: flags |= SQLITE_OPEN_READWRITE; break;
-    case Mode::create: flags |= SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE; break;
+    case Mode::read_write:
+      flags |= SQLITE_OPEN_READWRITE;
+      break;
+    case Mode::create:
+      flags |= SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE;
+      break;
   }
   const int code = sqlite3_open_v2(uri_of(path, query).c_str(), &handle_, flags, nullptr);
   try {
@@ -115,7 +129,8 @@ Database::Database(const std::filesystem::path& path, Mode mode, std::chrono::mi
 }
 
 Database::Database() : path_("(in memory)") {
-  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY | SQLITE_OPEN_NOMUTEX;
+  const int flags =
+      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_MEMORY | SQLITE_OPEN_NOMUTEX;
   const int code = sqlite3_open_v2(":memory:", &handle_, flags, nullptr);
   try {
     if (code != SQLITE_OK) fail(code);
@@ -130,9 +145,12 @@ void Database::configure(std::chrono::milliseconds busy_timeout) {
   sqlite3_extended_result_codes(handle_, 1);
   const struct {
     int option, value;
-  } options[] = {{SQLITE_DBCONFIG_DEFENSIVE, 1},      {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
-                 {SQLITE_DBCONFIG_ENABLE_TRIGGER, 0}, {SQLITE_DBCONFIG_ENABLE_VIEW, 0},
-                 {SQLITE_DBCONFIG_DQS_DML, 0},        {SQLITE_DBCONFIG_DQS_DDL, 0},
+  } options[] = {{SQLITE_DBCONFIG_DEFENSIVE, 1},
+                 {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},
+                 {SQLITE_DBCONFIG_ENABLE_TRIGGER, 0},
+                 {SQLITE_DBCONFIG_ENABLE_VIEW, 0},
+                 {SQLITE_DBCONFIG_DQS_DML, 0},
+                 {SQLITE_DBCONFIG_DQS_DDL, 0},
                  {SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0}};
   for (const auto& [option, value] : options) {
     if (const int code = sqlite3_db_config(handle_, option, value, nullptr)) fail(code);
@@ -190,14 +208,18 @@ std::string Database::text(std::string_view sql) {
   return statement.step() ? std::string(statement.text(0)) : std::string();
 }
 
-void Database::read_blob(const char* table, const char* column, std::int64_t row, std::span<std::byte> bytes) {
+void Database::read_blob(const char* table, const char* column, std::int64_t row,
+                         std::span<std::byte> bytes) {
   sqlite3_blob* blob = nullptr;
   int code = sqlite3_blob_open(handle_, "main", table, column, row, 0, &blob);
   if (code == SQLITE_OK && static_cast<std::size_t>(sqlite3_blob_bytes(blob)) != bytes.size()) {
     sqlite3_blob_close(blob);
-    throw Error(Errc::corrupt, path_.string() + ": a stored part has another length than recorded; run `mneme verify`");
+    throw Error(
+        Errc::corrupt,
+        path_.string() + ": a stored part has another length than recorded; run `mneme verify`");
   }
-  if (code == SQLITE_OK) code = sqlite3_blob_read(blob, bytes.data(), static_cast<int>(bytes.size()), 0);
+  if (code == SQLITE_OK)
+    code = sqlite3_blob_read(blob, bytes.data(), static_cast<int>(bytes.size()), 0);
   sqlite3_blob_close(blob);
   if (code != SQLITE_OK) fail(code);
 }
@@ -219,34 +241,48 @@ void Database::fail(int code) const {
   switch (code & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
-      throw Error(Errc::busy, where + "another process is writing this memory; try again when it is done");
-    case SQLITE_FULL: throw Error(Errc::io, where + "the disk is full; nothing was changed, free some space and retry");
+      throw Error(Errc::busy,
+                  where + "another process is writing this memory; try again when it is done");
+    case SQLITE_FULL:
+      throw Error(Errc::io,
+                  where + "the disk is full; nothing was changed, free some space and retry");
     case SQLITE_READONLY:
       throw Error(Errc::io, where + "cannot be written: the file or its folder is read-only");
     case SQLITE_PERM:
-    case SQLITE_AUTH: throw Error(Errc::io, where + "permission denied");
-    case SQLITE_CANTOPEN: throw Error(Errc::io, where + "cannot be opened: " + system_reason("no access"));
+    case SQLITE_AUTH:
+      throw Error(Errc::io, where + "permission denied");
+    case SQLITE_CANTOPEN:
+      throw Error(Errc::io, where + "cannot be opened: " + system_reason("no access"));
     case SQLITE_IOERR:
-      // SQLite tells a full disk apart only where the system says ENOSPC: quotas and limits arrive here.
-      if (code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_TRUNCATE ||
-          code == SQLITE_IOERR_SHMSIZE) {
-        throw Error(Errc::io, where + "cannot be written: the disk is full, a quota is reached or the disk fails; "
-                                      "nothing was changed");
+      // SQLite tells a full disk apart only where the system says ENOSPC: quotas and limits arrive
+      // here.
+      if (code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_FSYNC ||
+          code == SQLITE_IOERR_TRUNCATE || code == SQLITE_IOERR_SHMSIZE) {
+        throw Error(
+            Errc::io,
+            where +
+                "cannot be written: the disk is full, a quota is reached or the disk fails; "
+                "nothing was changed");
       }
-      throw Error(Errc::io, where + "reading or writing failed: " + system_reason("input/output error"));
-    case SQLITE_NOTADB: throw Error(Errc::corrupt, where + "not a mneme memory file");
+      throw Error(Errc::io,
+                  where + "reading or writing failed: " + system_reason("input/output error"));
+    case SQLITE_NOTADB:
+      throw Error(Errc::corrupt, where + "not a mneme memory file");
     case SQLITE_CORRUPT:
     case SQLITE_FORMAT:
     case SQLITE_TOOBIG:
     case SQLITE_CONSTRAINT:
     case SQLITE_MISMATCH:
     case SQLITE_SCHEMA:
-      throw Error(Errc::corrupt, where + "the memory file is damaged (" + sqlite3_errstr(code & 0xff) +
-                                     "); run `mneme verify`, or read the sources again into a new file");
-    case SQLITE_NOMEM: throw std::bad_alloc();
+      throw Error(Errc::corrupt,
+                  where + "the memory file is damaged (" + sqlite3_errstr(code & 0xff) +
+                      "); run `mneme verify`, or read the sources again into a new file");
+    case SQLITE_NOMEM:
+      throw std::bad_alloc();
     default:
-      throw Error(Errc::io, where + "the database refused: " +
-                                (handle_ != nullptr ? sqlite3_errmsg(handle_) : sqlite3_errstr(code)));
+      throw Error(Errc::io,
+                  where + "the database refused: " +
+                      (handle_ != nullptr ? sqlite3_errmsg(handle_) : sqlite3_errstr(code)));
   }
 }
 
@@ -260,8 +296,10 @@ Transaction::Transaction(Database& database, Kind kind) : database_(database) {
 }
 
 Transaction::~Transaction() {
-  // SQLite may have rolled back by itself (a full disk); a failing ROLLBACK leaves nothing that could be done better.
-  if (open_ && database_.in_transaction()) sqlite3_exec(database_.handle(), "ROLLBACK", nullptr, nullptr, nullptr);
+  // SQLite may have rolled back by itself (a full disk); a failing ROLLBACK leaves nothing that
+  // could be done better.
+  if (open_ && database_.in_transaction())
+    sqlite3_exec(database_.handle(), "ROLLBACK", nullptr, nullptr, nullptr);
 }
 
 void Transaction::commit() {

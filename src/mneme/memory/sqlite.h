@@ -1,5 +1,8 @@
-// SQLite as the memory file uses it: one guarded connection, cached statements, transactions, errors in one line.
+// SQLite as the memory file uses it: one guarded connection, cached statements, transactions,
+// errors in one line.
 #pragma once
+
+#include "mneme/core/error.h"
 
 #include <chrono>
 #include <cstddef>
@@ -13,8 +16,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "mneme/core/error.h"
-
 struct sqlite3;
 struct sqlite3_stmt;
 
@@ -22,16 +23,17 @@ namespace mneme::memory {
 
 class Database;
 
-/// A prepared statement, borrowed from its connection's cache and given back reset when it goes out of scope. Columns and
-/// parameters count from 0. Views returned by text() and blob() hold until the next step() or the end of the statement.
+/// A prepared statement, borrowed from its connection's cache and given back reset when it goes out
+/// of scope. Columns and parameters count from 0. Views returned by text() and blob() hold until
+/// the next step() or the end of the statement.
 class Statement {
  public:
   Statement(Statement&& other) noexcept;
   Statement& operator=(Statement&&) = delete;
   ~Statement();
 
-  /// Binds all parameters, in order: integers, strings (text), byte spans (blob), nullptr and empty optionals (NULL). The bytes of strings
-  /// and spans must live until the statement has run.
+  /// Binds all parameters, in order: integers, strings (text), byte spans (blob), nullptr and empty
+  /// optionals (NULL). The bytes of strings and spans must live until the statement has run.
   template <class... Values>
   Statement& bind(const Values&... values) {
     reset();
@@ -89,8 +91,8 @@ class Statement {
   sqlite3_stmt* handle_;
 };
 
-/// One connection to a file that may be hostile: DEFENSIVE, trusted_schema off, no triggers, views or extensions run,
-/// lengths limited. For one thread at a time; never carry it over fork().
+/// One connection to a file that may be hostile: DEFENSIVE, trusted_schema off, no triggers, views
+/// or extensions run, lengths limited. For one thread at a time; never carry it over fork().
 class Database {
  public:
   enum class Mode { read_only, immutable, read_write, create };
@@ -103,7 +105,8 @@ class Database {
   Database(const Database&) = delete;
   Database& operator=(const Database&) = delete;
 
-  /// The statement of that SQL, prepared once; a second one is prepared while the first is still borrowed.
+  /// The statement of that SQL, prepared once; a second one is prepared while the first is still
+  /// borrowed.
   Statement prepare(std::string_view sql);
   /// Runs statements without parameters and rows.
   void execute(const std::string& sql);
@@ -112,12 +115,14 @@ class Database {
   /// The first column of the first row as text; empty without a row.
   std::string text(std::string_view sql);
 
-  /// Copies `bytes` of one blob, from its start, without building it in memory first. Throws `corrupt` if the blob has
-  /// another size.
-  void read_blob(const char* table, const char* column, std::int64_t row, std::span<std::byte> bytes);
+  /// Copies `bytes` of one blob, from its start, without building it in memory first. Throws
+  /// `corrupt` if the blob has another size.
+  void read_blob(const char* table, const char* column, std::int64_t row,
+                 std::span<std::byte> bytes);
 
   [[nodiscard]] bool in_transaction() const;
-  /// Whether nothing can be written through this connection: opened so, or the file is write-protected.
+  /// Whether nothing can be written through this connection: opened so, or the file is
+  /// write-protected.
   [[nodiscard]] bool read_only() const;
   [[nodiscard]] std::int64_t last_row() const;
   /// Rows changed by the last statement.
@@ -140,13 +145,14 @@ class Database {
   std::unordered_map<std::string, std::vector<sqlite3_stmt*>> idle_;
 };
 
-/// A transaction that rolls back unless committed. A reading one inside another transaction is part of that one.
+/// A transaction that rolls back unless committed. A reading one inside another transaction is part
+/// of that one.
 class Transaction {
  public:
   enum class Kind { read, write };
 
-  /// A writing transaction takes the write lock at once: throws `busy` if another process keeps it beyond the timeout,
-  /// `io` if the file cannot be written. Writing transactions do not nest.
+  /// A writing transaction takes the write lock at once: throws `busy` if another process keeps it
+  /// beyond the timeout, `io` if the file cannot be written. Writing transactions do not nest.
   Transaction(Database& database, Kind kind);
   ~Transaction();
   Transaction(const Transaction&) = delete;

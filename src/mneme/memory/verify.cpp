@@ -1,12 +1,12 @@
 // Verification: everything in a memory file that can be checked without a model.
-#include <algorithm>
-#include <set>
-
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/provenance.h"
 #include "mneme/memory/schema.h"
 #include "mneme/memory/sqlite.h"
 #include "mneme/weights/digests.h"
+
+#include <algorithm>
+#include <set>
 
 namespace mneme {
 
@@ -49,8 +49,9 @@ VerifyReport MemoryFile::verify() const {
   check("references", [&] {
     auto row = db_->prepare("PRAGMA foreign_key_check");
     while (row.step()) {
-      problem("references: row " + std::to_string(row.integer(1)) + " of " + std::string(row.text(0)) +
-              " refers to a row of " + std::string(row.text(2)) + " that is not there");
+      problem("references: row " + std::to_string(row.integer(1)) + " of " +
+              std::string(row.text(0)) + " refers to a row of " + std::string(row.text(2)) +
+              " that is not there");
     }
   });
 
@@ -62,7 +63,8 @@ VerifyReport MemoryFile::verify() const {
       const auto name = "document \"" + info.document.label + "\"";
       check("texts", [&] {
         const auto text = document_text(info.document.id);
-        if (sha256_hex(text) != info.document.content_hash) problem(name + ": its text does not have its content hash");
+        if (sha256_hex(text) != info.document.content_hash)
+          problem(name + ": its text does not have its content hash");
         if (const auto bad = find_invalid_utf8(text); bad >= 0) {
           problem(name + ": its text is not valid UTF-8 at byte " + std::to_string(bad));
         }
@@ -81,15 +83,18 @@ VerifyReport MemoryFile::verify() const {
             problem(which + " has no earlier span as parent");
           } else if (s.parent >= 0) {
             const auto& parent = all[static_cast<std::size_t>(s.parent)];
-            if (parent.begin > s.begin || parent.end < s.end) problem(which + " is not within its parent");
+            if (parent.begin > s.begin || parent.end < s.end)
+              problem(which + " is not within its parent");
           }
         }
       });
     }
-    auto row = db_->prepare("SELECT count(*) FROM texts t JOIN documents d ON d.id = t.document_id "
-                            "WHERE t.part < 0 OR t.part * ? >= d.bytes");
+    auto row = db_->prepare(
+        "SELECT count(*) FROM texts t JOIN documents d ON d.id = t.document_id "
+        "WHERE t.part < 0 OR t.part * ? >= d.bytes");
     if (row.bind(memory::kTextPartBytes).step() && row.integer(0) > 0) {
-      problem("texts: " + std::to_string(row.integer(0)) + " parts lie behind the end of their text");
+      problem("texts: " + std::to_string(row.integer(0)) +
+              " parts lie behind the end of their text");
     }
   });
 
@@ -97,44 +102,57 @@ VerifyReport MemoryFile::verify() const {
     auto row = db_->prepare("SELECT id, span_id, provenance FROM reps ORDER BY id");
     while (row.step()) {
       ++report.reps;
-      const auto which = "representation " + std::to_string(row.integer(0)) + " of span " + std::to_string(row.integer(1));
+      const auto which = "representation " + std::to_string(row.integer(0)) + " of span " +
+                         std::to_string(row.integer(1));
       const auto damaged = damaged_reps_;
       check("representations", [&] {
-        if (!get_by_id(row.integer(0))) problem(which + ": its bytes do not have its checksum; it will be made again");
+        if (!get_by_id(row.integer(0)))
+          problem(which + ": its bytes do not have its checksum; it will be made again");
       });
       damaged_reps_ = damaged;
       if (row.is_null(2)) continue;
       const auto documents = memory::read_provenance(row.text(2));
-      if (memory::write_provenance(documents) != row.text(2)) problem(which + ": its list of sources is malformed");
+      if (memory::write_provenance(documents) != row.text(2))
+        problem(which + ": its list of sources is malformed");
       for (const auto document : documents) {
-        if (!known.contains(document)) problem(which + ": names source " + std::to_string(document) + ", which is not there");
+        if (!known.contains(document))
+          problem(which + ": names source " + std::to_string(document) + ", which is not there");
       }
     }
-    auto orphans = db_->prepare("SELECT count(*) FROM state_parts p JOIN reps r ON r.id = p.rep_id WHERE r.blob IS NOT NULL");
-    if (orphans.step() && orphans.integer(0) > 0) problem("representations: parts of a state belong to none");
+    auto orphans = db_->prepare(
+        "SELECT count(*) FROM state_parts p JOIN reps r ON r.id = p.rep_id WHERE r.blob IS NOT "
+        "NULL");
+    if (orphans.step() && orphans.integer(0) > 0)
+      problem("representations: parts of a state belong to none");
   });
 
   check("turns", [&] {
-    auto row = db_->prepare("SELECT t.id, t.number, t.text, t.provenance, t.session_id FROM turns t ORDER BY t.session_id, t.number");
+    auto row = db_->prepare(
+        "SELECT t.id, t.number, t.text, t.provenance, t.session_id FROM turns t ORDER BY "
+        "t.session_id, t.number");
     std::int64_t session = 0, last = 0;
     while (row.step()) {
       ++report.turns;
       if (row.integer(4) != session) last = 0;
       session = row.integer(4);
-      const auto which = "turn " + std::to_string(row.integer(1)) + " of session " + std::to_string(session);
+      const auto which =
+          "turn " + std::to_string(row.integer(1)) + " of session " + std::to_string(session);
       if (row.integer(1) <= last) problem(which + " is out of order");
       last = row.integer(1);
       if (find_invalid_utf8(row.text(2)) >= 0) problem(which + " is not valid UTF-8");
       for (const auto document : memory::read_provenance(row.text(3))) {
-        if (!known.contains(document)) problem(which + " names source " + std::to_string(document) + ", which is not there");
+        if (!known.contains(document))
+          problem(which + " names source " + std::to_string(document) + ", which is not there");
       }
     }
   });
 
   check("word index", [&] {
-    const auto missing = db_->integer("SELECT count(*) FROM spans WHERE leaf AND id NOT IN (SELECT id FROM spans_fts_docsize)");
+    const auto missing = db_->integer(
+        "SELECT count(*) FROM spans WHERE leaf AND id NOT IN (SELECT id FROM spans_fts_docsize)");
     if (missing > 0) problem("word index: " + std::to_string(missing) + " passages are not in it");
-    const auto extra = db_->integer("SELECT count(*) FROM spans_fts_docsize WHERE id NOT IN (SELECT id FROM spans WHERE leaf)");
+    const auto extra = db_->integer(
+        "SELECT count(*) FROM spans_fts_docsize WHERE id NOT IN (SELECT id FROM spans WHERE leaf)");
     if (extra > 0) problem("word index: " + std::to_string(extra) + " entries have no passage");
   });
 
@@ -146,7 +164,9 @@ VerifyReport MemoryFile::verify() const {
     }
     for (const auto& name : names) {
       const auto damaged = damaged_reps_;
-      if (!get_index(name)) problem("index \"" + name + "\": its bytes do not have its checksum; it will be made again");
+      if (!get_index(name))
+        problem("index \"" + name +
+                "\": its bytes do not have its checksum; it will be made again");
       damaged_reps_ = damaged;
     }
   });
@@ -157,7 +177,8 @@ VerifyReport MemoryFile::verify() const {
         "(SELECT name FROM sqlite_schema WHERE tbl_name = 'state_parts')");
     // The counter also holds the tables' first pages when empty, and pages for finding moved pages.
     if (std::abs(pages - state_pages()) > 8 + pages / 512) {
-      problem("budget: states take " + std::to_string(pages) + " pages, " + std::to_string(state_pages()) + " are counted");
+      problem("budget: states take " + std::to_string(pages) + " pages, " +
+              std::to_string(state_pages()) + " are counted");
     }
   });
   return report;

@@ -40,6 +40,9 @@ class KvStore : public StateStore {
 
   /// Takes in keys [B,H,T,K] and values [B,H,T,V], unrotated, of the call's positions and lengths.
   virtual void append(const at::Tensor& keys, const at::Tensor& values, const Call& call) = 0;
+  /// Drops what the plan does not keep. Called once the appended tokens have attended: within a chunk every token still
+  /// sees those right before it.
+  virtual void settle() = 0;
   /// Attention of unrotated queries [B,G*H,T,K] over all that is held and visible; `lse` only when asked for.
   [[nodiscard]] virtual Partial attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const = 0;
 

@@ -91,7 +91,7 @@ class Decoder final : public Model {
     }
     // Only the rows that are asked for meet the vocabulary.
     if (whole) {
-      advance(state, prepared);
+      if (batch.mode != Mode::read_only) advance(state, prepared);
       x = norm_(x);
       if (batch.logits_at != LogitsAt::none) {
         const auto at_rows = batch.logits_at == LogitsAt::last ? last_of_rows(x, call) : x.reshape({-1, shape_.model});
@@ -116,7 +116,7 @@ class Decoder final : public Model {
     std::shared_ptr<const FeedForward> feed_forward;
   };
   ModelShape shape_;
-  Embedding embedding_;
+  EmbeddingTable embedding_;
   RMSNorm norm_;
   std::shared_ptr<Parameter> head_;
   std::vector<Layer> layers_;

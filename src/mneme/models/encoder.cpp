@@ -68,9 +68,12 @@ class Encoder final : public Model {
     call.pattern.causal = false;
     Output out;
     call.aux = &out.aux;
-    auto x = batch.ids.defined() ? words_(batch.ids) : batch.embeddings;
-    x = norm_(x + positions_(call.positions) + types_(at::zeros({1, 1}, at::kLong)));
     const auto to = batch.to_layer < 0 ? shape_.layers : batch.to_layer;
+    if (batch.from_layer < 0 || batch.from_layer > to || to > shape_.layers) {
+      throw Error(Errc::invalid, fmt::format("layers {} to {} of a model that has {}", batch.from_layer, to, shape_.layers));
+    }
+    auto x = batch.ids.defined() ? words_(batch.ids) : batch.embeddings;
+    if (batch.from_layer == 0) x = norm_(x + positions_(call.positions) + types_(at::zeros({1, 1}, at::kLong)));
     for (auto i = batch.from_layer; i < to; ++i) {
       const auto& layer = layers_.at(static_cast<std::size_t>(i));
       call.at = layer.name;
@@ -97,7 +100,7 @@ class Encoder final : public Model {
     std::shared_ptr<const FeedForward> feed_forward;
   };
   ModelShape shape_;
-  Embedding words_, positions_, types_;
+  EmbeddingTable words_, positions_, types_;
   LayerNorm norm_;
   std::vector<Layer> layers_;
 };

@@ -19,6 +19,9 @@ Prepared prepare(const Batch& batch, const State& state, const Model& model) {
   if (input.dim() != (batch.ids.defined() ? 2 : 3)) {
     throw Error(Errc::invalid, fmt::format("a batch wants ids [B,T] or embeddings [B,T,D], not {} dimensions", input.dim()));
   }
+  if (batch.embeddings.defined() && batch.embeddings.size(2) != model.shape().model) {
+    throw Error(Errc::invalid, fmt::format("embeddings of width {} for a model of width {}", batch.embeddings.size(2), model.shape().model));
+  }
   const auto B = input.size(0), T = input.size(1);
   if (T == 0) throw Error(Errc::invalid, "a batch of no tokens: at least one is wanted");
   if (state.rows() != 0 && state.rows() != B) throw Error(Errc::invalid, fmt::format("the state holds {} sequences, the batch {}", state.rows(), B));
@@ -41,6 +44,7 @@ Prepared prepare(const Batch& batch, const State& state, const Model& model) {
     for (std::size_t b = 0; b < state.positions.size(); ++b) first[static_cast<std::int64_t>(b)][0] = state.positions[b];
     call.positions = (first + at::arange(T, at::kLong).unsqueeze(0)).contiguous();
   }
+  if (batch.segments.defined() && batch.segments.sizes() != at::IntArrayRef({B, T})) throw Error(Errc::invalid, "segments want the sizes [B,T] of the batch");
   if (const auto context = model.shape().context; context > 0) {
     for (std::int64_t b = 0; b < B; ++b) {
       const auto n = call.length(b, T);

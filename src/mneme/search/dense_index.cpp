@@ -1,27 +1,27 @@
 #include "mneme/search/dense_index.h"
 
-#include <faiss/IndexFlat.h>
-#include <faiss/IndexHNSW.h>
-#include <fmt/format.h>
+#include "mneme/core/error.h"
 
 #include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexHNSW.h>
+#include <fmt/format.h>
 #include <limits>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
-#include "mneme/core/error.h"
-
 namespace mneme {
 namespace {
 
 constexpr std::int64_t kMaxDimension = 65'536;
-constexpr std::int64_t kMaxVectors = std::numeric_limits<std::int32_t>::max();  // HNSW's links are 32 bits
+constexpr std::int64_t kMaxVectors =
+    std::numeric_limits<std::int32_t>::max();  // HNSW's links are 32 bits
 constexpr int kDefaultLinks = 32;
-constexpr int kBuildBreadth = 80;
+constexpr int kBuildBreadth = 40;
 constexpr std::uint32_t kGraphMagic = 0x47484E4DU;  // "MNHG"
 constexpr std::uint32_t kGraphVersion = 1;
 
@@ -35,7 +35,9 @@ int links_of(const std::string& factory) {
     const auto [stop, error] = std::from_chars(factory.data() + 4, end, links);
     if (error == std::errc() && stop == end && links >= 2 && links <= 256) return links;
   }
-  throw Error(Errc::invalid, fmt::format("dense index '{}': wanted 'Flat' or 'HNSW<M>' with M from 2 to 256", factory));
+  throw Error(
+      Errc::invalid,
+      fmt::format("dense index '{}': wanted 'Flat' or 'HNSW<M>' with M from 2 to 256", factory));
 }
 
 float dot(const float* a, const float* b, std::size_t n) {
@@ -47,7 +49,8 @@ float dot(const float* a, const float* b, std::size_t n) {
   }
   float total = 0;
   for (; i < n; ++i) total += a[i] * b[i];
-  return total + ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+  return total + ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+         ((sums[4] + sums[5]) + (sums[6] + sums[7]));
 }
 
 bool unit_length(const float* v, std::size_t n) {
@@ -56,10 +59,12 @@ bool unit_length(const float* v, std::size_t n) {
 }
 
 void nearest_first(std::vector<Neighbour>& found, std::int64_t k) {
-  const auto kept = static_cast<std::ptrdiff_t>(std::min<std::size_t>(found.size(), static_cast<std::size_t>(k)));
-  std::partial_sort(found.begin(), found.begin() + kept, found.end(), [](const Neighbour& a, const Neighbour& b) {
-    return a.cosine != b.cosine ? a.cosine > b.cosine : a.id < b.id;
-  });
+  const auto kept =
+      static_cast<std::ptrdiff_t>(std::min<std::size_t>(found.size(), static_cast<std::size_t>(k)));
+  std::partial_sort(found.begin(), found.begin() + kept, found.end(),
+                    [](const Neighbour& a, const Neighbour& b) {
+                      return a.cosine != b.cosine ? a.cosine > b.cosine : a.id < b.id;
+                    });
   found.resize(static_cast<std::size_t>(kept));
 }
 
@@ -69,7 +74,9 @@ void append(std::string& out, const T* values, std::size_t n) {
 }
 
 [[noreturn]] void corrupt(std::string_view what) {
-  throw Error(Errc::corrupt, fmt::format("stored search graph: {}; it can be built anew from the embeddings", what));
+  throw Error(
+      Errc::corrupt,
+      fmt::format("stored search graph: {}; it can be built anew from the embeddings", what));
 }
 
 // Reads fixed-size values from bytes, never beyond them.
@@ -99,10 +106,10 @@ class ByteReader {
 struct DenseIndex::Body {
   std::int64_t dimension;
   DenseOptions options;
-  int links;                                        // of the options: -1 by size
-  std::vector<std::int64_t> ids;                    // of each row
+  int links;                      // of the options: -1 by size
+  std::vector<std::int64_t> ids;  // of each row
   std::unordered_map<std::int64_t, std::int64_t> row;
-  std::unique_ptr<faiss::IndexFlatIP> flat;         // exactly one of the two
+  std::unique_ptr<faiss::IndexFlatIP> flat;  // exactly one of the two
   std::unique_ptr<faiss::IndexHNSWFlat> hnsw;
 
   [[nodiscard]] std::size_t d() const noexcept { return static_cast<std::size_t>(dimension); }
@@ -110,55 +117,57 @@ struct DenseIndex::Body {
   [[nodiscard]] const float* vectors() const {
     return flat ? flat->get_xb() : static_cast<const faiss::IndexFlat*>(hnsw->storage)->get_xb();
   }
-  [[nodiscard]] const float* vector(std::int64_t at) const { return vectors() + static_cast<std::size_t>(at) * d(); }
+  [[nodiscard]] const float* vector(std::int64_t at) const {
+    return vectors() + static_cast<std::size_t>(at) * d();
+  }
   /// Links a vector wanted at this size; 0 for none.
   [[nodiscard]] int wanted(std::int64_t n) const noexcept {
     if (links >= 0) return links;
     return n >= options.graph_from ? kDefaultLinks : 0;
   }
   [[nodiscard]] std::unique_ptr<faiss::IndexHNSWFlat> empty_graph(int m) const {
-    auto made = std::make_unique<faiss::IndexHNSWFlat>(static_cast<int>(dimension), m, faiss::METRIC_INNER_PRODUCT);
+    auto made = std::make_unique<faiss::IndexHNSWFlat>(static_cast<int>(dimension), m,
+                                                       faiss::METRIC_INNER_PRODUCT);
     made->hnsw.efConstruction = kBuildBreadth;
     made->hnsw.efSearch = static_cast<int>(options.search_breadth);
     return made;
   }
-  /// Holds `n` rows of `x`, as a scan or a graph by their number.
+  /// Holds `n` rows of `x` to be scanned.
   void hold(std::int64_t n, const float* x) {
-    const int m = wanted(n);
-    if (m == 0) {
-      auto made = std::make_unique<faiss::IndexFlatIP>(dimension);
-      if (n > 0) made->add(n, x);
-      flat = std::move(made);
-      hnsw.reset();
-    } else {
-      auto made = empty_graph(m);
-      if (n > 0) made->add(n, x);
-      hnsw = std::move(made);
-      flat.reset();
-    }
+    auto made = std::make_unique<faiss::IndexFlatIP>(dimension);
+    if (n > 0) made->add(n, x);
+    flat = std::move(made);
+    hnsw.reset();
   }
   void check_query(std::span<const float> query) const {
     if (static_cast<std::int64_t>(query.size()) != dimension) {
-      throw Error(Errc::invalid, fmt::format("a query of {} numbers for an index of {}", query.size(), dimension));
+      throw Error(Errc::invalid,
+                  fmt::format("a query of {} numbers for an index of {}", query.size(), dimension));
     }
-    if (!unit_length(query.data(), query.size())) throw Error(Errc::invalid, "the query vector is not finite and of unit length");
+    if (!unit_length(query.data(), query.size()))
+      throw Error(Errc::invalid, "the query vector is not finite and of unit length");
   }
   /// Checks vectors before anything is changed and gives their ids rows.
   void take_ids(std::span<const std::int64_t> added, std::span<const float> x) {
     if (x.size() / d() != added.size() || x.size() % d() != 0) {
-      throw Error(Errc::invalid, fmt::format("{} numbers for {} vectors of {}", x.size(), added.size(), dimension));
+      throw Error(Errc::invalid, fmt::format("{} numbers for {} vectors of {}", x.size(),
+                                             added.size(), dimension));
     }
     if (static_cast<std::int64_t>(added.size()) > kMaxVectors - size()) {
       throw Error(Errc::full, fmt::format("a dense index holds at most {} vectors", kMaxVectors));
     }
     std::unordered_set<std::int64_t> fresh;
     for (std::size_t i = 0; i < added.size(); ++i) {
-      if (added[i] < 0) throw Error(Errc::invalid, fmt::format("span id {}: ids are not negative", added[i]));
+      if (added[i] < 0)
+        throw Error(Errc::invalid, fmt::format("span id {}: ids are not negative", added[i]));
       if (row.contains(added[i]) || !fresh.insert(added[i]).second) {
-        throw Error(Errc::invalid, fmt::format("span {} has a vector already; remove it first", added[i]));
+        throw Error(Errc::invalid,
+                    fmt::format("span {} has a vector already; remove it first", added[i]));
       }
       if (!unit_length(x.data() + i * d(), d())) {
-        throw Error(Errc::invalid, fmt::format("the vector of span {} is not finite and of unit length", added[i]));
+        throw Error(
+            Errc::invalid,
+            fmt::format("the vector of span {} is not finite and of unit length", added[i]));
       }
     }
     for (const auto id : added) {
@@ -166,15 +175,19 @@ struct DenseIndex::Body {
       ids.push_back(id);
     }
   }
-  void take_graph(std::string_view bytes, std::span<const std::int64_t> given, std::span<const float> x, int m);
+  void take_graph(std::string_view bytes, std::span<const std::int64_t> given,
+                  std::span<const float> x, int m);
 };
 
-DenseIndex::DenseIndex(std::int64_t dimension, DenseOptions options) : body_(std::make_unique<Body>()) {
+DenseIndex::DenseIndex(std::int64_t dimension, DenseOptions options)
+    : body_(std::make_unique<Body>()) {
   if (dimension < 1 || dimension > kMaxDimension) {
-    throw Error(Errc::invalid, fmt::format("vectors of {} numbers: wanted 1 to {}", dimension, kMaxDimension));
+    throw Error(Errc::invalid,
+                fmt::format("vectors of {} numbers: wanted 1 to {}", dimension, kMaxDimension));
   }
   if (options.search_breadth < 1 || options.search_breadth > 1'000'000) {
-    throw Error(Errc::invalid, fmt::format("search_breadth {}: wanted 1 to 1000000", options.search_breadth));
+    throw Error(Errc::invalid,
+                fmt::format("search_breadth {}: wanted 1 to 1000000", options.search_breadth));
   }
   body_->dimension = dimension;
   body_->links = links_of(options.factory);
@@ -193,13 +206,20 @@ void DenseIndex::add(std::span<const std::int64_t> ids, std::span<const float> v
   const auto n = static_cast<std::int64_t>(ids.size());
   if (b.hnsw) {
     b.hnsw->add(n, vectors.data());
-    return;
+  } else {
+    b.flat->add(n, vectors.data());
   }
-  b.flat->add(n, vectors.data());
-  if (b.wanted(b.size()) > 0) {
-    const auto scanned = std::move(b.flat);
-    b.hold(b.size(), scanned->get_xb());
-  }
+}
+
+bool DenseIndex::build_graph() {
+  auto& b = *body_;
+  const int links = b.wanted(b.size());
+  if (b.hnsw || links == 0 || b.size() == 0) return false;
+  auto made = b.empty_graph(links);
+  made->add(b.size(), b.vectors());
+  b.hnsw = std::move(made);
+  b.flat.reset();
+  return true;
 }
 
 std::int64_t DenseIndex::remove(std::span<const std::int64_t> ids) {
@@ -243,21 +263,26 @@ std::vector<Neighbour> DenseIndex::search(std::span<const float> query, std::int
   const faiss::Index& index = b.flat ? static_cast<const faiss::Index&>(*b.flat) : *b.hnsw;
   index.search(1, query.data(), wanted, cosines.data(), rows.data());
   for (const auto at : rows) {
-    // A graph may reach fewer than k. The cosine is computed again, so that all searches give the same number.
-    if (at >= 0) found.push_back({b.ids[static_cast<std::size_t>(at)], dot(query.data(), b.vector(at), b.d())});
+    // A graph may reach fewer than k. The cosine is computed again, so that all searches give the
+    // same number.
+    if (at >= 0)
+      found.push_back(
+          {b.ids[static_cast<std::size_t>(at)], dot(query.data(), b.vector(at), b.d())});
   }
   nearest_first(found, k);
   return found;
 }
 
-std::vector<float> DenseIndex::cosines(std::span<const float> query, std::span<const std::int64_t> ids) const {
+std::vector<float> DenseIndex::cosines(std::span<const float> query,
+                                       std::span<const std::int64_t> ids) const {
   const auto& b = *body_;
   b.check_query(query);
   std::vector<float> out;
   out.reserve(ids.size());
   for (const auto id : ids) {
     const auto at = b.row.find(id);
-    if (at == b.row.end()) throw Error(Errc::not_found, fmt::format("span {} has no vector in the dense index", id));
+    if (at == b.row.end())
+      throw Error(Errc::not_found, fmt::format("span {} has no vector in the dense index", id));
     out.push_back(dot(query.data(), b.vector(at->second), b.d()));
   }
   return out;
@@ -271,14 +296,19 @@ std::string DenseIndex::kind() const {
   return body_->hnsw ? fmt::format("HNSW{}", body_->hnsw->hnsw.nb_neighbors(1)) : "Flat";
 }
 
-// magic, version, links, top level, entry row: u32, u32, u32, i32, i32; reserved u32; n: u64; ids: i64[n] in the order
-// of rows; levels: u8[n]; links: i32, for each row 2M + M (level - 1), -1 where there is none. Little-endian.
+// magic, version, links, top level, entry row: u32, u32, u32, i32, i32; reserved u32; n: u64; ids:
+// i64[n] in the order of rows; levels: u8[n]; links: i32, for each row 2M + M (level - 1), -1 where
+// there is none. Little-endian.
 std::string DenseIndex::graph() const {
   const auto& b = *body_;
   if (!b.hnsw) return {};
   const auto& h = b.hnsw->hnsw;
-  const std::uint32_t head[] = {kGraphMagic, kGraphVersion, static_cast<std::uint32_t>(h.nb_neighbors(1)),
-                                static_cast<std::uint32_t>(h.max_level), static_cast<std::uint32_t>(h.entry_point), 0};
+  const std::uint32_t head[] = {kGraphMagic,
+                                kGraphVersion,
+                                static_cast<std::uint32_t>(h.nb_neighbors(1)),
+                                static_cast<std::uint32_t>(h.max_level),
+                                static_cast<std::uint32_t>(h.entry_point),
+                                0};
   const auto n = static_cast<std::uint64_t>(b.size());
   const std::vector<std::uint8_t> levels(h.levels.begin(), h.levels.end());
   std::string out;
@@ -291,20 +321,27 @@ std::string DenseIndex::graph() const {
   return out;
 }
 
-void DenseIndex::Body::take_graph(std::string_view bytes, std::span<const std::int64_t> given, std::span<const float> x, int m) {
+void DenseIndex::Body::take_graph(std::string_view bytes, std::span<const std::int64_t> given,
+                                  std::span<const float> x, int m) {
   ByteReader in(bytes);
   if (in.next<std::uint32_t>() != kGraphMagic) corrupt("it does not begin as one");
   if (const auto version = in.next<std::uint32_t>(); version != kGraphVersion) {
-    throw Error(Errc::mismatch, fmt::format("stored search graph: format {}, wanted {}; build it anew", version, kGraphVersion));
+    throw Error(Errc::mismatch,
+                fmt::format("stored search graph: format {}, wanted {}; build it anew", version,
+                            kGraphVersion));
   }
   if (const auto has = in.next<std::uint32_t>(); has != static_cast<std::uint32_t>(m)) {
-    throw Error(Errc::mismatch, fmt::format("stored search graph: {} links a vector, wanted {}; build it anew", has, m));
+    throw Error(
+        Errc::mismatch,
+        fmt::format("stored search graph: {} links a vector, wanted {}; build it anew", has, m));
   }
   const auto top = in.next<std::int32_t>(), entry = in.next<std::int32_t>();
   in.next<std::uint32_t>();
   const auto n = in.next<std::uint64_t>();
   if (n != given.size()) {
-    throw Error(Errc::mismatch, fmt::format("stored search graph: over {} spans, wanted {}; build it anew", n, given.size()));
+    throw Error(Errc::mismatch,
+                fmt::format("stored search graph: over {} spans, wanted {}; build it anew", n,
+                            given.size()));
   }
   if (n > in.left() / 9) corrupt("it ends too early");
   const auto size = static_cast<std::size_t>(n);
@@ -321,19 +358,23 @@ void DenseIndex::Body::take_graph(std::string_view bytes, std::span<const std::i
     if (levels[i] < 1 || levels[i] > most) corrupt("a vector is on a level that there is not");
     offsets[i + 1] = offsets[i] + static_cast<std::size_t>(h.cum_nb_neighbors(levels[i]));
   }
-  if (in.left() != offsets[size] * sizeof(std::int32_t)) corrupt("its length is not that of its links");
+  if (in.left() != offsets[size] * sizeof(std::int32_t))
+    corrupt("its length is not that of its links");
   std::vector<std::int32_t> neighbours(offsets[size]);
   in.read(neighbours.data(), neighbours.size());
   if (size == 0) {
     if (entry != -1 || top != -1) corrupt("its entry is none of its vectors");
   } else {
-    if (entry < 0 || static_cast<std::uint64_t>(entry) >= n) corrupt("its entry is none of its vectors");
-    if (top < 0 || top + 1 != levels[static_cast<std::size_t>(entry)] ||
-        levels[static_cast<std::size_t>(entry)] != *std::max_element(levels.begin(), levels.end())) {
+    if (entry < 0 || static_cast<std::uint64_t>(entry) >= n)
+      corrupt("its entry is none of its vectors");
+    if (top < 0 || std::int64_t{top} + 1 != levels[static_cast<std::size_t>(entry)] ||
+        levels[static_cast<std::size_t>(entry)] !=
+            *std::max_element(levels.begin(), levels.end())) {
       corrupt("its entry is not on the top level");
     }
   }
-  // A link on a level leads to a vector that has that level: the search reads that one's links there.
+  // A link on a level leads to a vector that has that level: the search reads that one's links
+  // there.
   for (std::size_t i = 0; i < size; ++i) {
     for (int level = 0; level < levels[i]; ++level) {
       const auto begin = offsets[i] + static_cast<std::size_t>(h.cum_nb_neighbors(level));
@@ -341,7 +382,8 @@ void DenseIndex::Body::take_graph(std::string_view bytes, std::span<const std::i
       for (auto j = begin; j < end; ++j) {
         const auto to = neighbours[j];
         if (to == -1) continue;
-        if (to < 0 || static_cast<std::uint64_t>(to) >= n || levels[static_cast<std::size_t>(to)] <= level) {
+        if (to < 0 || static_cast<std::uint64_t>(to) >= n ||
+            levels[static_cast<std::size_t>(to)] <= level) {
           corrupt("a link leads nowhere");
         }
       }
@@ -372,8 +414,9 @@ void DenseIndex::Body::take_graph(std::string_view bytes, std::span<const std::i
   flat.reset();
 }
 
-DenseIndex DenseIndex::restore(std::int64_t dimension, DenseOptions options, std::span<const std::int64_t> ids,
-                               std::span<const float> vectors, std::string_view graph) {
+DenseIndex DenseIndex::restore(std::int64_t dimension, DenseOptions options,
+                               std::span<const std::int64_t> ids, std::span<const float> vectors,
+                               std::string_view graph) {
   DenseIndex out(dimension, std::move(options));
   auto& b = *out.body_;
   const int m = b.wanted(static_cast<std::int64_t>(ids.size()));

@@ -13,9 +13,10 @@ struct Fused {
   double rrf = 0;
 };
 
-/// Reciprocal-rank fusion: score(id) = sum over the lists that hold it of 1 / (k + rank), rank from 1 (Cormack, Clarke
-/// & Buettcher 2009). Best first, equal scores by id, at most `limit`. An id that a list holds twice counts at its
-/// first place. Throws `invalid` for k < 0.
-std::vector<Fused> reciprocal_rank_fusion(std::span<const std::vector<std::int64_t>> lists, double k, std::int64_t limit);
+/// Reciprocal-rank fusion: score(id) = sum over the lists that hold it of 1 / (k + rank), rank from
+/// 1 (Cormack, Clarke & Buettcher 2009). Best first, equal scores by id, at most `limit`. An id
+/// that a list holds twice counts at its first place. Throws `invalid` for k < 0.
+std::vector<Fused> reciprocal_rank_fusion(std::span<const std::vector<std::int64_t>> lists,
+                                          double k, std::int64_t limit);
 
 }  // namespace mneme::search

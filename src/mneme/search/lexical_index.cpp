@@ -1,16 +1,15 @@
 #include "mneme/search/lexical_index.h"
 
+#include "mneme/core/error.h"
+#include "mneme/text/unicode.h"
+
+#include <algorithm>
 #include <fmt/format.h>
 #include <sqlite3.h>
 #include <unicode/uchar.h>
-
-#include <algorithm>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
-
-#include "mneme/core/error.h"
-#include "mneme/text/unicode.h"
 
 namespace mneme {
 namespace {
@@ -19,13 +18,22 @@ namespace {
   Errc code = Errc::invalid;
   switch (sqlite3_errcode(db)) {
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: code = Errc::busy; break;
+    case SQLITE_LOCKED:
+      code = Errc::busy;
+      break;
     case SQLITE_CORRUPT:
-    case SQLITE_NOTADB: code = Errc::corrupt; break;
+    case SQLITE_NOTADB:
+      code = Errc::corrupt;
+      break;
     case SQLITE_IOERR:
-    case SQLITE_CANTOPEN: code = Errc::io; break;
-    case SQLITE_FULL: code = Errc::full; break;
-    default: break;
+    case SQLITE_CANTOPEN:
+      code = Errc::io;
+      break;
+    case SQLITE_FULL:
+      code = Errc::full;
+      break;
+    default:
+      break;
   }
   throw Error(code, fmt::format("{}: {}", doing, sqlite3_errmsg(db)));
 }
@@ -34,7 +42,8 @@ namespace {
 class Statement {
  public:
   Statement(sqlite3* db, const std::string& sql) : db_(db) {
-    if (sqlite3_prepare_v2(db, sql.c_str(), static_cast<int>(sql.size()) + 1, &statement_, nullptr) != SQLITE_OK) {
+    if (sqlite3_prepare_v2(db, sql.c_str(), static_cast<int>(sql.size()) + 1, &statement_,
+                           nullptr) != SQLITE_OK) {
       fail(db, "lexical index");
     }
   }
@@ -43,7 +52,8 @@ class Statement {
   ~Statement() { sqlite3_finalize(statement_); }
 
   Statement& bind(std::string_view text) {
-    if (sqlite3_bind_text64(statement_, ++bound_, text.data(), text.size(), SQLITE_TRANSIENT, SQLITE_UTF8) != SQLITE_OK) {
+    if (sqlite3_bind_text64(statement_, ++bound_, text.data(), text.size(), SQLITE_TRANSIENT,
+                            SQLITE_UTF8) != SQLITE_OK) {
       fail(db_, "lexical index");
     }
     return *this;
@@ -58,7 +68,9 @@ class Statement {
     if (rc != SQLITE_DONE) fail(db_, "lexical index");
     return false;
   }
-  [[nodiscard]] std::int64_t integer(int column) const { return sqlite3_column_int64(statement_, column); }
+  [[nodiscard]] std::int64_t integer(int column) const {
+    return sqlite3_column_int64(statement_, column);
+  }
   [[nodiscard]] double real(int column) const { return sqlite3_column_double(statement_, column); }
   [[nodiscard]] sqlite3_stmt* get() const noexcept { return statement_; }
 
@@ -87,7 +99,9 @@ std::string quoted(std::string_view text, char mark) {
   return out += mark;
 }
 
-std::string as_json(std::span<const std::int64_t> ids) { return fmt::format("[{}]", fmt::join(ids, ",")); }
+std::string as_json(std::span<const std::int64_t> ids) {
+  return fmt::format("[{}]", fmt::join(ids, ","));
+}
 
 bool in_word(UChar32 c) {
   return c == '_' || u_isalnum(c) || (U_GET_GC_MASK(c) & (U_GC_M_MASK | U_GC_N_MASK)) != 0;
@@ -104,7 +118,8 @@ struct LexicalIndex::Body {
 
   /// The number of spans that hold a word.
   [[nodiscard]] std::int64_t count_matches(std::string_view word) const {
-    Statement matches(db, fmt::format("SELECT count(*) FROM {} WHERE {} MATCH ?1", table, table.substr(5)));
+    Statement matches(
+        db, fmt::format("SELECT count(*) FROM {} WHERE {} MATCH ?1", table, table.substr(5)));
     matches.bind(quoted(word, '"')).step();
     return matches.integer(0);
   }
@@ -128,14 +143,16 @@ LexicalIndex::LexicalIndex(sqlite3* db, std::string table) : body_(std::make_uni
       b.tokenizer.xCreate(context, base, 1, &b.instance) != SQLITE_OK) {
     throw Error(Errc::unsupported, fmt::format("this SQLite has no tokenizer '{}'", kTokenizer));
   }
-  Statement find(db, "SELECT count(*) FROM main.sqlite_schema WHERE name = ?1 AND sql LIKE '%using%fts5%'");
+  Statement find(
+      db, "SELECT count(*) FROM main.sqlite_schema WHERE name = ?1 AND sql LIKE '%using%fts5%'");
   if (find.bind(table).step(); find.integer(0) == 0) {
     throw Error(Errc::not_found, fmt::format("there is no FTS5 table '{}'", table));
   }
   // One small row a span; counting the table itself would read all of its text.
   b.count = fmt::format("SELECT count(*) FROM main.{}", quoted(table + "_docsize", '"'));
   Statement find_sizes(db, "SELECT count(*) FROM main.sqlite_schema WHERE name = ?1");
-  if (find_sizes.bind(table + "_docsize").step(); find_sizes.integer(0) == 0) b.count = "SELECT count(*) FROM " + b.table;
+  if (find_sizes.bind(table + "_docsize").step(); find_sizes.integer(0) == 0)
+    b.count = "SELECT count(*) FROM " + b.table;
 }
 
 LexicalIndex::~LexicalIndex() = default;
@@ -155,10 +172,13 @@ std::vector<LexicalHit> LexicalIndex::search(std::string_view question, std::int
     }
     if (!telling.empty()) words = std::move(telling);
   }
-  // A unary + keeps the ids out of FTS5's plan, which would run the whole query once for each of them.
-  const std::string sql = fmt::format("SELECT rowid, bm25({0}) AS score FROM {1} WHERE {0} MATCH ?1 {2} ORDER BY score, rowid LIMIT {3}",
-                                      b.table.substr(5), b.table,
-                                      within != nullptr ? "AND +rowid IN (SELECT value FROM json_each(?3))" : "", "?2");
+  // A unary + keeps the ids out of FTS5's plan, which would run the whole query once for each of
+  // them.
+  const std::string sql = fmt::format(
+      "SELECT rowid, bm25({0}) AS score FROM {1} WHERE {0} MATCH ?1 {2} ORDER BY score, rowid "
+      "LIMIT {3}",
+      b.table.substr(5), b.table,
+      within != nullptr ? "AND +rowid IN (SELECT value FROM json_each(?3))" : "", "?2");
   Statement find(b.db, sql);
   find.bind(search::match_any(words)).bind(limit);
   if (within != nullptr) find.bind(as_json(*within));
@@ -172,17 +192,23 @@ std::vector<Term> LexicalIndex::split(std::string_view text) const {
     std::vector<Term> terms;
     std::unordered_set<std::string> seen;
   } collected{text, {}, {}};
-  const auto each = [](void* context, int, const char* token, int bytes, int begin, int end) noexcept {
+  const auto each = [](void* context, int, const char* token, int bytes, int begin,
+                       int end) noexcept {
     auto& into = *static_cast<Collected*>(context);
     std::string stem(token, static_cast<std::size_t>(bytes));
     if (!into.seen.insert(stem).second) return SQLITE_OK;
-    into.terms.push_back({std::move(stem), std::string(into.text.substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)))});
+    into.terms.push_back(
+        {std::move(stem), std::string(into.text.substr(static_cast<std::size_t>(begin),
+                                                       static_cast<std::size_t>(end - begin)))});
     return SQLITE_OK;
   };
-  if (text.size() > 0x7FFFFFFFU) throw Error(Errc::invalid, "a text of more than 2 GiB has too many terms");
+  if (text.size() > 0x7FFFFFFFU)
+    throw Error(Errc::invalid, "a text of more than 2 GiB has too many terms");
   const auto& b = *body_;
-  const int rc = b.tokenizer.xTokenize(b.instance, &collected, FTS5_TOKENIZE_DOCUMENT, text.data(), static_cast<int>(text.size()), each);
-  if (rc != SQLITE_OK) throw Error(Errc::io, fmt::format("FTS5's tokenizer failed: {}", sqlite3_errstr(rc)));
+  const int rc = b.tokenizer.xTokenize(b.instance, &collected, FTS5_TOKENIZE_DOCUMENT, text.data(),
+                                       static_cast<int>(text.size()), each);
+  if (rc != SQLITE_OK)
+    throw Error(Errc::io, fmt::format("FTS5's tokenizer failed: {}", sqlite3_errstr(rc)));
   return std::move(collected.terms);
 }
 
@@ -192,13 +218,18 @@ std::set<std::string> LexicalIndex::terms(std::string_view text) const {
   return out;
 }
 
-std::int64_t LexicalIndex::document_frequency(const Term& term) const { return body_->count_matches(term.word); }
+std::int64_t LexicalIndex::document_frequency(const Term& term) const {
+  return body_->count_matches(term.word);
+}
 
 std::vector<bool> LexicalIndex::holds(const Term& term, std::span<const std::int64_t> ids) const {
   const auto& b = *body_;
   std::unordered_set<std::int64_t> found;
-  Statement find(b.db, fmt::format("SELECT rowid FROM {} WHERE {} MATCH ?1 AND rowid IN (SELECT value FROM json_each(?2))",
-                                   b.table, b.table.substr(5)));
+  Statement find(
+      b.db,
+      fmt::format(
+          "SELECT rowid FROM {} WHERE {} MATCH ?1 AND rowid IN (SELECT value FROM json_each(?2))",
+          b.table, b.table.substr(5)));
   find.bind(quoted(term.word, '"')).bind(as_json(ids));
   while (find.step()) found.insert(find.integer(0));
   std::vector<bool> out;

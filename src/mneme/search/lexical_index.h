@@ -28,26 +28,28 @@ struct Term {
 /// What FTS5 uses to make terms of a text.
 inline constexpr std::string_view kTokenizer = "porter unicode61";
 
-/// Reads an FTS5 table that belongs to somebody else (the memory file): its rowids are span ids, and it was made with
-/// tokenize = 'porter unicode61'. Nothing is written and no schema is changed, so the file may be read-only. The
-/// connection must outlive this, and is used from one thread at a time. All members throw Error: `busy`, `corrupt`,
-/// `io` as SQLite says.
+/// Reads an FTS5 table that belongs to somebody else (the memory file): its rowids are span ids,
+/// and it was made with tokenize = 'porter unicode61'. Nothing is written and no schema is changed,
+/// so the file may be read-only. The connection must outlive this, and is used from one thread at a
+/// time. All members throw Error: `busy`, `corrupt`, `io` as SQLite says.
 class LexicalIndex {
  public:
-  /// `table` is a name of the main database. Throws `not_found` if there is no such FTS5 table and `unsupported` if
-  /// this SQLite has no FTS5.
+  /// `table` is a name of the main database. Throws `not_found` if there is no such FTS5 table and
+  /// `unsupported` if this SQLite has no FTS5.
   LexicalIndex(sqlite3* db, std::string table);
   ~LexicalIndex();
   LexicalIndex(LexicalIndex&&) noexcept;
   LexicalIndex& operator=(LexicalIndex&&) noexcept;
 
-  /// The spans that hold any of the question's words (see query_words), best BM25 first, equal ones by id. With
-  /// `within` only those ids are looked at, as completely as without. In a table of kManySpans or more, words that more
-  /// than half of the spans hold are not looked up unless there are no others: FTS5 gives them a weight of a millionth
-  /// and takes most of the time for them.
-  [[nodiscard]] std::vector<LexicalHit> search(std::string_view question, std::int64_t limit,
-                                               const std::vector<std::int64_t>* within = nullptr) const;
-  /// The distinct terms of a text, exactly as the table's tokenizer makes them, in order of first appearance.
+  /// The spans that hold any of the question's words (see query_words), best BM25 first, equal ones
+  /// by id. With `within` only those ids are looked at, as completely as without. In a table of
+  /// kManySpans or more, words that more than half of the spans hold are not looked up unless there
+  /// are no others: FTS5 gives them a weight of a millionth and takes most of the time for them.
+  [[nodiscard]] std::vector<LexicalHit> search(
+      std::string_view question, std::int64_t limit,
+      const std::vector<std::int64_t>* within = nullptr) const;
+  /// The distinct terms of a text, exactly as the table's tokenizer makes them, in order of first
+  /// appearance.
   [[nodiscard]] std::vector<Term> split(std::string_view text) const;
   /// The stems of split().
   [[nodiscard]] std::set<std::string> terms(std::string_view text) const;
@@ -70,11 +72,12 @@ inline constexpr std::size_t kMaxQueryWords = 1024;
 /// From this many spans on, lexical search leaves out words that are nearly everywhere.
 inline constexpr std::int64_t kManySpans = 4096;
 
-/// The distinct words of a question, case apart: runs of letters, digits, marks and underscores in any script, in
-/// order; the first kMaxQueryWords of them.
+/// The distinct words of a question, case apart: runs of letters, digits, marks and underscores in
+/// any script, in order; the first kMaxQueryWords of them.
 std::vector<std::string> query_words(std::string_view question);
 
-/// An FTS5 expression that matches any of the words, each quoted so that nothing in it is an operator.
+/// An FTS5 expression that matches any of the words, each quoted so that nothing in it is an
+/// operator.
 std::string match_any(std::span<const std::string> words);
 
 }  // namespace search

@@ -9,10 +9,11 @@ namespace {
 
 // The list that calibration was done with; the threshold of a memory rests on it.
 constexpr std::string_view kStopWords[] = {
-    "a",    "an",  "and", "are",   "as",    "at",   "be",    "been", "by",   "did",   "do",    "does", "for",
-    "from", "had", "has", "have",  "how",   "in",   "is",    "it",   "its",  "many",  "much",  "of",   "on",
-    "or",   "s",   "that", "the",  "their", "there", "these", "this", "to",  "was",   "were",  "what", "when",
-    "where", "which", "who", "whom", "whose", "why", "will",  "with", "would"};
+    "a",     "an",    "and",   "are",   "as",  "at",   "be",   "been", "by",   "did",
+    "do",    "does",  "for",   "from",  "had", "has",  "have", "how",  "in",   "is",
+    "it",    "its",   "many",  "much",  "of",  "on",   "or",   "s",    "that", "the",
+    "their", "there", "these", "this",  "to",  "was",  "were", "what", "when", "where",
+    "which", "who",   "whom",  "whose", "why", "will", "with", "would"};
 
 }  // namespace
 
@@ -36,11 +37,13 @@ std::vector<WeighedTerm> weigh_terms(std::string_view question, const LexicalInd
     for (const auto& term : all) out.push_back({term, 0});
   }
   const auto n = index.size();
-  for (auto& t : out) t.idf = inverse_document_frequency(n, std::min(n, index.document_frequency(t.term)));
+  for (auto& t : out)
+    t.idf = inverse_document_frequency(n, std::min(n, index.document_frequency(t.term)));
   return out;
 }
 
-std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const std::int64_t> ids, const LexicalIndex& index) {
+std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const std::int64_t> ids,
+                          const LexicalIndex& index) {
   std::vector<double> out(ids.size(), 0);
   double total = 0;
   for (const auto& t : terms) {
@@ -57,15 +60,18 @@ std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const st
 }
 
 void reorder(std::vector<Candidate>& candidates, std::int64_t depth) {
-  const auto first = std::min<std::ptrdiff_t>(std::max<std::int64_t>(depth, 0), std::ssize(candidates));
+  const auto first =
+      std::min<std::ptrdiff_t>(std::max<std::int64_t>(depth, 0), std::ssize(candidates));
   std::stable_sort(candidates.begin(), candidates.begin() + first,
                    [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
 }
 
 double relevance(std::span<const Candidate> candidates, std::int64_t depth) {
   double best = 0;
-  const auto first = std::min<std::ptrdiff_t>(std::max<std::int64_t>(depth, 0), std::ssize(candidates));
-  for (const auto& c : candidates.first(static_cast<std::size_t>(first))) best = std::max(best, c.cosine + c.cover);
+  const auto first =
+      std::min<std::ptrdiff_t>(std::max<std::int64_t>(depth, 0), std::ssize(candidates));
+  for (const auto& c : candidates.first(static_cast<std::size_t>(first)))
+    best = std::max(best, c.cosine + c.cover);
   return best;
 }
 

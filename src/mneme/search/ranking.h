@@ -1,13 +1,13 @@
 // Ordering what was found: cosine and the share of the question's words that a span holds.
 #pragma once
 
+#include "mneme/search/lexical_index.h"
+
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "mneme/search/lexical_index.h"
 
 namespace mneme {
 
@@ -20,7 +20,8 @@ struct Candidate {
   double score = 0;   ///< cosine + cover_weight * cover
 };
 
-/// How candidates are found and ordered. The defaults are the best of those tried on 759 tuning questions.
+/// How candidates are found and ordered. The defaults are the best of those tried on 759 tuning
+/// questions.
 struct RankingOptions {
   std::int64_t retrieve = 100;  ///< spans asked of each of dense and lexical search
   double rrf_k = 10;            ///< constant of the fusion
@@ -33,7 +34,8 @@ namespace search {
 /// English function words: they say nothing of what a question is about.
 std::span<const std::string_view> stop_words() noexcept;
 
-/// Rarity of a term that `df` of `n` spans hold: ln(1 + (n - df + 0.5) / (df + 0.5)), above 0 for any df <= n.
+/// Rarity of a term that `df` of `n` spans hold: ln(1 + (n - df + 0.5) / (df + 0.5)), above 0 for
+/// any df <= n.
 double inverse_document_frequency(std::int64_t n, std::int64_t df);
 
 /// A term of a question and its weight.
@@ -42,18 +44,24 @@ struct WeighedTerm {
   double idf = 0;
 };
 
-/// The terms of a question without stop words (all of them if nothing else is left), weighed by rarity in the index.
+/// The terms of a question without stop words (all of them if nothing else is left), weighed by
+/// rarity in the index.
 std::vector<WeighedTerm> weigh_terms(std::string_view question, const LexicalIndex& index);
 
-/// For each id the idf mass of the terms that the span holds over that of all of them; 0 if there are none.
-std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const std::int64_t> ids, const LexicalIndex& index);
+/// For each id the idf mass of the terms that the span holds over that of all of them; 0 if there
+/// are none.
+std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const std::int64_t> ids,
+                          const LexicalIndex& index);
 
-/// Sorts the first `depth` candidates by falling score; equal scores and the rest keep their places.
+/// Sorts the first `depth` candidates by falling score; equal scores and the rest keep their
+/// places.
 void reorder(std::vector<Candidate>& candidates, std::int64_t depth);
 
-/// How surely the memory has to do with the question at all: the largest cosine + 1.0 * cover among the first `depth`;
-/// 0 if there are none. Below the memory's threshold the answer is "not found". It tells topics, not answers.
-double relevance(std::span<const Candidate> candidates, std::int64_t depth = RankingOptions{}.depth);
+/// How surely the memory has to do with the question at all: the largest cosine + 1.0 * cover among
+/// the first `depth`; 0 if there are none. Below the memory's threshold the answer is "not found".
+/// It tells topics, not answers.
+double relevance(std::span<const Candidate> candidates,
+                 std::int64_t depth = RankingOptions{}.depth);
 
 }  // namespace search
 }  // namespace mneme

@@ -1,5 +1,8 @@
-// AddedTokens: tokens that stand beside the vocabulary model and are found in a text before it is cut into words.
+// AddedTokens: tokens that stand beside the vocabulary model and are found in a text before it is
+// cut into words.
 #pragma once
+
+#include "mneme/text/normalizer.h"
 
 #include <array>
 #include <cstdint>
@@ -9,8 +12,6 @@
 #include <string_view>
 #include <unordered_map>
 #include <vector>
-
-#include "mneme/text/normalizer.h"
 
 namespace mneme::text {
 
@@ -28,12 +29,14 @@ struct AddedToken {
 class AddedTokens {
  public:
   AddedTokens() = default;
-  /// `normalizer` may be null; it turns the contents of normalized tokens into what the normalized text has.
+  /// `normalizer` may be null; it turns the contents of normalized tokens into what the normalized
+  /// text has.
   AddedTokens(std::vector<AddedToken> tokens, const Normalizer* normalizer);
 
   enum class Pass { raw, normalized };
-  /// Cuts a text into plain stretches (no id) and tokens (id), in order, no stretch empty. Of tokens that begin at the
-  /// same byte the longest is taken. Only tokens of this pass are found, special ones only if `parse_special`.
+  /// Cuts a text into plain stretches (no id) and tokens (id), in order, no stretch empty. Of
+  /// tokens that begin at the same byte the longest is taken. Only tokens of this pass are found,
+  /// special ones only if `parse_special`.
   void cut(std::string_view text, Pass pass, bool parse_special,
            const std::function<void(std::string_view, std::optional<std::int32_t>)>& sink) const;
 

@@ -1,14 +1,14 @@
 #include "mneme/text/bpe.h"
 
+#include "mneme/core/error.h"
+#include "mneme/text/unicode.h"
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
 #include <functional>
 #include <iterator>
 #include <limits>
-
-#include "mneme/core/error.h"
-#include "mneme/text/unicode.h"
 
 namespace mneme::text {
 
@@ -28,7 +28,8 @@ const std::array<std::int16_t, 0x144>& byte_by_spelling() {
     bytes.fill(-1);
     int next = 0x100;
     for (int byte = 0; byte < 256; ++byte) {
-      const bool printable = (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
+      const bool printable =
+          (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
       bytes[static_cast<std::size_t>(printable ? byte : next++)] = static_cast<std::int16_t>(byte);
     }
     return bytes;
@@ -37,7 +38,8 @@ const std::array<std::int16_t, 0x144>& byte_by_spelling() {
 }
 
 std::uint64_t pair_key(std::int32_t left, std::int32_t right) noexcept {
-  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+         static_cast<std::uint32_t>(right);
 }
 
 std::size_t pair_hash(std::uint64_t key) noexcept {
@@ -53,15 +55,16 @@ std::string bytes_of_spelling(std::string_view spelled) {
   bytes.reserve(spelled.size());
   for (std::size_t at = 0; at < spelled.size();) {
     const auto step = next_code_point(spelled, at);
-    if (!step.valid || step.code_point >= table.size() || table[step.code_point] < 0) return std::string(spelled);
+    if (!step.valid || step.code_point >= table.size() || table[step.code_point] < 0)
+      return std::string(spelled);
     bytes.push_back(static_cast<char>(table[step.code_point]));
     at += step.bytes;
   }
   return bytes;
 }
 
-/// A word as a linked list of symbols, and the heap of pairs that may be joined. Entries of pairs that have changed
-/// since stay in the heap and are passed over.
+/// A word as a linked list of symbols, and the heap of pairs that may be joined. Entries of pairs
+/// that have changed since stay in the heap and are passed over.
 struct Bpe::Room final : Workspace {
   struct Symbol {
     std::int32_t id;
@@ -76,7 +79,8 @@ struct Bpe::Room final : Workspace {
 Bpe::Bpe(BpeParts parts)
     : table_(parts.pieces),
       merges_(std::move(parts.merges)),
-      slots_(std::bit_ceil(std::max<std::size_t>(16, 2 * merges_.size())), MergeSlot{kNoPair, kNoMerge, -1}),
+      slots_(std::bit_ceil(std::max<std::size_t>(16, 2 * merges_.size())),
+             MergeSlot{kNoPair, kNoMerge, -1}),
       unknown_(parts.unknown),
       fuse_unknown_(parts.fuse_unknown),
       ignore_merges_(parts.ignore_merges),
@@ -94,20 +98,23 @@ Bpe::Bpe(BpeParts parts)
     const auto [left, right] = merges_[rank];
     const auto outside = [&](std::int32_t id) { return id < 0 || id >= table_.size(); };
     if (outside(left) || outside(right)) {
-      throw Error(Errc::corrupt, "BPE merge " + std::to_string(rank) + " names an id outside the vocabulary of " +
+      throw Error(Errc::corrupt, "BPE merge " + std::to_string(rank) +
+                                     " names an id outside the vocabulary of " +
                                      std::to_string(table_.size()));
     }
     joined.assign(table_.piece(left)).append(table_.piece(right));
     const auto merged = table_.find(joined);
     if (merged < 0) {
-      throw Error(Errc::corrupt, "BPE merge " + std::to_string(rank) + " joins \"" + std::string(table_.piece(left)) +
-                                     "\" and \"" + std::string(table_.piece(right)) +
+      throw Error(Errc::corrupt, "BPE merge " + std::to_string(rank) + " joins \"" +
+                                     std::string(table_.piece(left)) + "\" and \"" +
+                                     std::string(table_.piece(right)) +
                                      "\" to a piece that the vocabulary lacks");
     }
     const auto key = pair_key(left, right);
     std::size_t at = pair_hash(key) & mask;
     while (slots_[at].pair != kNoPair && slots_[at].pair != key) at = (at + 1) & mask;
-    slots_[at] = {key, static_cast<std::uint32_t>(rank), merged};  // listed twice: the later rank counts
+    slots_[at] = {key, static_cast<std::uint32_t>(rank),
+                  merged};  // listed twice: the later rank counts
   }
   byte_pair_ranks_.resize(byte_ids_.size() * byte_ids_.size(), kNoMerge);
   for (std::size_t left = 0; left < byte_ids_.size(); ++left) {
@@ -147,7 +154,9 @@ bool Bpe::loses(char byte) const noexcept {
 }
 
 std::int64_t Bpe::lost_bytes(std::string_view text) const {
-  return loses_some_ ? std::count_if(text.begin(), text.end(), [this](char byte) { return loses(byte); }) : 0;
+  return loses_some_
+             ? std::count_if(text.begin(), text.end(), [this](char byte) { return loses(byte); })
+             : 0;
 }
 
 void Bpe::append_without_unknown_runs(const std::int32_t* symbols, std::size_t n,
@@ -168,9 +177,11 @@ void Bpe::merge_short(std::string_view word, std::vector<std::int32_t>& ids) con
   std::size_t n = word.size();
   for (std::size_t i = 0; i < n; ++i) {
     symbols[i] = symbol_of(word[i]);
-    ranks[i] = i + 1 == n ? kNoMerge
-                          : byte_pair_ranks_[static_cast<std::size_t>(static_cast<unsigned char>(word[i])) << 8 |
-                                             static_cast<unsigned char>(word[i + 1])];
+    ranks[i] =
+        i + 1 == n
+            ? kNoMerge
+            : byte_pair_ranks_[static_cast<std::size_t>(static_cast<unsigned char>(word[i])) << 8 |
+                               static_cast<unsigned char>(word[i + 1])];
   }
   while (n > 1) {
     std::size_t best = 0;
@@ -198,10 +209,13 @@ void Bpe::merge_long(std::string_view word, std::vector<std::int32_t>& ids, Room
   const auto n = static_cast<std::uint32_t>(word.size());
   symbols.reserve(n);
   for (std::uint32_t i = 0; i < n; ++i) {
-    const auto rank = i + 1 == n ? kNoMerge
-                                 : byte_pair_ranks_[static_cast<std::size_t>(static_cast<unsigned char>(word[i])) << 8 |
-                                                    static_cast<unsigned char>(word[i + 1])];
-    symbols.push_back({symbol_of(word[i]), rank, i == 0 ? kNone : i - 1, i + 1 == n ? kNone : i + 1});
+    const auto rank =
+        i + 1 == n
+            ? kNoMerge
+            : byte_pair_ranks_[static_cast<std::size_t>(static_cast<unsigned char>(word[i])) << 8 |
+                               static_cast<unsigned char>(word[i + 1])];
+    symbols.push_back(
+        {symbol_of(word[i]), rank, i == 0 ? kNone : i - 1, i + 1 == n ? kNone : i + 1});
     if (rank != kNoMerge) heap.push_back(static_cast<std::uint64_t>(rank) << 32 | i);
   }
   std::make_heap(heap.begin(), heap.end(), later);
@@ -228,7 +242,8 @@ void Bpe::merge_long(std::string_view word, std::vector<std::int32_t>& ids, Room
     if (symbol.previous != kNone) offer(symbol.previous);
   }
   room.merged.clear();
-  for (std::uint32_t at = 0; at != kNone; at = symbols[at].next) room.merged.push_back(symbols[at].id);
+  for (std::uint32_t at = 0; at != kNone; at = symbols[at].next)
+    room.merged.push_back(symbols[at].id);
   append_without_unknown_runs(room.merged.data(), room.merged.size(), ids);
   // One huge word must not hold its memory for the rest of the text.
   constexpr std::size_t kKept = 1 << 16;
@@ -248,17 +263,21 @@ bool Bpe::encodes_to_itself(std::int32_t id, std::string_view word) const {
   return whole == kWhole;
 }
 
-void Bpe::encode_word(std::string_view word, std::vector<std::int32_t>& ids, Workspace& room) const {
+void Bpe::encode_word(std::string_view word, std::vector<std::int32_t>& ids,
+                      Workspace& room) const {
   if (word.size() <= table_.longest_bytes()) {
     const auto id = table_.find(word);
-    if (id >= 0 && (ignore_merges_ ? !control_[static_cast<std::size_t>(id)] : encodes_to_itself(id, word))) {
+    if (id >= 0 &&
+        (ignore_merges_ ? !control_[static_cast<std::size_t>(id)] : encodes_to_itself(id, word))) {
       ids.push_back(id);
       return;
     }
   }
-  if (loses_some_ && std::any_of(word.begin(), word.end(), [this](char byte) { return loses(byte); })) {
+  if (loses_some_ &&
+      std::any_of(word.begin(), word.end(), [this](char byte) { return loses(byte); })) {
     std::string rest;
-    std::copy_if(word.begin(), word.end(), std::back_inserter(rest), [this](char byte) { return !loses(byte); });
+    std::copy_if(word.begin(), word.end(), std::back_inserter(rest),
+                 [this](char byte) { return !loses(byte); });
     return merge(rest, ids, static_cast<Room&>(room));
   }
   merge(word, ids, static_cast<Room&>(room));
@@ -272,7 +291,9 @@ void Bpe::merge(std::string_view word, std::vector<std::int32_t>& ids, Room& roo
   }
 }
 
-void Bpe::append_text(std::int32_t id, bool, std::string& text) const { text.append(table_.piece(id)); }
+void Bpe::append_text(std::int32_t id, bool, std::string& text) const {
+  text.append(table_.piece(id));
+}
 
 void Bpe::describe(std::string& description) const {
   description += "bpe(";
@@ -284,7 +305,8 @@ void Bpe::describe(std::string& description) const {
     description += std::to_string(bytes.size()) + ':';
     description += bytes;
   }
-  for (const auto& [left, right] : merges_) description += std::to_string(left) + '+' + std::to_string(right) + ',';
+  for (const auto& [left, right] : merges_)
+    description += std::to_string(left) + '+' + std::to_string(right) + ',';
 }
 
 }  // namespace mneme::text

@@ -1,9 +1,9 @@
 #include "mneme/text/chat_template.h"
 
-#include <algorithm>
-
 #include "mneme/core/error.h"
 #include "mneme/weights/digests.h"
+
+#include <algorithm>
 
 namespace mneme {
 
@@ -11,9 +11,11 @@ namespace {
 
 constexpr std::string_view kStart = "<|im_start|>", kEnd = "<|im_end|>";
 
-/// Drops the white space around template tags that Jinja drops as chat templates are run (trim_blocks, lstrip_blocks):
-/// what `-` asks for, the line feed behind a `{% %}`, the indentation of one. `text` stands before the tag at `tag`.
-std::string_view without_dropped_space(std::string_view text, std::string_view before, std::string_view tag) {
+/// Drops the white space around template tags that Jinja drops as chat templates are run
+/// (trim_blocks, lstrip_blocks): what `-` asks for, the line feed behind a `{% %}`, the indentation
+/// of one. `text` stands before the tag at `tag`.
+std::string_view without_dropped_space(std::string_view text, std::string_view before,
+                                       std::string_view tag) {
   constexpr std::string_view kSpace = " \t\r\n";
   if (before.ends_with("-%}") || before.ends_with("-}}")) {
     text.remove_prefix(std::min(text.size(), text.find_first_not_of(kSpace)));
@@ -23,14 +25,15 @@ std::string_view without_dropped_space(std::string_view text, std::string_view b
   const bool stripped = tag.starts_with("{%-") || tag.starts_with("{{-");
   if (stripped || tag.starts_with("{%")) {
     const auto end = text.find_last_not_of(stripped ? kSpace : " \t") + 1;
-    const bool whole_line = end == 0 ? before.empty() || before.ends_with("%}") : text[end - 1] == '\n';
+    const bool whole_line =
+        end == 0 ? before.empty() || before.ends_with("%}") : text[end - 1] == '\n';
     if (stripped || whole_line) text = text.substr(0, end);
   }
   return text;
 }
 
-/// What stands between `{{` or `{%` and its end, in one spelling: no blanks, no brackets (they only group sums), strings
-/// in single quotes with their escapes resolved.
+/// What stands between `{{` or `{%` and its end, in one spelling: no blanks, no brackets (they only
+/// group sums), strings in single quotes with their escapes resolved.
 std::string tag_in_one_spelling(std::string_view tag) {
   std::string spelled;
   for (std::size_t i = 0; i < tag.size(); ++i) {
@@ -56,7 +59,8 @@ std::string tag_in_one_spelling(std::string_view tag) {
   return spelled;
 }
 
-/// Where the tag that begins at the start of `jinja` ends, its strings passed over; npos if it does not.
+/// Where the tag that begins at the start of `jinja` ends, its strings passed over; npos if it does
+/// not.
 std::size_t end_of_tag(std::string_view jinja) {
   const std::string_view close = jinja.starts_with("{{") ? "}}" : "%}";
   for (std::size_t i = 2; i < jinja.size(); ++i) {
@@ -72,8 +76,8 @@ std::size_t end_of_tag(std::string_view jinja) {
   return std::string_view::npos;
 }
 
-/// A Jinja template in one spelling, so that the same template written in another way compares equal. What is between
-/// tags is put out by Jinja and stays.
+/// A Jinja template in one spelling, so that the same template written in another way compares
+/// equal. What is between tags is put out by Jinja and stays.
 std::string in_one_spelling(std::string_view jinja) {
   std::string spelled;
   std::string_view before;
@@ -98,8 +102,9 @@ bool take(std::string_view& text, std::string_view start) {
 
 [[noreturn]] void throw_unsupported(std::string_view jinja) {
   constexpr std::size_t kShown = 80;
-  throw Error(Errc::unsupported, "the model's chat template is not ChatML, the only one supported: it begins with \"" +
-                                     std::string(jinja.substr(0, kShown)) + "\"; generate from plain text instead");
+  throw Error(Errc::unsupported,
+              "the model's chat template is not ChatML, the only one supported: it begins with \"" +
+                  std::string(jinja.substr(0, kShown)) + "\"; generate from plain text instead");
 }
 
 /// Calls `marker(text)` and `plain(text)` in the order in which they make up the chat.
@@ -112,7 +117,8 @@ void walk(const std::optional<std::string>& default_system, std::span<const Chat
     marker(kEnd);
     plain("\n");
   };
-  if (default_system && !messages.empty() && messages[0].role != "system") message("system", *default_system);
+  if (default_system && !messages.empty() && messages[0].role != "system")
+    message("system", *default_system);
   for (const auto& [role, content] : messages) message(role, content);
   if (add_generation_prompt) {
     marker(kStart);
@@ -133,27 +139,31 @@ ChatTemplate ChatTemplate::recognise(std::string_view jinja) {
     const auto end = rest.find(kClose);
     if (end == std::string_view::npos) throw_unsupported(jinja);
     system = std::string(rest.substr(0, end));
-    if (system->find('\'') != std::string::npos) throw_unsupported(jinja);  // the string ended before: another template
+    if (system->find('\'') != std::string::npos)
+      throw_unsupported(jinja);  // the string ended before: another template
     rest.remove_prefix(end + kClose.size());
   }
   if (!take(rest, "{{'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>'+'\n'}}") &&
       !take(rest, "{{'<|im_start|>'+message['role']+'\n'+message['content']+'<|im_end|>\n'}}")) {
     throw_unsupported(jinja);
   }
-  if (!take(rest, "{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}") || !rest.empty()) {
+  if (!take(rest, "{%endfor%}{%ifadd_generation_prompt%}{{'<|im_start|>assistant\n'}}{%endif%}") ||
+      !rest.empty()) {
     throw_unsupported(jinja);
   }
   return ChatTemplate(std::move(system));
 }
 
-std::string ChatTemplate::render(std::span<const ChatMessage> messages, bool add_generation_prompt) const {
+std::string ChatTemplate::render(std::span<const ChatMessage> messages,
+                                 bool add_generation_prompt) const {
   std::string chat;
   const auto append = [&](std::string_view text) { chat += text; };
   walk(default_system_, messages, add_generation_prompt, append, append);
   return chat;
 }
 
-std::vector<std::int32_t> ChatTemplate::encode_chat(const Tokenizer& tokenizer, std::span<const ChatMessage> messages,
+std::vector<std::int32_t> ChatTemplate::encode_chat(const Tokenizer& tokenizer,
+                                                    std::span<const ChatMessage> messages,
                                                     bool add_generation_prompt) const {
   const auto marker_id = [&](std::string_view marker) {
     const auto id = tokenizer.id_of(marker);
@@ -176,8 +186,9 @@ std::vector<std::int32_t> ChatTemplate::encode_chat(const Tokenizer& tokenizer, 
 }
 
 std::string ChatTemplate::digest() const {
-  return sha256_hex(std::string_view("mneme chat template 1: chatml\n" +
-                                     (default_system_ ? "system " + *default_system_ : "no system")));
+  return sha256_hex(
+      std::string_view("mneme chat template 1: chatml\n" +
+                       (default_system_ ? "system " + *default_system_ : "no system")));
 }
 
 }  // namespace mneme

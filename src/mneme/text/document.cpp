@@ -1,23 +1,22 @@
 #include "mneme/text/document.h"
 
-#include <fcntl.h>
-#include <fmt/format.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
-#include <iterator>
-#include <optional>
-#include <system_error>
-#include <unordered_set>
-#include <utility>
-
 #include "mneme/core/error.h"
 #include "mneme/text/unicode.h"
 #include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <iterator>
+#include <optional>
+#include <sys/stat.h>
+#include <system_error>
+#include <unistd.h>
+#include <unordered_set>
+#include <utility>
 
 namespace mneme {
 namespace {
@@ -28,12 +27,13 @@ constexpr std::size_t kMaxLabelBytes = 4096;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 constexpr std::string_view kCodeExtensions[] = {
-    ".ada", ".asm",   ".awk",  ".bash", ".bat",  ".c",    ".cc",    ".cfg",    ".clj",  ".cmake", ".cpp",
-    ".cs",  ".css",   ".cu",   ".cuh",  ".cxx",  ".d",    ".dart",  ".el",     ".erl",  ".ex",    ".exs",
-    ".f90", ".fs",    ".go",   ".gradle", ".groovy", ".h", ".hh",   ".hpp",    ".hs",   ".hxx",   ".inl",
-    ".ini", ".java",  ".jl",   ".js",   ".json", ".jsx",  ".kt",    ".lisp",   ".lua",  ".m",     ".mk",
-    ".ml",  ".nim",   ".php",  ".pl",   ".pm",   ".proto", ".ps1",  ".py",     ".pyi",  ".r",     ".rb",
-    ".rs",  ".scala", ".sh",   ".sql",  ".swift", ".tcl", ".toml",  ".ts",     ".tsx",  ".yaml",  ".yml"};
+    ".ada",  ".asm",  ".awk", ".bash", ".bat",  ".c",      ".cc",     ".cfg",  ".clj", ".cmake",
+    ".cpp",  ".cs",   ".css", ".cu",   ".cuh",  ".cxx",    ".d",      ".dart", ".el",  ".erl",
+    ".ex",   ".exs",  ".f90", ".fs",   ".go",   ".gradle", ".groovy", ".h",    ".hh",  ".hpp",
+    ".hs",   ".hxx",  ".inl", ".ini",  ".java", ".jl",     ".js",     ".json", ".jsx", ".kt",
+    ".lisp", ".lua",  ".m",   ".mk",   ".ml",   ".nim",    ".php",    ".pl",   ".pm",  ".proto",
+    ".ps1",  ".py",   ".pyi", ".r",    ".rb",   ".rs",     ".scala",  ".sh",   ".sql", ".swift",
+    ".tcl",  ".toml", ".ts",  ".tsx",  ".yaml", ".yml"};
 
 // Names are compared in lower case, so that README.PY is code too.
 std::string lower_ascii(std::string text) {
@@ -45,7 +45,8 @@ std::string lower_ascii(std::string text) {
 
 std::string_view last_part(std::string_view label) {
   const auto slash = label.find_last_of('/');
-  return slash == std::string_view::npos || slash + 1 == label.size() ? label : label.substr(slash + 1);
+  return slash == std::string_view::npos || slash + 1 == label.size() ? label
+                                                                      : label.substr(slash + 1);
 }
 
 Media media_of(std::string_view label) {
@@ -53,7 +54,8 @@ Media media_of(std::string_view label) {
   if (name == "makefile" || name == "dockerfile" || name == "cmakelists.txt") return Media::code;
   const auto dot = name.find_last_of('.');
   if (dot == std::string::npos) return Media::text;
-  const bool code = std::find(std::begin(kCodeExtensions), std::end(kCodeExtensions), name.substr(dot)) != std::end(kCodeExtensions);
+  const bool code = std::find(std::begin(kCodeExtensions), std::end(kCodeExtensions),
+                              name.substr(dot)) != std::end(kCodeExtensions);
   return code ? Media::code : Media::text;
 }
 
@@ -77,8 +79,8 @@ std::int64_t line_of_byte(std::string_view text, std::size_t byte) {
   return 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(byte), '\n');
 }
 
-// Why a text cannot be read as a document, if it cannot. `whole` is false for the first part of a file, which may end
-// inside a character.
+// Why a text cannot be read as a document, if it cannot. `whole` is false for the first part of a
+// file, which may end inside a character.
 std::optional<std::string> complaint(std::string_view text, bool whole) {
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF")) {
     return "is UTF-16; convert it, for example with `iconv -f utf-16 -t utf-8`";
@@ -91,8 +93,10 @@ std::optional<std::string> complaint(std::string_view text, bool whole) {
   if (bad < 0) return std::nullopt;
   const auto at = static_cast<std::size_t>(bad);
   if (!whole && text.size() - at < 4) return std::nullopt;
-  return fmt::format("is not valid UTF-8: byte 0x{:02X} at byte {} (line {}); convert it, for example with `iconv -f latin1 -t utf-8`",
-                     static_cast<unsigned char>(text[at]), bad, line_of_byte(text, at));
+  return fmt::format(
+      "is not valid UTF-8: byte 0x{:02X} at byte {} (line {}); convert it, for example with `iconv "
+      "-f latin1 -t utf-8`",
+      static_cast<unsigned char>(text[at]), bad, line_of_byte(text, at));
 }
 
 bool blank(std::string_view text) {
@@ -106,12 +110,14 @@ bool blank(std::string_view text) {
 }
 
 std::string too_large(std::string_view label) {
-  return fmt::format("{}: holds more than {} GiB, the most that one document may; split it", label, kMaxDocumentBytes >> 30);
+  return fmt::format("{}: holds more than {} GiB, the most that one document may; split it", label,
+                     kMaxDocumentBytes >> 30);
 }
 
 class Descriptor {
  public:
-  explicit Descriptor(const std::filesystem::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  explicit Descriptor(const std::filesystem::path& path)
+      : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   ~Descriptor() {
@@ -125,11 +131,11 @@ class Descriptor {
 
 std::string system_says(int error) { return std::generic_category().message(error); }
 
-// Up to `limit` bytes; an errno on failure. A zero byte ends the reading: the rest cannot make it text, and devices
-// like /dev/zero have no end.
+// Up to `limit` bytes; an errno on failure. A zero byte ends the reading: the rest cannot make it
+// text, and devices like /dev/zero have no end.
 std::pair<std::string, int> read_bytes(int fd, std::size_t limit) {
   std::string out;
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0) {
     out.reserve(std::min(static_cast<std::size_t>(info.st_size) + 1, limit));
   }
@@ -182,7 +188,8 @@ void list_folder(const std::filesystem::path& folder, DocumentListing& out) {
     if (entry.path().filename().native().starts_with('.')) {
       out.skipped.push_back({entry.path(), "hidden"});
     } else if (entry.is_directory(ignored)) {
-      // Links to folders are not followed: they can lead in circles or out of what the person named.
+      // Links to folders are not followed: they can lead in circles or out of what the person
+      // named.
       if (entry.is_symlink(ignored)) {
         out.skipped.push_back({entry.path(), "a link to a folder"});
       } else {
@@ -214,7 +221,8 @@ void check_label(std::string_view label) {
   if (label.size() > kMaxLabelBytes) refuse("a label may hold at most 4096 bytes");
   if (find_invalid_utf8(label) >= 0) refuse("a label must be valid UTF-8; rename the file");
   for (const char c : label) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) refuse("a label must have no control characters; rename the file");
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
+      refuse("a label must have no control characters; rename the file");
   }
 }
 
@@ -222,10 +230,14 @@ void check_label(std::string_view label) {
 
 std::string_view media_name(Media media) noexcept {
   switch (media) {
-    case Media::text: return "text";
-    case Media::code: return "code";
-    case Media::image: return "image";
-    case Media::clip: return "clip";
+    case Media::text:
+      return "text";
+    case Media::code:
+      return "code";
+    case Media::image:
+      return "image";
+    case Media::clip:
+      return "clip";
   }
   return "text";
 }
@@ -237,7 +249,8 @@ std::int64_t find_invalid_utf8(std::string_view text) noexcept {
 
 Document document_from_text(std::string label, std::string text) {
   check_label(label);
-  if (static_cast<std::int64_t>(text.size()) > kMaxDocumentBytes) throw Error(Errc::full, too_large(label));
+  if (static_cast<std::int64_t>(text.size()) > kMaxDocumentBytes)
+    throw Error(Errc::full, too_large(label));
   if (text.empty()) throw Error(Errc::invalid, label + ": is empty: there is nothing to read");
   if (const auto why = complaint(text, true)) throw Error(Errc::invalid, label + ": " + *why);
   if (blank(text)) throw Error(Errc::invalid, label + ": holds nothing but white space");
@@ -259,7 +272,8 @@ Document read_document(const std::filesystem::path& path, std::string label) {
   const Descriptor file(path);
   if (file.get() < 0) {
     const int why = errno;
-    if (why == ENOENT || why == ENOTDIR) throw Error(Errc::not_found, label + ": there is no such file");
+    if (why == ENOENT || why == ENOTDIR)
+      throw Error(Errc::not_found, label + ": there is no such file");
     throw Error(Errc::io, label + ": cannot be opened: " + system_says(why));
   }
   auto [text, failed] = read_bytes(file.get(), static_cast<std::size_t>(kMaxDocumentBytes) + 1);
@@ -267,7 +281,9 @@ Document read_document(const std::filesystem::path& path, std::string label) {
   return document_from_text(std::move(label), std::move(text));
 }
 
-Document read_document(const std::filesystem::path& path) { return read_document(path, path.generic_string()); }
+Document read_document(const std::filesystem::path& path) {
+  return read_document(path, path.generic_string());
+}
 
 DocumentListing list_documents(const std::filesystem::path& path) {
   std::error_code error;
@@ -277,10 +293,12 @@ DocumentListing list_documents(const std::filesystem::path& path) {
   }
   if (!std::filesystem::is_directory(status)) return {{path}, {}};
   const std::filesystem::directory_iterator probe(path, error);
-  if (error) throw Error(Errc::io, printable(path.native()) + ": cannot be listed: " + error.message());
+  if (error)
+    throw Error(Errc::io, printable(path.native()) + ": cannot be listed: " + error.message());
   DocumentListing out;
   list_folder(path, out);
-  std::sort(out.files.begin(), out.files.end(), [](const auto& a, const auto& b) { return a.native() < b.native(); });
+  std::sort(out.files.begin(), out.files.end(),
+            [](const auto& a, const auto& b) { return a.native() < b.native(); });
   std::sort(out.skipped.begin(), out.skipped.end(),
             [](const auto& a, const auto& b) { return a.path.native() < b.path.native(); });
   return out;
@@ -291,7 +309,10 @@ void check_labels(std::span<const std::string> labels) {
   for (const auto& label : labels) {
     check_label(label);
     if (!seen.insert(label).second) {
-      throw Error(Errc::usage, label + ": two documents have this label; name each once, or read them into two memories");
+      throw Error(
+          Errc::usage,
+          label +
+              ": two documents have this label; name each once, or read them into two memories");
     }
   }
 }
@@ -321,10 +342,12 @@ std::int64_t LineIndex::lines() const noexcept {
   return std::max<std::int64_t>(1, feeds_ + (text_.empty() || text_.back() == '\n' ? 0 : 1));
 }
 
-std::string excerpt(std::string_view text, std::int64_t start, std::int64_t end, std::int64_t max_chars) {
+std::string excerpt(std::string_view text, std::int64_t start, std::int64_t end,
+                    std::int64_t max_chars) {
   const auto size = static_cast<std::int64_t>(text.size());
   auto begin = static_cast<std::size_t>(std::clamp<std::int64_t>(start, 0, size));
-  auto stop = static_cast<std::size_t>(std::clamp<std::int64_t>(end, static_cast<std::int64_t>(begin), size));
+  auto stop = static_cast<std::size_t>(
+      std::clamp<std::int64_t>(end, static_cast<std::int64_t>(begin), size));
   while (begin < stop && !text::begins_character(text[begin])) ++begin;
   while (stop > begin && stop < text.size() && !text::begins_character(text[stop])) --stop;
   while (begin < stop) {

@@ -1,24 +1,24 @@
 #include "mneme/text/normalizer.h"
 
+#include "mneme/core/error.h"
+#include "mneme/text/unicode.h"
+
+#include <algorithm>
+#include <array>
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
 #include <unicode/stringpiece.h>
 #include <unicode/uchar.h>
 #include <unicode/unistr.h>
-
-#include <algorithm>
-#include <array>
 #include <utility>
-
-#include "mneme/core/error.h"
-#include "mneme/text/unicode.h"
 
 namespace mneme::text {
 
 namespace {
 
-/// General categories as Hugging Face's BERT parts know them: from the tables of Unicode 8. A character that is newer
-/// belongs to no category there, so it is neither control, mark nor punctuation.
+/// General categories as Hugging Face's BERT parts know them: from the tables of Unicode 8. A
+/// character that is newer belongs to no category there, so it is neither control, mark nor
+/// punctuation.
 std::uint32_t bert_category_mask(char32_t code_point) noexcept {
   constexpr std::uint8_t kNewestMajorVersion = 8;
   switch (code_point) {  // characters that changed their category since
@@ -37,7 +37,8 @@ std::uint32_t bert_category_mask(char32_t code_point) noexcept {
   }
   UVersionInfo age;
   u_charAge(static_cast<UChar32>(code_point), age);
-  return age[0] <= kNewestMajorVersion ? U_GET_GC_MASK(static_cast<UChar32>(code_point)) : U_GC_CN_MASK;
+  return age[0] <= kNewestMajorVersion ? U_GET_GC_MASK(static_cast<UChar32>(code_point))
+                                       : U_GC_CN_MASK;
 }
 
 bool is_cjk_ideograph(char32_t c) noexcept {
@@ -80,7 +81,8 @@ const icu::Normalizer2& icu_normalizer(NormalizationForm form) {
       break;
   }
   if (U_FAILURE(status) || normalizer == nullptr) {
-    throw Error(Errc::unsupported, std::string("ICU has no Unicode normalization data (") + u_errorName(status) +
+    throw Error(Errc::unsupported, std::string("ICU has no Unicode normalization data (") +
+                                       u_errorName(status) +
                                        "): install the data package of libicu");
   }
   return *normalizer;
@@ -138,8 +140,9 @@ class BertNormalizer final : public Normalizer {
   }
 
   [[nodiscard]] std::string describe() const override {
-    return std::string("bert(") + (o_.clean_text ? '1' : '0') + (o_.handle_chinese_chars ? '1' : '0') +
-           (o_.strip_accents ? '1' : '0') + (o_.lowercase ? '1' : '0') + ')';
+    return std::string("bert(") + (o_.clean_text ? '1' : '0') +
+           (o_.handle_chinese_chars ? '1' : '0') + (o_.strip_accents ? '1' : '0') +
+           (o_.lowercase ? '1' : '0') + ')';
   }
 
  private:
@@ -148,15 +151,17 @@ class BertNormalizer final : public Normalizer {
     return (bert_category_mask(c) & kOther) != 0;
   }
 
-  /// The text so far, and the combining marks that wait for their canonical order: by class, else as they came. ICU's
-  /// normalizer would insert them one by one, which is quadratic in a run of marks.
+  /// The text so far, and the combining marks that wait for their canonical order: by class, else
+  /// as they came. ICU's normalizer would insert them one by one, which is quadratic in a run of
+  /// marks.
   struct Output {
     std::string text;
     std::vector<std::pair<std::uint8_t, char32_t>> marks;
 
     void end_marks(const BertNormalizer& owner) {
       if (marks.empty()) return;
-      std::stable_sort(marks.begin(), marks.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      std::stable_sort(marks.begin(), marks.end(),
+                       [](const auto& a, const auto& b) { return a.first < b.first; });
       for (const auto& [combining_class, c] : marks) owner.put(c, text);
       marks.clear();
     }
@@ -218,43 +223,46 @@ class FormNormalizer final : public Normalizer {
   [[nodiscard]] std::string normalize(std::string_view utf8) const override {
     return normalize_valid(utf8, [&](std::string_view stretch, std::string& out) {
       UErrorCode status = U_ZERO_ERROR;
-      if (icu_.isNormalizedUTF8(piece_of(stretch), status) && U_SUCCESS(status)) {
-        out.append(stretch);
-        return;
-      }
-      status = U_ZERO_ERROR;
       const auto ordered = with_marks_in_order(stretch);
       icu::StringByteSink<std::string> sink(&out);
       icu_.normalizeUTF8(0, piece_of(ordered), sink, nullptr, status);
-      if (U_FAILURE(status)) throw Error(Errc::full, std::string("ICU cannot normalize a text: ") + u_errorName(status));
+      if (U_FAILURE(status))
+        throw Error(Errc::full, std::string("ICU cannot normalize a text: ") + u_errorName(status));
     });
   }
-  [[nodiscard]] std::string describe() const override { return "form(" + std::to_string(static_cast<int>(form_)) + ')'; }
+  [[nodiscard]] std::string describe() const override {
+    return "form(" + std::to_string(static_cast<int>(form_)) + ')';
+  }
 
  private:
   static icu::StringPiece piece_of(std::string_view text) {
     return {text.data(), static_cast<std::int32_t>(text.size())};
   }
 
-  /// An equivalent text whose combining marks stand in canonical order. ICU inserts marks one by one where they do not,
-  /// which is quadratic in a run of them.
+  /// An equivalent text whose combining marks stand in canonical order. ICU inserts marks one by
+  /// one where they do not, which is quadratic in a run of them.
   [[nodiscard]] std::string with_marks_in_order(std::string_view utf8) const {
+    constexpr char32_t kFirstMark = 0x300;
     std::string ordered;
     ordered.reserve(utf8.size());
     std::vector<std::pair<std::uint8_t, char32_t>> marks;
     const auto end_marks = [&] {
-      std::stable_sort(marks.begin(), marks.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      std::stable_sort(marks.begin(), marks.end(),
+                       [](const auto& a, const auto& b) { return a.first < b.first; });
       for (const auto& [combining_class, c] : marks) append_utf8(c, ordered);
       marks.clear();
     };
     for (std::size_t at = 0; at < utf8.size();) {
       const auto step = next_code_point(utf8, at);
-      const auto combining_class = icu_.getCombiningClass(static_cast<UChar32>(step.code_point));
+      const auto combining_class =
+          step.code_point < kFirstMark
+              ? 0
+              : icu_.getCombiningClass(static_cast<UChar32>(step.code_point));
       if (combining_class == 0) {
         if (!marks.empty()) end_marks();
         ordered.append(utf8.substr(at, step.bytes));
       } else {
-        marks.emplace_back(combining_class, step.code_point);
+        marks.emplace_back(static_cast<std::uint8_t>(combining_class), step.code_point);
       }
       at += step.bytes;
     }
@@ -298,7 +306,8 @@ class StripAccents final : public Normalizer {
 
 class NormalizerSequence final : public Normalizer {
  public:
-  explicit NormalizerSequence(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
+  explicit NormalizerSequence(std::vector<std::unique_ptr<Normalizer>> parts)
+      : parts_(std::move(parts)) {}
   [[nodiscard]] std::string normalize(std::string_view utf8) const override {
     std::string text(utf8);
     for (const auto& part : parts_) text = part->normalize(text);

@@ -38,8 +38,8 @@ std::unique_ptr<Normalizer> strip_accents_normalizer();
 /// Some in a row.
 std::unique_ptr<Normalizer> normalizer_sequence(std::vector<std::unique_ptr<Normalizer>> parts);
 
-/// Whether BERT's pre-tokenizer lets the character stand alone: ASCII that is neither letter, digit, space nor control,
-/// and the general categories P*.
+/// Whether BERT's pre-tokenizer lets the character stand alone: ASCII that is neither letter,
+/// digit, space nor control, and the general categories P*.
 bool is_bert_punctuation(char32_t code_point) noexcept;
 
 }  // namespace mneme::text

@@ -9,11 +9,13 @@
 
 namespace mneme::text {
 
-/// Entries in one block of bytes, found by an open-addressing hash table: a look-up touches one slot and compares bytes.
+/// Entries in one block of bytes, found by an open-addressing hash table: a look-up touches one
+/// slot and compares bytes.
 class PieceTable {
  public:
   PieceTable() = default;
-  /// pieces[id] is the entry's bytes; an empty one is a hole. Of equal entries the first is found by its bytes.
+  /// pieces[id] is the entry's bytes; an empty one is a hole. Of equal entries the first is found
+  /// by its bytes.
   explicit PieceTable(const std::vector<std::string>& pieces);
 
   /// One more than the largest id.

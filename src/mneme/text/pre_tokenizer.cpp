@@ -1,27 +1,27 @@
 #include "mneme/text/pre_tokenizer.h"
 
-#include <unicode/uchar.h>
-
 #include <memory>
 #include <optional>
 #include <string>
+#include <unicode/uchar.h>
 #include <utility>
 
 #define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
-
 #include "mneme/core/error.h"
 #include "mneme/text/normalizer.h"
 #include "mneme/text/unicode.h"
+
+#include <pcre2.h>
 
 namespace mneme::text {
 
 namespace {
 
-/// Turns the matches of a text into pieces, for every kind of pattern: `match(text, from)` gives the next non-empty
-/// match at or behind byte `from`, as begin and end, or nothing.
+/// Turns the matches of a text into pieces, for every kind of pattern: `match(text, from)` gives
+/// the next non-empty match at or behind byte `from`, as begin and end, or nothing.
 template <class Match>
-void split_by_matches(std::string_view text, SplitBehavior behavior, bool invert, PieceSink& sink, Match match) {
+void split_by_matches(std::string_view text, SplitBehavior behavior, bool invert, PieceSink& sink,
+                      Match match) {
   std::size_t begun = 0, ended = 0;  // the piece that waits for what follows
   const auto emit_waiting = [&] {
     if (ended > begun) sink.piece(text.substr(begun, ended - begun));
@@ -64,12 +64,14 @@ void split_by_matches(std::string_view text, SplitBehavior behavior, bool invert
   emit_waiting();
 }
 
-std::string describe_split(std::string_view kind, std::string_view pattern, SplitBehavior behavior, bool invert) {
-  return std::string(kind) + '(' + std::to_string(pattern.size()) + ':' + std::string(pattern) + ',' +
-         std::to_string(static_cast<int>(behavior)) + ',' + (invert ? '1' : '0') + ')';
+std::string describe_split(std::string_view kind, std::string_view pattern, SplitBehavior behavior,
+                           bool invert) {
+  return std::string(kind) + '(' + std::to_string(pattern.size()) + ':' + std::string(pattern) +
+         ',' + std::to_string(static_cast<int>(behavior)) + ',' + (invert ? '1' : '0') + ')';
 }
 
-/// The pattern with `\s` and `\S` spelled out: PCRE2 counts U+180E, a mark of Mongolian, as space; Oniguruma does not.
+/// The pattern with `\s` and `\S` spelled out: PCRE2 counts U+180E, a mark of Mongolian, as space;
+/// Oniguruma does not.
 std::string with_white_space_spelled_out(std::string_view pattern) {
   constexpr std::string_view kWhiteSpace = R"(\p{Z}\t-\r\x{85})";
   std::string spelled;
@@ -104,12 +106,14 @@ std::string with_white_space_spelled_out(std::string_view pattern) {
 class PatternSplit final : public PreTokenizerStep {
  public:
   PatternSplit(std::string_view pattern, SplitBehavior behavior, bool invert)
-      : description_(describe_split("pattern", pattern, behavior, invert)), behavior_(behavior), invert_(invert) {
+      : description_(describe_split("pattern", pattern, behavior, invert)),
+        behavior_(behavior),
+        invert_(invert) {
     const auto spelled = with_white_space_spelled_out(pattern);
     int code = 0;
     PCRE2_SIZE where = 0;
-    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(), PCRE2_UTF | PCRE2_UCP,
-                              &code, &where, nullptr));
+    code_.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(spelled.data()), spelled.size(),
+                              PCRE2_UTF | PCRE2_UCP, &code, &where, nullptr));
     if (!code_) {
       throw Error(Errc::unsupported, "pre-tokenizer pattern \"" + std::string(pattern) +
                                          "\" cannot be compiled: " + reason(code) + " at byte " +
@@ -154,20 +158,25 @@ class PatternSplit final : public PreTokenizerStep {
 
   void split_valid(std::string_view text, PieceSink& sink) const {
     // Only the whole match is asked for, so one block a thread serves every pattern.
-    thread_local const std::unique_ptr<pcre2_match_data, FreeMatch> match(pcre2_match_data_create(1, nullptr));
+    thread_local const std::unique_ptr<pcre2_match_data, FreeMatch> match(
+        pcre2_match_data_create(1, nullptr));
     const auto* subject = reinterpret_cast<PCRE2_SPTR>(text.data());
     split_by_matches(text, behavior_, invert_, sink,
-                     [&](std::string_view, std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
+                     [&](std::string_view,
+                         std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
                        std::uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
-                       auto status = pcre2_match(code_.get(), subject, text.size(), from, options, match.get(), nullptr);
+                       auto status = pcre2_match(code_.get(), subject, text.size(), from, options,
+                                                 match.get(), nullptr);
                        if (status == PCRE2_ERROR_JIT_STACKLIMIT) {
                          options |= PCRE2_NO_JIT;  // the interpreter keeps its stack on the heap
-                         status = pcre2_match(code_.get(), subject, text.size(), from, options, match.get(), nullptr);
+                         status = pcre2_match(code_.get(), subject, text.size(), from, options,
+                                              match.get(), nullptr);
                        }
                        if (status == PCRE2_ERROR_NOMATCH) return std::nullopt;
                        if (status < 0) {
-                         throw Error(Errc::unsupported, "the pre-tokenizer's pattern gives up at byte " +
-                                                            std::to_string(from) + " of the text: " + reason(status));
+                         throw Error(Errc::unsupported,
+                                     "the pre-tokenizer's pattern gives up at byte " +
+                                         std::to_string(from) + " of the text: " + reason(status));
                        }
                        const auto* ends = pcre2_get_ovector_pointer(match.get());
                        return std::pair<std::size_t, std::size_t>(ends[0], ends[1]);
@@ -184,17 +193,21 @@ class StringSplit final : public PreTokenizerStep {
  public:
   StringSplit(std::string_view string, SplitBehavior behavior, bool invert)
       : string_(string), behavior_(behavior), invert_(invert) {
-    if (string.empty()) throw Error(Errc::unsupported, "pre-tokenizer Split by the empty string: give it a pattern");
+    if (string.empty())
+      throw Error(Errc::unsupported, "pre-tokenizer Split by the empty string: give it a pattern");
   }
   void split(std::string_view text, PieceSink& sink) const override {
     split_by_matches(text, behavior_, invert_, sink,
-                     [&](std::string_view all, std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
+                     [&](std::string_view all,
+                         std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
                        const auto at = all.find(string_, from);
                        if (at == std::string_view::npos) return std::nullopt;
                        return std::pair(at, at + string_.size());
                      });
   }
-  [[nodiscard]] std::string describe() const override { return describe_split("string", string_, behavior_, invert_); }
+  [[nodiscard]] std::string describe() const override {
+    return describe_split("string", string_, behavior_, invert_);
+  }
 
  private:
   std::string string_;
@@ -208,16 +221,20 @@ class DigitSplit final : public PreTokenizerStep {
   void split(std::string_view text, PieceSink& sink) const override {
     const auto behavior = individually_ ? SplitBehavior::isolated : SplitBehavior::contiguous;
     split_by_matches(text, behavior, false, sink,
-                     [](std::string_view all, std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
+                     [](std::string_view all,
+                        std::size_t from) -> std::optional<std::pair<std::size_t, std::size_t>> {
                        for (std::size_t at = from; at < all.size();) {
                          const auto step = next_code_point(all, at);
-                         if (step.valid && is_numeric(step.code_point)) return std::pair(at, at + step.bytes);
+                         if (step.valid && is_numeric(step.code_point))
+                           return std::pair(at, at + step.bytes);
                          at += step.bytes;
                        }
                        return std::nullopt;
                      });
   }
-  [[nodiscard]] std::string describe() const override { return individually_ ? "digits(1)" : "digits(0)"; }
+  [[nodiscard]] std::string describe() const override {
+    return individually_ ? "digits(1)" : "digits(0)";
+  }
 
  private:
   bool individually_;
@@ -257,15 +274,19 @@ class BertSplit final : public PreTokenizerStep {
 
 }  // namespace
 
-std::unique_ptr<PreTokenizerStep> split_by_pattern(std::string_view pattern, SplitBehavior behavior, bool invert) {
+std::unique_ptr<PreTokenizerStep> split_by_pattern(std::string_view pattern, SplitBehavior behavior,
+                                                   bool invert) {
   return std::make_unique<PatternSplit>(pattern, behavior, invert);
 }
 
-std::unique_ptr<PreTokenizerStep> split_by_string(std::string_view string, SplitBehavior behavior, bool invert) {
+std::unique_ptr<PreTokenizerStep> split_by_string(std::string_view string, SplitBehavior behavior,
+                                                  bool invert) {
   return std::make_unique<StringSplit>(string, behavior, invert);
 }
 
-std::unique_ptr<PreTokenizerStep> split_digits(bool individually) { return std::make_unique<DigitSplit>(individually); }
+std::unique_ptr<PreTokenizerStep> split_digits(bool individually) {
+  return std::make_unique<DigitSplit>(individually);
+}
 
 std::unique_ptr<PreTokenizerStep> prefix_space() { return std::make_unique<PrefixSpace>(); }
 

@@ -1,27 +1,27 @@
 #include "mneme/text/span.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/text/sentence.h"
+#include "mneme/text/white_space.h"
 
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <fmt/format.h>
 #include <limits>
 #include <utility>
-
-#include "mneme/core/error.h"
-#include "mneme/text/sentence.h"
-#include "mneme/text/white_space.h"
 
 namespace mneme {
 namespace text {
 namespace {
 
-constexpr std::int64_t kLongLine = 160;      // characters; hard-wrapped text has shorter lines
+constexpr std::int64_t kLongLine = 160;  // characters; hard-wrapped text has shorter lines
 constexpr std::size_t kMaxHeadingBytes = 300;
-constexpr std::int64_t kMaxTitleChars = 80;  // of a line that is taken for a heading without any mark
+constexpr std::int64_t kMaxTitleChars =
+    80;  // of a line that is taken for a heading without any mark
 constexpr int kMaxTitleWords = 12;
 constexpr std::size_t kMaxFenceRun = 32;
-constexpr std::size_t kChunkBytes = 64;      // what a sentence that is too long is counted by
+constexpr std::size_t kChunkBytes = 64;  // what a sentence that is too long is counted by
 
 enum class BlockKind { heading, paragraph, fence, code };
 
@@ -32,8 +32,11 @@ struct Block {
 };
 
 struct Line {
-  std::size_t begin = 0, end = 0, next = 0;  // [begin, end) without the line end and the white space before it
-  [[nodiscard]] std::string_view in(std::string_view text) const { return text.substr(begin, end - begin); }
+  std::size_t begin = 0, end = 0,
+              next = 0;  // [begin, end) without the line end and the white space before it
+  [[nodiscard]] std::string_view in(std::string_view text) const {
+    return text.substr(begin, end - begin);
+  }
   [[nodiscard]] bool blank() const { return begin == end; }
 };
 
@@ -43,16 +46,21 @@ Line line_at(std::string_view text, std::size_t at) {
   Line line{at, feed == std::string_view::npos ? text.size() : feed, 0};
   line.next = feed == std::string_view::npos ? text.size() : feed + 1;
   while (line.end > line.begin) {
-    const auto n = space_before(text.substr(line.begin, line.end - line.begin), line.end - line.begin);
+    const auto n =
+        space_before(text.substr(line.begin, line.end - line.begin), line.end - line.begin);
     if (n == 0) break;
     line.end -= n;
   }
   return line;
 }
 
-std::int64_t characters(std::string_view s) { return std::count_if(s.begin(), s.end(), begins_character); }
+std::int64_t characters(std::string_view s) {
+  return std::count_if(s.begin(), s.end(), begins_character);
+}
 
-std::size_t indentation(std::string_view s) { return std::min(s.find_first_not_of(" \t"), s.size()); }
+std::size_t indentation(std::string_view s) {
+  return std::min(s.find_first_not_of(" \t"), s.size());
+}
 
 void trim(std::string_view text, std::size_t& begin, std::size_t& end) {
   while (begin < end) {
@@ -77,14 +85,17 @@ int hash_heading(std::string_view line) {
   return line[hashes] == ' ' || line[hashes] == '\t' ? static_cast<int>(hashes) : 0;
 }
 
-// The character of a line that is nothing but one punctuation mark, three times or more; 0 if it is not one.
+// The character of a line that is nothing but one punctuation mark, three times or more; 0 if it is
+// not one.
 char rule_of(std::string_view line) {
   line.remove_prefix(std::min<std::size_t>(indentation(line), 3));
-  if (line.size() < 3 || std::string_view("=-~^*\"+#").find(line[0]) == std::string_view::npos) return 0;
+  if (line.size() < 3 || std::string_view("=-~^*\"+#").find(line[0]) == std::string_view::npos)
+    return 0;
   return line.find_first_not_of(line[0]) == std::string_view::npos ? line[0] : '\0';
 }
 
-// Whether `rule` underlines `title`: Markdown allows any length of = and -, the other marks must be as long as the title.
+// Whether `rule` underlines `title`: Markdown allows any length of = and -, the other marks must be
+// as long as the title.
 bool underlines(std::string_view rule, std::string_view title) {
   const char mark = rule_of(rule);
   if (mark == 0 || title.size() > kMaxHeadingBytes || rule_of(title) != 0) return false;
@@ -130,7 +141,8 @@ class BlockReader {
         add({line.begin, line.end, BlockKind::heading, level});
       } else if (lines_ == 1 && underlines(s, first_.in(text_))) {
         heading(line.end, rule_of(s), false);
-      } else if (lines_ == 2 && rule_of(s) != 0 && rule_of(first_.in(text_)) == rule_of(s) && underlines(s, last_.in(text_))) {
+      } else if (lines_ == 2 && rule_of(s) != 0 && rule_of(first_.in(text_)) == rule_of(s) &&
+                 underlines(s, last_.in(text_))) {
         heading(line.end, rule_of(s), true);
       } else {
         append(line);
@@ -174,7 +186,7 @@ class BlockReader {
   void close() {
     if (lines_ == 0) return;
     // Long lines are paragraphs, unless they break off inside a sentence.
-    if (lines_ > 1 && 2 * long_chars_ >= chars_ && 2 * ends_ >= breaks_) {
+    if (breaks_ > 0 && 2 * long_chars_ >= chars_ && 2 * ends_ >= breaks_) {
       for (std::size_t at = first_.begin; at < last_.end;) {
         const Line line = line_at(text_, at);
         add({line.begin, line.end, BlockKind::paragraph, 0});
@@ -186,8 +198,8 @@ class BlockReader {
     forget_lines();
   }
 
-  // Looks for the line that closes a fence. A search that failed is remembered for all runs as long or longer, so that
-  // many fences left open cost at most kMaxFenceRun passes.
+  // Looks for the line that closes a fence. A search that failed is remembered for all runs as long
+  // or longer, so that many fences left open cost at most kMaxFenceRun passes.
   bool find_close(FenceMark open, std::size_t at) {
     auto& hopeless = hopeless_[open.mark == '`' ? 0 : 1];
     if (open.run >= hopeless) return false;
@@ -201,9 +213,11 @@ class BlockReader {
     return false;
   }
 
-  // In Markdown = is level 1 and - level 2; elsewhere the styles rank in the order in which they appear.
+  // In Markdown = is level 1 and - level 2; elsewhere the styles rank in the order in which they
+  // appear.
   int level_of(Style style) {
-    if (hashes_ && !style.second && (style.first == '=' || style.first == '-')) return style.first == '=' ? 1 : 2;
+    if (hashes_ && !style.second && (style.first == '=' || style.first == '-'))
+      return style.first == '=' ? 1 : 2;
     const auto found = std::find(styles_.begin(), styles_.end(), style);
     if (found != styles_.end()) return static_cast<int>(found - styles_.begin()) + 1;
     styles_.push_back(style);
@@ -214,7 +228,8 @@ class BlockReader {
   std::vector<Block> blocks_;
   Line first_, last_, close_;
   std::int64_t lines_ = 0, chars_ = 0, long_chars_ = 0;  // of the paragraph that is being read
-  std::int64_t breaks_ = 0, ends_ = 0;                   // line ends behind long lines, and those that end a sentence
+  std::int64_t breaks_ = 0,
+               ends_ = 0;  // line ends behind long lines, and those that end a sentence
   bool last_long_ = false;
   std::array<std::size_t, 2> hopeless_{kMaxFenceRun + 1, kMaxFenceRun + 1};
   std::vector<std::pair<std::size_t, Style>> underlined_;
@@ -250,8 +265,8 @@ struct Unit {
   int heading = -1;       // which heading of its group this is
 };
 
-// The cheapest cut of `n` things of which a run costs cost(first, last, tokens), +infinity if it may not be and no
-// longer run with the same end may be either. The first index of each run.
+// The cheapest cut of `n` things of which a run costs cost(first, last, tokens), +infinity if it
+// may not be and no longer run with the same end may be either. The first index of each run.
 template <class Tokens, class Cost>
 std::vector<std::size_t> cheapest_cut(std::size_t n, const Tokens& tokens, const Cost& cost) {
   std::vector<double> best(n + 1, std::numeric_limits<double>::infinity());
@@ -279,7 +294,8 @@ double squared(double x) { return x * x; }
 
 class SpanCutter {
  public:
-  SpanCutter(std::string_view text, Media media, const CountTokens& count, const SpanOptions& options)
+  SpanCutter(std::string_view text, Media media, const CountTokens& count,
+             const SpanOptions& options)
       : text_(text), code_(media == Media::code), count_(count), o_(options) {}
 
   std::vector<Span> cut() {
@@ -289,7 +305,8 @@ class SpanCutter {
     std::vector<Group> groups;
     for (const auto& block : blocks) {
       if (block.kind == BlockKind::heading) {
-        const bool goes_on = !groups.empty() && !groups.back().body && groups.back().levels.back() < block.level;
+        const bool goes_on =
+            !groups.empty() && !groups.back().body && groups.back().levels.back() < block.level;
         if (!goes_on) groups.emplace_back();
         auto& group = groups.back();
         const auto first = group.units.size();
@@ -322,7 +339,8 @@ class SpanCutter {
   }
 
  private:
-  // A run of blocks that passages may be joined from: the headings it begins with and the text up to the next heading.
+  // A run of blocks that passages may be joined from: the headings it begins with and the text up
+  // to the next heading.
   struct Group {
     std::vector<Unit> units;
     std::vector<int> levels;
@@ -407,7 +425,8 @@ class SpanCutter {
         add_pieces(at, next, begins_line ? 0.0 : 0.1, true, pieces);
         at = next;
         // Very short sentences go two by two, which bounds the work of cutting.
-        if (pieces.size() > 1 && 16 * (pieces.back().tokens + pieces[pieces.size() - 2].tokens) <= o_.max_tokens) {
+        if (pieces.size() > 1 &&
+            16 * (pieces.back().tokens + pieces[pieces.size() - 2].tokens) <= o_.max_tokens) {
           const Unit last = pieces.back();
           pieces.pop_back();
           pieces.back().end = last.end;
@@ -435,10 +454,12 @@ class SpanCutter {
         [&](std::size_t first, std::size_t last, std::int64_t sum) {
           const auto whole = sum + (first == 0 ? lead_tokens : 0);
           if (first < last && whole > max) {
-            // The lead counts only for the run that begins at 0, which is the longest: every shorter one was tried.
+            // The lead counts only for the run that begins at 0, which is the longest: every
+            // shorter one was tried.
             return std::numeric_limits<double>::infinity();
           }
-          return 1000.0 + squared(static_cast<double>(whole) / static_cast<double>(max)) + (first > 0 ? pieces[first].start_cost : 0.0);
+          return 1000.0 + squared(static_cast<double>(whole) / static_cast<double>(max)) +
+                 (first > 0 ? pieces[first].start_cost : 0.0);
         });
     for (std::size_t i = 0; i < starts.size(); ++i) {
       const auto stop = i + 1 < starts.size() ? starts[i + 1] : pieces.size();
@@ -452,8 +473,10 @@ class SpanCutter {
     }
   }
 
-  // Adds [begin, end) as one piece if it is short enough, else its lines if there are several, else its words.
-  void add_pieces(std::size_t begin, std::size_t end, double start_cost, bool by_lines, std::vector<Unit>& pieces) const {
+  // Adds [begin, end) as one piece if it is short enough, else its lines if there are several, else
+  // its words.
+  void add_pieces(std::size_t begin, std::size_t end, double start_cost, bool by_lines,
+                  std::vector<Unit>& pieces) const {
     std::size_t left = begin, right = end;
     trim(text_, left, right);
     if (left == right) return;
@@ -475,10 +498,13 @@ class SpanCutter {
     add_words(begin, right, start_cost, pieces);
   }
 
-  // Pieces of about kChunkBytes that end between words; a longer word is one piece if it fits a passage, else it is cut
-  // between characters into pieces that surely fit: a tokenizer makes at most one token of a byte.
-  void add_words(std::size_t begin, std::size_t end, double start_cost, std::vector<Unit>& pieces) const {
-    const auto small = std::min<std::size_t>(kChunkBytes, static_cast<std::size_t>(std::max<std::int64_t>(4, o_.max_tokens)));
+  // Pieces of about kChunkBytes that end between words; a longer word is one piece if it fits a
+  // passage, else it is cut between characters into pieces that surely fit: a tokenizer makes at
+  // most one token of a byte.
+  void add_words(std::size_t begin, std::size_t end, double start_cost,
+                 std::vector<Unit>& pieces) const {
+    const auto small = std::min<std::size_t>(
+        kChunkBytes, static_cast<std::size_t>(std::max<std::int64_t>(4, o_.max_tokens)));
     const auto add = [&](std::size_t from, std::size_t to, double cost) {
       pieces.push_back({from, to, counted(from, to), from == begin ? start_cost : cost, false, -1});
     };
@@ -494,7 +520,8 @@ class SpanCutter {
         from = word;
       }
       if (at - letters <= small) continue;
-      if (static_cast<std::int64_t>(at - from) > o_.max_tokens && tokens_of(from, at) > o_.max_tokens) {
+      if (static_cast<std::int64_t>(at - from) > o_.max_tokens &&
+          tokens_of(from, at) > o_.max_tokens) {
         for (double cost = 0.5; from < at; cost = 1.0) {
           std::size_t to = std::min(std::max(from, from < letters ? letters : from) + small, at);
           while (to < at && !begins_character(text_[to])) --to;
@@ -525,14 +552,19 @@ class SpanCutter {
         units.size(), [&](std::size_t i) { return units[i].tokens; },
         [&](std::size_t first, std::size_t last, std::int64_t sum) {
           const auto whole = normals[last + 1] - normals[first];
-          if (first < last && (sum > max || (!fragmented_ && whole > 1))) return std::numeric_limits<double>::infinity();
+          if (first < last && (sum > max || (!fragmented_ && whole > 1)))
+            return std::numeric_limits<double>::infinity();
           double cost = first > 0 ? units[first].start_cost : 0.0;
-          if (sum < min) cost += 20 + 100.0 * static_cast<double>(min - sum) / static_cast<double>(min);
-          // What leads stays with what it leads to, and rather stands alone than behind what it does not belong to.
+          if (sum < min)
+            cost += 20 + 100.0 * static_cast<double>(min - sum) / static_cast<double>(min);
+          // What leads stays with what it leads to, and rather stands alone than behind what it
+          // does not belong to.
           if (units[last].lead && last + 1 < units.size()) cost += first < last ? 3000 : 1000;
           if (!fragmented_ && whole > 0) {
-            cost += 10.0 * static_cast<double>(others[last + 1] - others[first]) +
-                    (first < last ? 0.5 * squared(static_cast<double>(sum) / static_cast<double>(max)) : 0.0);
+            cost +=
+                10.0 * static_cast<double>(others[last + 1] - others[first]) +
+                (first < last ? 0.5 * squared(static_cast<double>(sum) / static_cast<double>(max))
+                              : 0.0);
           } else {
             cost += 4 * squared((static_cast<double>(sum) - target) / target);
           }
@@ -541,11 +573,13 @@ class SpanCutter {
     std::size_t headings = 0;
     for (std::size_t i = 0; i < starts.size(); ++i) {
       const auto stop = i + 1 < starts.size() ? starts[i + 1] : units.size();
-      // The section that holds the passage whole is that of the heading it begins with, else the one open before it.
+      // The section that holds the passage whole is that of the heading it begins with, else the
+      // one open before it.
       std::int64_t parent = open_.empty() ? -1 : open_.back().index;
       for (auto j = starts[i]; j < stop; ++j) {
         if (units[j].heading < 0) continue;
-        const auto section = open_section(units[j], group.levels[static_cast<std::size_t>(units[j].heading)]);
+        const auto section =
+            open_section(units[j], group.levels[static_cast<std::size_t>(units[j].heading)]);
         if (j == starts[i]) parent = section;
         ++headings;
       }
@@ -573,7 +607,8 @@ class SpanCutter {
     while (!open_.empty() && open_.back().level >= level) open_.pop_back();
   }
 
-  std::int64_t add_span(std::size_t begin, std::size_t end, std::int64_t parent, std::int64_t tokens, const char* kind) {
+  std::int64_t add_span(std::size_t begin, std::size_t end, std::int64_t parent,
+                        std::int64_t tokens, const char* kind) {
     const auto index = static_cast<std::int64_t>(spans_.size());
     Span span;
     span.begin = static_cast<std::int64_t>(begin);
@@ -602,13 +637,16 @@ class SpanCutter {
 }  // namespace
 }  // namespace text
 
-std::vector<Span> cut_spans(std::string_view text, Media media, const CountTokens& count, const SpanOptions& options) {
+std::vector<Span> cut_spans(std::string_view text, Media media, const CountTokens& count,
+                            const SpanOptions& options) {
   if (options.min_tokens < 1 || options.min_tokens > options.max_tokens) {
-    throw Error(Errc::invalid, fmt::format("spans of {} to {} tokens: wanted 1 <= min_tokens <= max_tokens", options.min_tokens,
-                                           options.max_tokens));
+    throw Error(Errc::invalid,
+                fmt::format("spans of {} to {} tokens: wanted 1 <= min_tokens <= max_tokens",
+                            options.min_tokens, options.max_tokens));
   }
   if (media != Media::text && media != Media::code) {
-    throw Error(Errc::unsupported, fmt::format("a document of media '{}' is not cut as text", media_name(media)));
+    throw Error(Errc::unsupported,
+                fmt::format("a document of media '{}' is not cut as text", media_name(media)));
   }
   return text::SpanCutter(text, media, count, options).cut();
 }

@@ -1,8 +1,8 @@
 #include "mneme/text/streaming_decoder.h"
 
-#include <utility>
-
 #include "mneme/text/unicode.h"
+
+#include <utility>
 
 namespace mneme {
 

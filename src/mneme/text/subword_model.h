@@ -10,12 +10,14 @@
 
 namespace mneme::text {
 
-/// One of the two vocabulary models (byte-level BPE, WordPiece). Immutable but for caches that threads may share.
+/// One of the two vocabulary models (byte-level BPE, WordPiece). Immutable but for caches that
+/// threads may share.
 class SubwordModel {
  public:
   virtual ~SubwordModel() = default;
 
-  /// Room that one call of `encode` needs again and again; made once a call, so that long texts do not allocate.
+  /// Room that one call of `encode` needs again and again; made once a call, so that long texts do
+  /// not allocate.
   class Workspace {
    public:
     virtual ~Workspace() = default;
@@ -23,8 +25,10 @@ class SubwordModel {
   [[nodiscard]] virtual std::unique_ptr<Workspace> workspace() const = 0;
 
   /// Appends the ids of one word.
-  virtual void encode_word(std::string_view word, std::vector<std::int32_t>& ids, Workspace& room) const = 0;
-  /// The entry's bytes (BPE) or spelling (WordPiece); empty where the vocabulary has none. `id` is in [0, size).
+  virtual void encode_word(std::string_view word, std::vector<std::int32_t>& ids,
+                           Workspace& room) const = 0;
+  /// The entry's bytes (BPE) or spelling (WordPiece); empty where the vocabulary has none. `id` is
+  /// in [0, size).
   [[nodiscard]] virtual std::string_view piece(std::int32_t id) const = 0;
   [[nodiscard]] virtual std::optional<std::int32_t> id_of(std::string_view piece) const = 0;
   /// One more than the largest id of the vocabulary.

@@ -1,6 +1,12 @@
-// Assembly: a Tokenizer made of added tokens, normalizer, pre-tokenizer and vocabulary model, as Hugging Face
-// tokenizers are described. The readers of the file formats fill in the parts.
+// Assembly: a Tokenizer made of added tokens, normalizer, pre-tokenizer and vocabulary model, as
+// Hugging Face tokenizers are described. The readers of the file formats fill in the parts.
 #pragma once
+
+#include "mneme/text/added_tokens.h"
+#include "mneme/text/normalizer.h"
+#include "mneme/text/pre_tokenizer.h"
+#include "mneme/text/subword_model.h"
+#include "mneme/text/tokenizer.h"
 
 #include <cstdint>
 #include <memory>
@@ -8,12 +14,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "mneme/text/added_tokens.h"
-#include "mneme/text/normalizer.h"
-#include "mneme/text/pre_tokenizer.h"
-#include "mneme/text/subword_model.h"
-#include "mneme/text/tokenizer.h"
 
 namespace mneme::text {
 
@@ -24,7 +24,8 @@ struct TokenizerParts {
   std::vector<AddedToken> added;
   std::vector<std::int32_t> prefix, suffix;  ///< what `add_special` puts around a text
   std::optional<std::int32_t> bos, eos;
-  std::vector<std::int32_t> more_ends;  ///< ids beside EOS that end a generation, as the file names them
+  std::vector<std::int32_t>
+      more_ends;  ///< ids beside EOS that end a generation, as the file names them
 };
 
 /// More ids than any vocabulary has; a file that names a larger one is broken.

@@ -1,12 +1,12 @@
 // The tokenizer of a GGUF file: tokenizer.ggml.* in its metadata.
+#include "mneme/core/error.h"
+#include "mneme/text/bpe.h"
+#include "mneme/text/tokenizer_assembly.h"
+
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "mneme/core/error.h"
-#include "mneme/text/bpe.h"
-#include "mneme/text/tokenizer_assembly.h"
 
 namespace mneme {
 
@@ -26,18 +26,26 @@ struct PreTokenizerName {
   bool nfc;
 };
 
-// Converted to a Hugging Face tokenizer by transformers, "smollm" is GPT-2's pattern alone. Its original also cuts
-// numerals off first; the vocabulary holds no merge with 0-9, so the two differ only on numerals such as " \u00bd".
+// Converted to a Hugging Face tokenizer by transformers, "smollm" is GPT-2's pattern alone. Its
+// original also cuts numerals off first; the vocabulary holds no merge with 0-9, so the two differ
+// only on numerals such as " \u00bd".
 constexpr PreTokenizerName kPreTokenizers[] = {
-    {"default", text::kGpt2Pattern, false, false, false},  {"gpt-2", text::kGpt2Pattern, false, false, false},
-    {"gpt2", text::kGpt2Pattern, false, false, false},     {"smollm", text::kGpt2Pattern, false, false, false},
-    {"phi-2", text::kGpt2Pattern, false, false, false},    {"olmo", text::kGpt2Pattern, false, false, false},
-    {"starcoder", text::kGpt2Pattern, true, false, false}, {"refact", text::kGpt2Pattern, true, false, false},
-    {"llama-bpe", text::kLlama3Pattern, false, true, false}, {"llama3", text::kLlama3Pattern, false, true, false},
+    {"default", text::kGpt2Pattern, false, false, false},
+    {"gpt-2", text::kGpt2Pattern, false, false, false},
+    {"gpt2", text::kGpt2Pattern, false, false, false},
+    {"smollm", text::kGpt2Pattern, false, false, false},
+    {"phi-2", text::kGpt2Pattern, false, false, false},
+    {"olmo", text::kGpt2Pattern, false, false, false},
+    {"starcoder", text::kGpt2Pattern, true, false, false},
+    {"refact", text::kGpt2Pattern, true, false, false},
+    {"llama-bpe", text::kLlama3Pattern, false, true, false},
+    {"llama3", text::kLlama3Pattern, false, true, false},
     {"qwen2", text::kQwen2Pattern, false, false, true},
 };
 
-[[noreturn]] void throw_corrupt(const std::string& what) { throw Error(Errc::corrupt, "GGUF tokenizer: " + what); }
+[[noreturn]] void throw_corrupt(const std::string& what) {
+  throw Error(Errc::corrupt, "GGUF tokenizer: " + what);
+}
 
 const json& required_array(const json& metadata, const char* key) {
   const auto found = metadata.find(key);
@@ -52,7 +60,8 @@ std::optional<std::int32_t> optional_id(const json& metadata, const char* key) {
   if (!found->is_number_integer()) throw_corrupt(std::string(key) + " is not a whole number");
   const auto id = found->get<std::int64_t>();
   if (id == -1 || id == 0xFFFFFFFF) return std::nullopt;  // two ways in which writers say "none"
-  if (id < 0 || id >= text::kMaxVocabulary) throw_corrupt(std::string(key) + " is " + std::to_string(id));
+  if (id < 0 || id >= text::kMaxVocabulary)
+    throw_corrupt(std::string(key) + " is " + std::to_string(id));
   return static_cast<std::int32_t>(id);
 }
 
@@ -76,18 +85,21 @@ const PreTokenizerName& pre_tokenizer_named(const std::string& name) {
     if (pre.name == name) return pre;
     known += (known.empty() ? "" : ", ") + std::string(pre.name);
   }
-  throw Error(Errc::unsupported,
-              "GGUF tokenizer: pre-tokenizer \"" + name + "\" is not supported; supported are " + known);
+  throw Error(Errc::unsupported, "GGUF tokenizer: pre-tokenizer \"" + name +
+                                     "\" is not supported; supported are " + known);
 }
 
 std::pair<std::int32_t, std::int32_t> merge_of(const std::string& line, std::size_t rank,
                                                const text::PieceTable& spelled) {
   const auto blank = line.find(' ', 1);  // a piece is never empty and spells a blank otherwise
-  if (blank == std::string::npos) throw_corrupt("merge " + std::to_string(rank) + " has no blank between two pieces");
+  if (blank == std::string::npos)
+    throw_corrupt("merge " + std::to_string(rank) + " has no blank between two pieces");
   const std::string_view whole = line;
-  const auto left = spelled.find(whole.substr(0, blank)), right = spelled.find(whole.substr(blank + 1));
+  const auto left = spelled.find(whole.substr(0, blank)),
+             right = spelled.find(whole.substr(blank + 1));
   if (left < 0 || right < 0) {
-    throw_corrupt("merge " + std::to_string(rank) + " \"" + line + "\" names a piece that the vocabulary lacks");
+    throw_corrupt("merge " + std::to_string(rank) + " \"" + line +
+                  "\" names a piece that the vocabulary lacks");
   }
   return {left, right};
 }
@@ -97,7 +109,8 @@ std::pair<std::int32_t, std::int32_t> merge_of(const std::string& line, std::siz
 std::unique_ptr<Tokenizer> tokenizer_from_gguf(const json& metadata) {
   if (!metadata.is_object()) throw_corrupt("the metadata is not an object");
   const auto model = optional_string(metadata, "tokenizer.ggml.model", "");
-  if (model.empty()) throw Error(Errc::unsupported, "GGUF tokenizer: the file has none (no tokenizer.ggml.model)");
+  if (model.empty())
+    throw Error(Errc::unsupported, "GGUF tokenizer: the file has none (no tokenizer.ggml.model)");
   if (model != "gpt2") {
     throw Error(Errc::unsupported, "GGUF tokenizer: tokenizer.ggml.model \"" + model +
                                        "\" is not supported; supported is gpt2 (byte-level BPE)");
@@ -110,8 +123,8 @@ std::unique_ptr<Tokenizer> tokenizer_from_gguf(const json& metadata) {
     throw_corrupt("tokenizer.ggml.tokens has " + std::to_string(tokens.size()) + " entries");
   }
   if (types != metadata.end() && (!types->is_array() || types->size() != tokens.size())) {
-    throw_corrupt("tokenizer.ggml.token_type does not have one entry for each of " + std::to_string(tokens.size()) +
-                  " tokens");
+    throw_corrupt("tokenizer.ggml.token_type does not have one entry for each of " +
+                  std::to_string(tokens.size()) + " tokens");
   }
 
   text::TokenizerParts parts;
@@ -126,7 +139,8 @@ std::unique_ptr<Tokenizer> tokenizer_from_gguf(const json& metadata) {
     std::int64_t type = 0;
     if (types != metadata.end()) {
       const auto& value = (*types)[id];
-      if (!value.is_number_integer()) throw_corrupt("token_type " + std::to_string(id) + " is not a whole number");
+      if (!value.is_number_integer())
+        throw_corrupt("token_type " + std::to_string(id) + " is not a whole number");
       type = value.get<std::int64_t>();
     }
     const bool added = type == kControl || type == kUserDefined;
@@ -143,7 +157,8 @@ std::unique_ptr<Tokenizer> tokenizer_from_gguf(const json& metadata) {
   const text::PieceTable by_spelling(spelled);
   bpe.merges.reserve(merges.size());
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    if (!merges[rank].is_string()) throw_corrupt("merge " + std::to_string(rank) + " is not a string");
+    if (!merges[rank].is_string())
+      throw_corrupt("merge " + std::to_string(rank) + " is not a string");
     bpe.merges.push_back(merge_of(merges[rank].get_ref<const std::string&>(), rank, by_spelling));
   }
   bpe.ignore_merges = pre.ignore_merges;
@@ -151,7 +166,8 @@ std::unique_ptr<Tokenizer> tokenizer_from_gguf(const json& metadata) {
   if (pre.nfc) parts.normalizer = text::normalization_form(text::NormalizationForm::nfc);
 
   std::vector<std::unique_ptr<text::PreTokenizerStep>> steps;
-  if (optional_flag(metadata, "tokenizer.ggml.add_space_prefix")) steps.push_back(text::prefix_space());
+  if (optional_flag(metadata, "tokenizer.ggml.add_space_prefix"))
+    steps.push_back(text::prefix_space());
   if (pre.digits_apart) steps.push_back(text::split_digits(true));
   steps.push_back(text::split_by_pattern(pre.pattern, text::SplitBehavior::isolated, false));
   parts.pre_tokenizer = text::PreTokenizer(std::move(steps));

@@ -1,15 +1,15 @@
 // The tokenizer of a Hugging Face directory: tokenizer.json, or the vocab.txt of older BERT models.
+#include "mneme/core/error.h"
+#include "mneme/text/bpe.h"
+#include "mneme/text/tokenizer_assembly.h"
+#include "mneme/text/wordpiece.h"
+
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "mneme/core/error.h"
-#include "mneme/text/bpe.h"
-#include "mneme/text/tokenizer_assembly.h"
-#include "mneme/text/wordpiece.h"
 
 namespace mneme {
 
@@ -26,7 +26,8 @@ std::string read_file(const fs::path& path) {
   const auto size = fs::file_size(path, status);
   if (status) throw Error(Errc::io, "cannot read " + path.string() + ": " + status.message());
   if (size > kLargestFile) {
-    throw Error(Errc::corrupt, path.string() + " is no tokenizer: it has " + std::to_string(size) + " bytes");
+    throw Error(Errc::corrupt,
+                path.string() + " is no tokenizer: it has " + std::to_string(size) + " bytes");
   }
   std::ifstream file(path, std::ios::binary);
   std::string content(static_cast<std::size_t>(size), '\0');
@@ -67,8 +68,8 @@ std::string type_of(const json& part) { return member_or<std::string>(part, "typ
 std::int32_t checked_id(const json& value, const std::string& of) {
   const auto id = value.get<std::int64_t>();
   if (id < 0 || id >= text::kMaxVocabulary) {
-    throw Error(Errc::corrupt, "tokenizer.json: id " + std::to_string(id) + " of " + of + " is outside 0.." +
-                                   std::to_string(text::kMaxVocabulary - 1));
+    throw Error(Errc::corrupt, "tokenizer.json: id " + std::to_string(id) + " of " + of +
+                                   " is outside 0.." + std::to_string(text::kMaxVocabulary - 1));
   }
   return static_cast<std::int32_t>(id);
 }
@@ -93,7 +94,8 @@ std::unique_ptr<text::Normalizer> normalizer_of(const json& part, int depth = 0)
   if (type == "StripAccents") return text::strip_accents_normalizer();
   if (type == "Sequence") {
     std::vector<std::unique_ptr<text::Normalizer>> parts;
-    for (const auto& inner : part.at("normalizers")) parts.push_back(normalizer_of(inner, depth + 1));
+    for (const auto& inner : part.at("normalizers"))
+      parts.push_back(normalizer_of(inner, depth + 1));
     std::erase(parts, nullptr);
     return text::normalizer_sequence(std::move(parts));
   }
@@ -131,7 +133,8 @@ void add_steps(const json& part, Steps& out, int depth = 0) {
   if (type == "ByteLevel") {
     if (member_or(part, "add_prefix_space", true)) out.steps.push_back(text::prefix_space());
     if (member_or(part, "use_regex", true)) {
-      out.steps.push_back(text::split_by_pattern(text::kGpt2Pattern, text::SplitBehavior::isolated, false));
+      out.steps.push_back(
+          text::split_by_pattern(text::kGpt2Pattern, text::SplitBehavior::isolated, false));
     }
     out.byte_level = true;
   } else if (type == "Digits") {
@@ -141,9 +144,11 @@ void add_steps(const json& part, Steps& out, int depth = 0) {
     const bool invert = member_or(part, "invert", false);
     const auto& pattern = part.at("pattern");
     if (pattern.contains("Regex")) {
-      out.steps.push_back(text::split_by_pattern(pattern["Regex"].get<std::string>(), behavior, invert));
+      out.steps.push_back(
+          text::split_by_pattern(pattern["Regex"].get<std::string>(), behavior, invert));
     } else {
-      out.steps.push_back(text::split_by_string(pattern.at("String").get<std::string>(), behavior, invert));
+      out.steps.push_back(
+          text::split_by_string(pattern.at("String").get<std::string>(), behavior, invert));
     }
   } else if (type == "BertPreTokenizer") {
     out.steps.push_back(text::split_like_bert());
@@ -156,7 +161,8 @@ void add_steps(const json& part, Steps& out, int depth = 0) {
 
 /// The vocabulary's spellings by id.
 std::vector<std::string> spellings_of(const json& vocabulary) {
-  if (!vocabulary.is_object()) throw Error(Errc::corrupt, "tokenizer.json: model.vocab is not an object");
+  if (!vocabulary.is_object())
+    throw Error(Errc::corrupt, "tokenizer.json: model.vocab is not an object");
   std::vector<std::string> spelled;
   for (const auto& [spelling, value] : vocabulary.items()) {
     const auto id = static_cast<std::size_t>(checked_id(value, "a vocabulary entry"));
@@ -167,9 +173,11 @@ std::vector<std::string> spellings_of(const json& vocabulary) {
   return spelled;
 }
 
-std::unique_ptr<text::SubwordModel> bpe_of(const json& model, const std::vector<text::AddedToken>& added) {
+std::unique_ptr<text::SubwordModel> bpe_of(const json& model,
+                                           const std::vector<text::AddedToken>& added) {
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
-    if (!member_or<std::string>(model, affix, "").empty()) throw_unsupported(std::string("BPE with ") + affix);
+    if (!member_or<std::string>(model, affix, "").empty())
+      throw_unsupported(std::string("BPE with ") + affix);
   }
   if (member_or(model, "dropout", 0.0) != 0.0) throw_unsupported("BPE with dropout");
   if (member_or(model, "byte_fallback", false)) throw_unsupported("BPE with byte_fallback");
@@ -197,14 +205,17 @@ std::unique_ptr<text::SubwordModel> bpe_of(const json& model, const std::vector<
     }
     const auto left_id = by_spelling.find(left), right_id = by_spelling.find(right);
     if (left_id < 0 || right_id < 0) {
-      throw Error(Errc::corrupt, "tokenizer.json: merge " + std::to_string(parts.merges.size()) + " \"" + left + ' ' +
-                                     right + "\" names a piece that the vocabulary lacks");
+      throw Error(Errc::corrupt, "tokenizer.json: merge " + std::to_string(parts.merges.size()) +
+                                     " \"" + left + ' ' + right +
+                                     "\" names a piece that the vocabulary lacks");
     }
     parts.merges.emplace_back(left_id, right_id);
   }
   if (const auto unknown = member_or<std::string>(model, "unk_token", ""); !unknown.empty()) {
     parts.unknown = by_spelling.id_of(unknown);
-    if (!parts.unknown) throw Error(Errc::corrupt, "tokenizer.json: unk_token \"" + unknown + "\" is not in the vocabulary");
+    if (!parts.unknown)
+      throw Error(Errc::corrupt,
+                  "tokenizer.json: unk_token \"" + unknown + "\" is not in the vocabulary");
   }
   parts.fuse_unknown = member_or(model, "fuse_unk", false);
   parts.ignore_merges = member_or(model, "ignore_merges", false);
@@ -220,7 +231,8 @@ std::unique_ptr<text::SubwordModel> wordpiece_of(const json& model, const json& 
   const auto unknown = member_or<std::string>(model, "unk_token", "[UNK]");
   const auto found = std::find(parts.pieces.begin(), parts.pieces.end(), unknown);
   if (found == parts.pieces.end()) {
-    throw Error(Errc::corrupt, "tokenizer.json: unk_token \"" + unknown + "\" is not in the vocabulary");
+    throw Error(Errc::corrupt,
+                "tokenizer.json: unk_token \"" + unknown + "\" is not in the vocabulary");
   }
   parts.unknown = static_cast<std::int32_t>(found - parts.pieces.begin());
   return std::make_unique<text::WordPiece>(std::move(parts));
@@ -244,7 +256,8 @@ void add_template(const json& part, text::TokenizerParts& parts, int depth = 0) 
       }
       const auto name = item.at("SpecialToken").at("id").get<std::string>();
       auto& side = behind ? parts.suffix : parts.prefix;
-      for (const auto& id : part.at("special_tokens").at(name).at("ids")) side.push_back(checked_id(id, name));
+      for (const auto& id : part.at("special_tokens").at(name).at("ids"))
+        side.push_back(checked_id(id, name));
     }
     if (!behind) throw_unsupported("a template without the text");
   } else if (type == "BertProcessing" || type == "RobertaProcessing") {
@@ -281,7 +294,8 @@ text::TokenizerParts parts_of(const json& file) {
   add_steps(member(file, "pre_tokenizer"), steps);
   const auto& model = file.at("model");
   auto type = type_of(model);
-  if (type.empty()) type = model.contains("merges") ? "BPE" : "WordPiece";  // files before 2020 do not say
+  if (type.empty())
+    type = model.contains("merges") ? "BPE" : "WordPiece";  // files before 2020 do not say
   if (type == "BPE") {
     if (!steps.byte_level) throw_unsupported("BPE without the ByteLevel pre-tokenizer");
     parts.model = bpe_of(model, parts.added);
@@ -342,13 +356,15 @@ text::TokenizerParts parts_of_vocabulary(const fs::path& path) {
     begin = end + 1;
   }
   if (static_cast<std::int64_t>(model.pieces.size()) > text::kMaxVocabulary) {
-    throw Error(Errc::corrupt, path.string() + " has " + std::to_string(model.pieces.size()) + " lines: no vocabulary");
+    throw Error(Errc::corrupt, path.string() + " has " + std::to_string(model.pieces.size()) +
+                                   " lines: no vocabulary");
   }
   text::TokenizerParts parts;
   const auto special = [&](const char* name) {
     const auto found = std::find(model.pieces.begin(), model.pieces.end(), name);
     if (found == model.pieces.end()) {
-      throw Error(Errc::corrupt, path.string() + " has no line \"" + name + "\": it is not the vocabulary of a BERT");
+      throw Error(Errc::corrupt, path.string() + " has no line \"" + name +
+                                     "\": it is not the vocabulary of a BERT");
     }
     text::AddedToken token;
     token.id = static_cast<std::int32_t>(found - model.pieces.begin());
@@ -361,7 +377,8 @@ text::TokenizerParts parts_of_vocabulary(const fs::path& path) {
   parts.prefix.push_back(special("[CLS]"));
   parts.suffix.push_back(special("[SEP]"));
   for (const char* optional : {"[PAD]", "[MASK]"}) {
-    if (std::find(model.pieces.begin(), model.pieces.end(), optional) != model.pieces.end()) special(optional);
+    if (std::find(model.pieces.begin(), model.pieces.end(), optional) != model.pieces.end())
+      special(optional);
   }
   text::BertNormalizerOptions options;
   if (const auto beside = path.parent_path() / "tokenizer_config.json"; fs::exists(beside)) {
@@ -387,10 +404,12 @@ std::unique_ptr<Tokenizer> tokenizer_from_directory(const fs::path& directory_or
     path = directory_or_file / "tokenizer.json";
     if (!fs::exists(path, status)) path = directory_or_file / "vocab.txt";
     if (!fs::exists(path, status)) {
-      throw Error(Errc::not_found, directory_or_file.string() + " has neither tokenizer.json nor vocab.txt");
+      throw Error(Errc::not_found,
+                  directory_or_file.string() + " has neither tokenizer.json nor vocab.txt");
     }
   } else if (!fs::exists(path, status)) {
-    throw Error(Errc::not_found, "no tokenizer at " + path.string() + ": no such file or directory");
+    throw Error(Errc::not_found,
+                "no tokenizer at " + path.string() + ": no such file or directory");
   }
   try {
     auto parts = path.extension() == ".txt" ? parts_of_vocabulary(path) : parts_of(read_json(path));

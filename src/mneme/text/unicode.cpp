@@ -1,8 +1,7 @@
 #include "mneme/text/unicode.h"
 
-#include <unicode/uchar.h>
-
 #include <cstring>
+#include <unicode/uchar.h>
 
 namespace mneme::text {
 
@@ -23,7 +22,8 @@ Utf8Step next_code_point(std::string_view utf8, std::size_t at) noexcept {
                      : lead >= 0xF0 && lead <= 0xF4 ? 4
                                                     : 0;
   if (length == 0) return {kReplacementCharacter, 1, false, false};
-  // The second byte's range keeps out overlong forms (E0, F0), surrogates (ED) and what lies above U+10FFFF (F4).
+  // The second byte's range keeps out overlong forms (E0, F0), surrogates (ED) and what lies above
+  // U+10FFFF (F4).
   const unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
   const unsigned high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
   char32_t code_point = lead & (0x7Fu >> length);

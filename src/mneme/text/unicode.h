@@ -1,4 +1,5 @@
-// Unicode: reading, checking and repairing UTF-8, and the character classes that tokenizers ask for.
+// Unicode: reading, checking and repairing UTF-8, and the character classes that tokenizers ask
+// for.
 #pragma once
 
 #include <cstddef>
@@ -14,12 +15,14 @@ inline constexpr char32_t kReplacementCharacter = 0xFFFD;
 /// One step through bytes that should be UTF-8.
 struct Utf8Step {
   char32_t code_point = kReplacementCharacter;
-  std::uint8_t bytes = 0;  ///< how far the step goes, 1 to 4; where invalid, the longest start of a character there is
+  /// How far the step goes, 1 to 4; where invalid, the longest start of a character there is.
+  std::uint8_t bytes = 0;
   bool valid = false;
   bool cut = false;  ///< invalid only because the text ends before the character does
 };
 
-/// Reads the character at byte `at` (< utf8.size()). Overlong forms, surrogates and values above U+10FFFF are invalid.
+/// Reads the character at byte `at` (< utf8.size()). Overlong forms, surrogates and values above
+/// U+10FFFF are invalid.
 Utf8Step next_code_point(std::string_view utf8, std::size_t at) noexcept;
 
 /// Length in bytes of the longest valid start of the text; the whole length if all of it is valid.

@@ -6,7 +6,8 @@
 
 namespace mneme::text {
 
-/// Bytes of the white-space character that begins at `at` (Unicode White_Space), or 0 if another character does.
+/// Bytes of the white-space character that begins at `at` (Unicode White_Space), or 0 if another
+/// character does.
 inline std::size_t space_at(std::string_view text, std::size_t at) noexcept {
   const auto byte = [&](std::size_t i) {
     return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
@@ -20,7 +21,8 @@ inline std::size_t space_at(std::string_view text, std::size_t at) noexcept {
   const unsigned tail = byte(at + 1) << 8 | byte(at + 2);
   if (first == 0xE1) return tail == 0x9A80 ? 3 : 0;
   if (first == 0xE3) return tail == 0x8080 ? 3 : 0;
-  const bool space = (tail >= 0x8080 && tail <= 0x808A) || tail == 0x80A8 || tail == 0x80A9 || tail == 0x80AF || tail == 0x819F;
+  const bool space = (tail >= 0x8080 && tail <= 0x808A) || tail == 0x80A8 || tail == 0x80A9 ||
+                     tail == 0x80AF || tail == 0x819F;
   return space ? 3 : 0;
 }
 
@@ -33,6 +35,8 @@ inline std::size_t space_before(std::string_view text, std::size_t at) noexcept 
 }
 
 /// Whether a byte begins a character: everything but UTF-8's continuation bytes.
-inline bool begins_character(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U; }
+inline bool begins_character(char byte) noexcept {
+  return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;
+}
 
 }  // namespace mneme::text

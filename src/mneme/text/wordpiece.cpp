@@ -1,18 +1,21 @@
 #include "mneme/text/wordpiece.h"
 
+#include "mneme/core/error.h"
+
 #include <algorithm>
 #include <array>
 #include <utility>
-
-#include "mneme/core/error.h"
 
 namespace mneme::text {
 
 namespace {
 
-bool begins_character(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xC0) != 0x80; }
+bool begins_character(char byte) noexcept {
+  return (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
+}
 
-std::vector<std::string> without_prefix(const std::vector<std::string>& pieces, std::string_view prefix) {
+std::vector<std::string> without_prefix(const std::vector<std::string>& pieces,
+                                        std::string_view prefix) {
   std::vector<std::string> rest(pieces.size());
   for (std::size_t id = 0; id < pieces.size(); ++id) {
     if (pieces[id].starts_with(prefix)) rest[id] = pieces[id].substr(prefix.size());
@@ -22,17 +25,18 @@ std::vector<std::string> without_prefix(const std::vector<std::string>& pieces, 
 
 /// Hugging Face's clean-up of one decoded token, in its order.
 void tidy(std::string& token) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kRules = {{{" .", "."},
-                                                                                     {" ?", "?"},
-                                                                                     {" !", "!"},
-                                                                                     {" ,", ","},
-                                                                                     {" ' ", "'"},
-                                                                                     {" n't", "n't"},
-                                                                                     {" 'm", "'m"},
-                                                                                     {" do not", " don't"},
-                                                                                     {" 's", "'s"},
-                                                                                     {" 've", "'ve"},
-                                                                                     {" 're", "'re"}}};
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kRules = {
+      {{" .", "."},
+       {" ?", "?"},
+       {" !", "!"},
+       {" ,", ","},
+       {" ' ", "'"},
+       {" n't", "n't"},
+       {" 'm", "'m"},
+       {" do not", " don't"},
+       {" 's", "'s"},
+       {" 've", "'ve"},
+       {" 're", "'re"}}};
   for (const auto& [from, to] : kRules) {
     for (std::size_t at = 0; (at = token.find(from, at)) != std::string::npos; at += to.size()) {
       token.replace(at, from.size(), to);
@@ -54,13 +58,17 @@ WordPiece::WordPiece(WordPieceParts parts)
       tidy_punctuation_(parts.tidy_punctuation) {
   if (unknown_ < 0 || unknown_ >= table_.size()) {
     throw Error(Errc::corrupt, "WordPiece's unknown token " + std::to_string(unknown_) +
-                                   " is outside the vocabulary of " + std::to_string(table_.size()));
+                                   " is outside the vocabulary of " +
+                                   std::to_string(table_.size()));
   }
 }
 
-std::unique_ptr<SubwordModel::Workspace> WordPiece::workspace() const { return std::make_unique<NoRoom>(); }
+std::unique_ptr<SubwordModel::Workspace> WordPiece::workspace() const {
+  return std::make_unique<NoRoom>();
+}
 
-void WordPiece::encode_word(std::string_view word, std::vector<std::int32_t>& ids, Workspace&) const {
+void WordPiece::encode_word(std::string_view word, std::vector<std::int32_t>& ids,
+                            Workspace&) const {
   if (std::count_if(word.begin(), word.end(), begins_character) > longest_word_characters_) {
     ids.push_back(unknown_);
     return;

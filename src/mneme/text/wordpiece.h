@@ -1,8 +1,11 @@
-// WordPiece: the longest vocabulary entry that begins the word, then the longest that goes on, until the word is used up;
-// a word that cannot be used up is unknown as a whole.
+// WordPiece: the longest vocabulary entry that begins the word, then the longest that goes on,
+// until the word is used up; a word that cannot be used up is unknown as a whole.
 //
 // source    Devlin et al. 2019, arXiv:1810.04805 (BERT)
 #pragma once
+
+#include "mneme/text/piece_table.h"
+#include "mneme/text/subword_model.h"
 
 #include <cstdint>
 #include <memory>
@@ -11,18 +14,15 @@
 #include <string_view>
 #include <vector>
 
-#include "mneme/text/piece_table.h"
-#include "mneme/text/subword_model.h"
-
 namespace mneme::text {
 
 /// What a WordPiece model is made of.
 struct WordPieceParts {
   std::vector<std::string> pieces;  ///< spelling by id; an empty one is a hole
   std::int32_t unknown = 0;
-  std::string continuing_prefix = "##";           ///< begins the entries that go on in a word
-  std::int64_t longest_word_characters = 100;     ///< longer words are unknown
-  bool tidy_punctuation = true;                   ///< decoding puts no blank before . ? ! , and short forms
+  std::string continuing_prefix = "##";        ///< begins the entries that go on in a word
+  std::int64_t longest_word_characters = 100;  ///< longer words are unknown
+  bool tidy_punctuation = true;  ///< decoding puts no blank before . ? ! , and short forms
 };
 
 class WordPiece final : public SubwordModel {
@@ -31,9 +31,12 @@ class WordPiece final : public SubwordModel {
   explicit WordPiece(WordPieceParts parts);
 
   [[nodiscard]] std::unique_ptr<Workspace> workspace() const override;
-  void encode_word(std::string_view word, std::vector<std::int32_t>& ids, Workspace& room) const override;
+  void encode_word(std::string_view word, std::vector<std::int32_t>& ids,
+                   Workspace& room) const override;
   [[nodiscard]] std::string_view piece(std::int32_t id) const override { return table_.piece(id); }
-  [[nodiscard]] std::optional<std::int32_t> id_of(std::string_view piece) const override { return table_.id_of(piece); }
+  [[nodiscard]] std::optional<std::int32_t> id_of(std::string_view piece) const override {
+    return table_.id_of(piece);
+  }
   [[nodiscard]] std::int64_t size() const override { return table_.size(); }
   [[nodiscard]] std::int64_t lost_bytes(std::string_view) const override { return 0; }
   void append_text(std::int32_t id, bool first, std::string& text) const override;

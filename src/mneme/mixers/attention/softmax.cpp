@@ -67,6 +67,7 @@ class Softmax final : public Mixer {
       auto& store = dynamic_cast<KvStore&>(state.store("kv"));
       store.append(k, v, own);
       attended = with_extra(store.attend(q, own, scale, own.extra_keys.defined()), q, own, scale).out;
+      store.settle();
     } else {
       attended = within(q, k, v, state, own, scale);
     }
@@ -84,7 +85,12 @@ class Softmax final : public Mixer {
  private:
   static Options resolve(Options o, const Shape& shape) {
     if (o.kv_heads == 0) o.kv_heads = o.heads;
-    if (o.head == 0) o.head = shape.model / o.heads;
+    if (o.head == 0) {
+      if (shape.model % o.heads != 0) {
+        throw Error(Errc::usage, fmt::format("softmax: heads={} does not divide the model's width {}: give head", o.heads, shape.model));
+      }
+      o.head = shape.model / o.heads;
+    }
     if (o.heads % o.kv_heads != 0) {
       throw Error(Errc::usage, fmt::format("softmax: kv_heads={} does not divide heads={}", o.kv_heads, o.heads));
     }

@@ -1,0 +1,381 @@
+#include "bench/answers/summary.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+#include <string_view>
+
+#include "bench/statistics/bootstrap.h"
+
+namespace mneme::bench {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kDepths[] = {1, 3, 5, 10};
+constexpr double kGood = 0.5;  // F1 from which an answer counts as right enough to look at its citations
+
+json to_json(const Estimate& e) { return {{"value", e.value}, {"low", e.low}, {"high", e.high}}; }
+
+std::string percent(const Estimate& e) { return fmt::format("{:.1f} [{:.1f}, {:.1f}]", 100 * e.value, 100 * e.low, 100 * e.high); }
+std::string plain(const Estimate& e) { return fmt::format("{:.3f} [{:.3f}, {:.3f}]", e.value, e.low, e.high); }
+
+double mean_of(const std::vector<double>& x) { return x.empty() ? 0 : std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size()); }
+
+double share_below(const std::vector<double>& x, double threshold) {
+  if (x.empty()) return 0;
+  return static_cast<double>(std::count_if(x.begin(), x.end(), [&](double v) { return v < threshold; })) / static_cast<double>(x.size());
+}
+
+double quantile(std::vector<double> x, double q) {
+  if (x.empty()) return 0;
+  std::sort(x.begin(), x.end());
+  return x[std::min(x.size() - 1, static_cast<std::size_t>(q * static_cast<double>(x.size())))];
+}
+
+/// The chance that an answerable question is more relevant than a stranger's.
+double area_under_curve(const std::vector<double>& yes, std::vector<double> no) {
+  if (yes.empty() || no.empty()) return 0;
+  std::sort(no.begin(), no.end());
+  double wins = 0;
+  for (const auto x : yes) {
+    const auto [below, upto] = std::equal_range(no.begin(), no.end(), x);
+    wins += static_cast<double>(below - no.begin()) + 0.5 * static_cast<double>(upto - below);
+  }
+  return wins / (static_cast<double>(yes.size()) * static_cast<double>(no.size()));
+}
+
+class Summary {
+ public:
+  explicit Summary(const Findings& f) : f_(f), bootstrap_(f.set.questions.size()) {}
+
+  SuiteReport report() {
+    heading();
+    recall();
+    answers();
+    citations();
+    refusal();
+    if (f_.set.split == "tuning") tuning();
+    bars();
+    return {std::move(json_), std::move(text_), passed_};
+  }
+
+ private:
+  struct Bar {
+    std::string name;
+    Estimate value;
+    std::string wanted;
+    bool met;
+  };
+
+  template <class... Args>
+  void line(fmt::format_string<Args...> format, Args&&... args) {
+    text_ += fmt::format(format, std::forward<Args>(args)...) + "\n";
+  }
+
+  void at_least(const std::string& name, const Estimate& value, double bar) {
+    bars_.push_back({name, value, fmt::format("at least {:g}", bar), value.value >= bar});
+  }
+  void at_most(const std::string& name, const Estimate& value, double bar) {
+    bars_.push_back({name, value, fmt::format("at most {:g}", bar), value.value <= bar});
+  }
+
+  [[nodiscard]] bool has(std::string_view variant) const {
+    return std::any_of(f_.variants.begin(), f_.variants.end(), [&](const Variant& v) { return v.name == variant; });
+  }
+  /// One number of every question's row.
+  [[nodiscard]] std::vector<double> column(std::string_view variant, const char* key) const {
+    std::vector<double> out;
+    for (const auto& question : f_.set.questions) out.push_back(f_.rows.row(variant, question.id).at(key).get<double>());
+    return out;
+  }
+
+  void heading() {
+    json_ = {{"suite", "answers"}, {"split", f_.set.split}, {"questions", f_.set.questions.size()}, {"threshold", f_.threshold}};
+    line("SQuAD v1.1 dev, {} questions on {} articles ({} split). Brackets: 95 % bootstrap intervals over questions, paired.", f_.set.questions.size(), f_.set.asked.size(), f_.set.split);
+  }
+
+  void recall() {
+    line("\n## Recall of the gold paragraph\n");
+    line("| memory | passages | questions | @1 | @3 | @5 | @10 | with all other questions, @1 @3 @5 @10 |");
+    line("|---|--:|--:|---|---|---|---|---|");
+    for (const auto* memory : {&f_.small, &f_.large}) {
+      std::string cells, rest;
+      json figures{{"passages", memory->passages}, {"tokens", memory->tokens}};
+      for (const int depth : kDepths) {
+        const auto found = [&](const Retrieval& r) { return r.gold_rank > 0 && r.gold_rank <= depth ? 1.0 : 0.0; };
+        std::vector<double> hits;
+        for (const auto& r : memory->questions) hits.push_back(found(r));
+        const auto estimate = bootstrap_.mean(hits);
+        cells += fmt::format(" {} |", plain(estimate));
+        figures[fmt::format("recall@{}", depth)] = to_json(estimate);
+        if (!memory->others.empty()) {
+          for (const auto& r : memory->others) hits.push_back(found(r));
+          rest += fmt::format(" {:.3f}", mean_of(hits));
+          figures[fmt::format("recall@{} with all other questions", depth)] = mean_of(hits);
+        }
+        if (depth == 5) at_least(fmt::format("recall@5, {}", memory->memory), estimate, memory == &f_.small ? 0.955 : 0.94);
+      }
+      if (!rest.empty()) rest += fmt::format(" (n {})", memory->questions.size() + memory->others.size());
+      line("| {} | {} | {} |{}{} |", memory->memory, memory->passages, memory->questions.size(), cells, rest);
+      json_["recall"][memory->memory] = std::move(figures);
+    }
+  }
+
+  void ratio(const std::string& name, std::string_view above, std::string_view below, std::optional<double> bar, bool strictly = false) {
+    if (!has(above) || !has(below)) return;
+    const auto estimate = bootstrap_.ratio(column(above, "f1"), column(below, "f1"));
+    line("| {} | {} |", name, plain(estimate));
+    json_["ratios"][name] = to_json(estimate);
+    if (bar && strictly) {
+      bars_.push_back({name, estimate, fmt::format("above {:g}", *bar), estimate.value > *bar});
+    } else if (bar) {
+      at_least(name, estimate, *bar);
+    }
+  }
+
+  void equal(const std::string& name, const std::vector<double>& same, std::optional<double> bar) {
+    const auto estimate = bootstrap_.mean(same);
+    line("| {} | {} |", name, plain(estimate));
+    json_["equal answers"][name] = to_json(estimate);
+    if (bar) at_least(name, estimate, *bar);
+  }
+
+  [[nodiscard]] std::vector<double> same_answers(std::string_view a, std::string_view b) const {
+    std::vector<double> out;
+    for (const auto& q : f_.set.questions) out.push_back(f_.rows.row(a, q.id).at("answer") == f_.rows.row(b, q.id).at("answer") ? 1 : 0);
+    return out;
+  }
+
+  void answers() {
+    line("\n## Answers\n");
+    line("| way | | n | EM | F1 | contains |");
+    line("|---|---|--:|---|---|---|");
+    const auto row = [&](std::string_view name, std::string_view help, const std::vector<double>& em, const std::vector<double>& f1, const std::vector<double>& contains) {
+      const auto e = bootstrap_.mean(em), f = bootstrap_.mean(f1), c = bootstrap_.mean(contains);
+      line("| {} | {} | {} | {} | {} | {} |", name, help, f1.size(), percent(e), percent(f), percent(c));
+      json_["answers"][std::string(name)] = {{"em", to_json(e)}, {"f1", to_json(f)}, {"contains", to_json(c)}};
+    };
+    for (const auto& v : f_.variants) row(v.name, v.help, column(v.name, "em"), column(v.name, "f1"), column(v.name, "contains"));
+    std::vector<double> peer_f1;
+    if (f_.peer) {
+      std::vector<double> em, contains;
+      for (const auto& q : f_.set.questions) {
+        const auto found = f_.peer->find(q.id);
+        const auto scores = scored(found == f_.peer->end() ? "" : found->second, q);
+        em.push_back(scores.at("em").get<double>());
+        peer_f1.push_back(scores.at("f1").get<double>());
+        contains.push_back(scores.at("contains").get<double>());
+      }
+      row("peer", "another engine on the gold paragraphs", em, peer_f1, contains);
+    }
+    line("\n| ratio of F1 | |");
+    line("|---|---|");
+    ratio("each / gold paragraph", "ask-each", "gold", 0.88);
+    ratio("each / joint, 3 spans", "ask-each", "joint", 1.0, true);
+    ratio("together / joint, 3 spans", "ask-together", "joint", 0.95);
+    ratio("together, 4 bits / joint, 3 spans", "together-q4", "joint", 0.92);
+    ratio("together, uncoded / joint, 3 spans", "together-f16", "joint", {});
+    ratio("top 2 placed / top 3 placed", "top2", "together", {});
+    ratio("top 1 placed / each", "top1", "ask-each", {});
+    if (f_.peer && has("gold")) {
+      const auto estimate = bootstrap_.ratio(column("gold", "f1"), peer_f1);
+      line("| gold paragraph / peer | {} |", plain(estimate));
+      json_["ratios"]["gold paragraph / peer"] = to_json(estimate);
+      at_least("gold paragraph / peer", estimate, 0.97);
+    }
+    line("\n| share of equal answers | |");
+    line("|---|---|");
+    if (has("together") && has("together-f16")) equal("8 bits and uncoded, together", same_answers("together", "together-f16"), 0.97);
+    if (has("together-q4") && has("together-f16")) equal("4 bits and uncoded, together", same_answers("together-q4", "together-f16"), {});
+    if (has("ask-each") && has("each-f16")) {
+      std::vector<double> chosen, same;
+      for (const auto& q : f_.set.questions) {
+        const auto& read = f_.rows.row("ask-each", q.id).at("read");
+        const auto& uncoded = f_.rows.row("each-f16", q.id);
+        chosen.push_back(f_.rows.row("ask-each", q.id).at("answer") == uncoded.at("answer") ? 1 : 0);
+        double equal = 0;
+        const auto answers = uncoded.value("answers", json::array({uncoded.at("answer")}));
+        for (std::size_t i = 0; i < read.size() && i < answers.size(); ++i) equal += read[i].at("answer") == answers[i] ? 1 : 0;
+        same.push_back(read.empty() ? 1 : equal / static_cast<double>(read.size()));
+      }
+      equal("8 bits and uncoded, each span's answer", same, 0.97);
+      equal("8 bits and uncoded, each, the chosen answer", chosen, {});
+    }
+    if (has("ask-together") && has("together")) equal("ask --place together and the reader alone", same_answers("ask-together", "together"), {});
+    if (f_.peer && has("gold")) {
+      std::vector<double> same;
+      for (const auto& q : f_.set.questions) {
+        const auto found = f_.peer->find(q.id);
+        same.push_back(found != f_.peer->end() && f_.rows.row("gold", q.id).at("answer") == found->second ? 1 : 0);
+      }
+      equal("gold paragraph and peer", same, {});
+    }
+  }
+
+  void citations() {
+    std::int64_t outside = 0, wrong_marks = 0, cited = 0, unquoted = 0;
+    line("\n## Citations\n");
+    for (const std::string_view variant : {"ask-each", "ask-together"}) {
+      if (!has(variant)) continue;
+      std::vector<double> good, first_gold, first_holds, quoted_good;
+      for (const auto& q : f_.set.questions) {
+        const auto& row = f_.rows.row(variant, q.id);
+        const auto& list = row.at("citations");
+        const bool is_good = row.at("f1").get<double>() >= kGood;
+        good.push_back(is_good ? 1 : 0);
+        first_gold.push_back(is_good && !list.empty() && list[0].value("gold", false) ? 1 : 0);
+        first_holds.push_back(is_good && !list.empty() && list[0].value("holds_gold", false) ? 1 : 0);
+        const bool quotation = row.at("quotation").get<bool>();
+        if (row.at("found").get<bool>() && !quotation) ++unquoted;
+        for (const auto& citation : list) {
+          ++cited;
+          outside += citation.at("inside").get<bool>() ? 0 : 1;
+          const bool holds = citation.value("holds_answer", false);
+          // A range without the answer's words is allowed only where the answer is marked as not a quotation.
+          wrong_marks += holds != citation.at("marked").get<bool>() || (quotation && !holds) || (!quotation && holds) ? 1 : 0;
+        }
+      }
+      const auto gold = bootstrap_.ratio(first_gold, good), holds = bootstrap_.ratio(first_holds, good);
+      const auto n = std::accumulate(good.begin(), good.end(), 0.0);
+      line("- {}: {:.0f} answers with F1 >= {:g}; the first citation is the gold paragraph in {} %, holds a gold answer in {} %.", variant, n, kGood, percent(gold), percent(holds));
+      json_["citations"][std::string(variant)] = {{"good answers", n}, {"first is gold", to_json(gold)}, {"first holds a gold answer", to_json(holds)}};
+      if (variant == "ask-each") {
+        at_least("first citation is the gold paragraph", gold, 0.88);
+        at_least("first citation holds a gold answer", holds, 0.95);
+      }
+    }
+    if (cited == 0) return;
+    line("- {} citations in all: {} outside the text or not verbatim, {} whose mark is wrong; {} answers marked as not a quotation.", cited, outside, wrong_marks, unquoted);
+    json_["citations"]["all"] = cited;
+    json_["citations"]["outside the text"] = outside;
+    json_["citations"]["wrong marks"] = wrong_marks;
+    json_["citations"]["answers marked as not a quotation"] = unquoted;
+    const auto count = [](std::int64_t n) { return Estimate{static_cast<double>(n), static_cast<double>(n), static_cast<double>(n)}; };
+    at_most("citations outside the text", count(outside), 0);
+    at_most("cited ranges without the answer's words, unmarked", count(wrong_marks), 0);
+  }
+
+  void refusal() {
+    line("\n## Refusal at the threshold {:.3f}\n", f_.threshold);
+    line("| memory | passages | answerable refused | strangers refused | AUC | SQuAD v2's unanswerable refused |");
+    line("|---|--:|---|---|--:|---|");
+    for (const auto* memory : {&f_.small_refusal, &f_.large_refusal}) {
+      if (memory->strangers.empty()) continue;
+      const auto refused = [&](const std::vector<double>& x) {
+        std::vector<double> out;
+        for (const auto v : x) out.push_back(v < f_.threshold ? 1 : 0);
+        return Bootstrap(out.size()).mean(out);
+      };
+      const auto answerable = refused(memory->answerable), strangers = refused(memory->strangers);
+      std::string unanswerable = "";
+      json figures{{"passages", memory->passages}, {"answerable refused", to_json(answerable)}, {"strangers refused", to_json(strangers)},
+                   {"strangers", memory->strangers_are}, {"auc", area_under_curve(memory->answerable, memory->strangers)}};
+      if (!memory->unanswerable.empty()) {
+        const auto estimate = refused(memory->unanswerable);
+        unanswerable = fmt::format("{} (n {})", percent(estimate), memory->unanswerable.size());
+        figures["unanswerable refused"] = to_json(estimate);
+      }
+      line("| {} | {} | {} (n {}) | {} (n {}, {}) | {:.3f} | {} |", memory->memory, memory->passages, percent(answerable), memory->answerable.size(), percent(strangers),
+           memory->strangers.size(), memory->strangers_are, area_under_curve(memory->answerable, memory->strangers), unanswerable);
+      json_["refusal"][memory->memory] = std::move(figures);
+      at_least("strangers refused, " + memory->memory, strangers, memory == &f_.small_refusal ? 0.92 : 0.83);
+      at_most("answerable refused, " + memory->memory, answerable, 0.05);
+    }
+  }
+
+  /// What defaults can be set by; of no use in a final report.
+  void tuning() {
+    line("\n## For setting the threshold\n");
+    for (const auto* memory : {&f_.small_refusal, &f_.large_refusal}) {
+      if (memory->strangers.empty()) continue;
+      line("{}, {} passages, {} answerable, {} strangers ({}):\n", memory->memory, memory->passages, memory->answerable.size(), memory->strangers.size(), memory->strangers_are);
+      line("| threshold | answerable refused | strangers refused |");
+      line("|--:|--:|--:|");
+      std::vector<double> thresholds;
+      for (const double lost : {0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1}) thresholds.push_back(quantile(memory->answerable, lost));
+      for (double t = 0.7; t < 1.101; t += 0.025) thresholds.push_back(t);
+      std::sort(thresholds.begin(), thresholds.end());
+      for (const auto t : thresholds) line("| {:.3f} | {:.1f} % | {:.1f} % |", t, 100 * share_below(memory->answerable, t), 100 * share_below(memory->strangers, t));
+      line("");
+    }
+    if (!has("ask-each")) return;
+    line("\n## For setting the choice among answers read apart: log-probability - weight * ln(rank)\n");
+    line("| weight | F1 | first citation gold, of good answers |");
+    line("|--:|--:|--:|");
+    const auto choose = [&](const std::string& name, const std::function<std::size_t(const json&)>& pick) {
+      double f1 = 0, good = 0, gold = 0;
+      for (const auto& q : f_.set.questions) {
+        const auto& read = f_.rows.row("ask-each", q.id).at("read");
+        if (read.empty()) continue;
+        const auto& row = read[pick(read)];
+        f1 += row.at("f1").get<double>();
+        if (row.at("f1").get<double>() < kGood) continue;
+        good += 1;
+        gold += row.at("gold").get<bool>() ? 1 : 0;
+      }
+      line("| {} | {:.1f} | {:.1f} |", name, 100 * f1 / static_cast<double>(f_.set.questions.size()), good > 0 ? 100 * gold / good : 0);
+    };
+    for (const double weight : {0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0}) {
+      choose(fmt::format("{:g}", weight), [&](const json& read) {
+        std::vector<std::string> answers;
+        std::vector<double> likely;
+        for (const auto& row : read) {
+          answers.push_back(row.at("answer"));
+          likely.push_back(row.at("log_probability"));
+        }
+        return choose_row(answers, likely, weight);
+      });
+    }
+    for (const double weight : {0.5, 1.0, 2.0, 3.0, 4.0}) {
+      choose(fmt::format("log-probability + {:g} * retrieval score", weight), [&](const json& read) {
+        std::size_t best = 0;
+        double largest = -1e9;
+        for (std::size_t i = 0; i < read.size(); ++i) {
+          const double score = read[i].at("log_probability").get<double>() + weight * read[i].at("score").get<double>();
+          if (!read[i].at("answer").get<std::string>().empty() && score > largest) {
+            largest = score;
+            best = i;
+          }
+        }
+        return best;
+      });
+    }
+    choose("the best of the three", [](const json& read) {
+      std::size_t best = 0;
+      for (std::size_t i = 1; i < read.size(); ++i) {
+        if (read[i].at("f1").get<double>() > read[best].at("f1").get<double>()) best = i;
+      }
+      return best;
+    });
+  }
+
+  void bars() {
+    line("\n## Bars\n");
+    line("| what | value | wanted | |");
+    line("|---|---|---|---|");
+    json_["bars"] = json::array();
+    for (const auto& bar : bars_) {
+      line("| {} | {} | {} | {} |", bar.name, plain(bar.value), bar.wanted, bar.met ? "ok" : "FAIL");
+      json_["bars"].push_back({{"name", bar.name}, {"value", to_json(bar.value)}, {"wanted", bar.wanted}, {"ok", bar.met}});
+      passed_ = passed_ && bar.met;
+    }
+    json_["passed"] = passed_;
+  }
+
+  const Findings& f_;
+  Bootstrap bootstrap_;
+  json json_;
+  std::string text_;
+  std::vector<Bar> bars_;
+  bool passed_ = true;
+};
+
+}  // namespace
+
+SuiteReport summarize(const Findings& findings) { return Summary(findings).report(); }
+
+}  // namespace mneme::bench

@@ -1,0 +1,160 @@
+// answers: how well questions are answered from memory, on SQuAD v1.1 dev.
+//
+//   recall of the gold paragraph; exact match and word F1 of answers read from it alone, from the best spans apart
+//   (`--place each`), placed one after another (`--place together`) and read jointly, at several codecs; whether
+//   citations point at where answers come from; whether questions on other topics are refused
+//
+// spec      answers(split=final, questions=500)
+// needs     squad/dev-v1.1.json.gz in the data folder; v2.0 and the pairs of the training set are used where they are
+// source    Rajpurkar et al. 2016, arXiv:1606.05250 (the data and the metrics)
+// departs   documents are whole articles, so that the paragraph has to be found first
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <span>
+
+#include "bench/answers/answer_rows.h"
+#include "bench/answers/article_memory.h"
+#include "bench/answers/question_set.h"
+#include "bench/answers/summary.h"
+#include "bench/suite.h"
+#include "mneme/core/progress.h"
+#include "mneme/core/registry.h"
+#include "mneme/kernels/level.h"
+
+namespace mneme::suites::answers {
+
+using namespace mneme::bench;
+
+class Answers final : public Suite {
+ public:
+  struct Options {
+    std::string split = "final";
+    std::int64_t questions = 500;
+    std::string variants = "all";
+    std::string resume, peer;
+  };
+  static void describe(Describe& d, Options& o) {
+    d("split", o.split, one_of({"tuning", "final"}), "articles that are asked: set defaults on tuning, report final");
+    d("questions", o.questions, at_least(2), "how many of the split's fixed list of questions");
+    d("variants", o.variants, "ways to answer, separated by commas; all: every one");
+    d("resume", o.resume, "file that keeps a row a question and way: an interrupted run goes on from it");
+    d("peer", o.peer, "file with another engine's answers to the gold paragraphs, a line {\"id\", \"answer\"} each");
+  }
+  explicit Answers(const Options& o) : o_(o) {}
+
+  SuiteReport run(const SuiteSetup& setup) override {
+    const auto wanted = wanted_variants();
+    const auto set = choose_questions(setup.data, o_.split, o_.questions);
+    const auto models = std::make_shared<MemoryModels>(setup.language_model, setup.embedder);
+    const auto model = models->language_model("");
+    const auto encoder = models->embedder("");
+    const ScratchFolder scratch;
+    ArticleMemory small(scratch.path() / "small.mneme", set, set.asked, models);
+
+    const auto prompt = small.memory().prompt();
+    const Reader reader(model, prompt, Chain{});
+    AnswerRows rows(o_.resume, {{"split", o_.split},
+                              {"model", model->digest},
+                              {"embedder", encoder->digest()},
+                              {"prefix", reader.prefix_digest()},
+                              {"level", std::string(kernels::name(kernels::level()))},
+                              {"compute", model->compute == Compute::bf16 ? "bf16" : "f32"}});
+    Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt.not_found_below, {}};
+    if (!o_.peer.empty()) findings.peer = read_peer();
+
+    findings.small = recall(small, set, set.others, setup, fmt::format("{} whole articles", set.asked.size()));
+    findings.small_refusal = refusal(small, set, findings.small, set.strangers, "articles that are not in it");
+    for (const auto& question : set.unanswerable) findings.small_refusal.unanswerable.push_back(small.relevance(question));
+    {
+      ArticleMemory large(scratch.path() / "large.mneme", set, set.all, models);
+      findings.large = recall(large, set, {}, setup, fmt::format("all {} articles", set.all.size()));
+      if (o_.split == "tuning") {
+        findings.large_refusal = refusal(large, set, findings.large, set.more_strangers, "articles of the training set");
+      }
+    }
+    if (o_.split != "tuning") {
+      ArticleMemory others(scratch.path() / "without_strangers.mneme", set, set.without_strangers, models);
+      const auto found = recall(others, set, {}, setup, fmt::format("all {} articles but the strangers' {}", set.without_strangers.size(), set.all.size() - set.without_strangers.size()));
+      findings.large_refusal = refusal(others, set, found, set.strangers, "articles that are not in it");
+    }
+    answer_questions(set, small, reader, findings.small.questions, wanted, rows, setup.between);
+    auto report = summarize(findings);
+    report.figures["model"] = model->name;
+    report.figures["embedder"] = encoder->name();
+    report.figures["cpu"] = kernels::cpu_model();
+    report.figures["level"] = kernels::name(kernels::level());
+    report.text += fmt::format("\n{}, {}; {}, level {}.\n", model->name, encoder->name(), kernels::cpu_model(), kernels::name(kernels::level()));
+    return report;
+  }
+
+ private:
+  [[nodiscard]] std::vector<Variant> wanted_variants() const {
+    const auto all = bench::variants();
+    if (o_.variants == "all") return {all.begin(), all.end()};
+    std::vector<Variant> out;
+    for (std::size_t begin = 0; begin <= o_.variants.size();) {
+      const auto end = std::min(o_.variants.find(',', begin), o_.variants.size());
+      const auto name = std::string_view(o_.variants).substr(begin, end - begin);
+      const auto found = std::find_if(all.begin(), all.end(), [&](const Variant& v) { return v.name == name; });
+      if (found == all.end()) {
+        std::vector<std::string> names;
+        for (const auto& v : all) names.emplace_back(v.name);
+        throw Error(Errc::usage, fmt::format("answers: no variant '{}'; there are {}", name, fmt::join(names, ", ")));
+      }
+      out.push_back(*found);
+      begin = end + 1;
+    }
+    return out;
+  }
+
+  [[nodiscard]] std::map<std::string, std::string> read_peer() const {
+    std::ifstream in(o_.peer);
+    if (!in) throw Error(Errc::not_found, fmt::format("no {}", o_.peer));
+    std::map<std::string, std::string> out;
+    for (std::string line; std::getline(in, line);) {
+      const auto row = nlohmann::json::parse(line, nullptr, false);
+      if (row.is_discarded() || !row.is_object() || !row.contains("id") || !row.contains("answer")) {
+        throw Error(Errc::invalid, fmt::format("{}: line {} is not {{\"id\", \"answer\"}}", o_.peer, out.size() + 1));
+      }
+      out[row["id"].get<std::string>()] = row["answer"].get<std::string>();
+    }
+    return out;
+  }
+
+  static RecallFindings recall(ArticleMemory& memory, const QuestionSet& set, std::span<const ArticleQuestion> others, const SuiteSetup& setup, const std::string& name) {
+    RecallFindings out{name, memory.passages(), memory.tokens(), {}, {}};
+    Progress progress("searching " + name, static_cast<std::int64_t>(set.questions.size() + others.size()), "questions");
+    for (const auto& question : set.questions) {
+      setup.between();
+      out.questions.push_back(memory.retrieve(question));
+      progress.advance(1);
+    }
+    for (const auto& question : others) {
+      setup.between();
+      out.others.push_back(memory.retrieve(question));
+      progress.advance(1);
+    }
+    return out;
+  }
+
+  /// Answerable are the fixed questions; on tuning, where the threshold is set, all of the split.
+  static RefusalFindings refusal(ArticleMemory& memory, const QuestionSet& set, const RecallFindings& found, const std::vector<std::string>& strangers, const std::string& which) {
+    RefusalFindings out{found.memory, memory.passages(), {}, {}, {}, which};
+    for (const auto& r : found.questions) out.answerable.push_back(r.relevance);
+    if (set.split == "tuning") {
+      for (const auto& r : found.others) out.answerable.push_back(r.relevance);
+    }
+    for (const auto& question : strangers) out.strangers.push_back(memory.relevance(question));
+    return out;
+  }
+
+  Options o_;
+};
+
+void enrol(Registry& r) { r.add<Suite, Answers>("answers", "answers, citations and refusal on SQuAD"); }
+
+}  // namespace mneme::suites::answers

@@ -1,0 +1,162 @@
+// mneme ask: one question, answered from memory files, with citations.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "cli/program/citations.h"
+#include "cli/program/input.h"
+#include "cli/program/interrupt.h"
+#include "cli/program/output.h"
+#include "cli/program/verb.h"
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+#include "mneme/memory/memory.h"
+
+namespace mneme::cli {
+namespace {
+
+class Ask final : public Verb {
+ public:
+  [[nodiscard]] About about() const override {
+    return {Group::main_job,
+            "ask",
+            "answer a question from memory files, with citations",
+            {{"FILE", "a memory file, as `mneme read` makes it", true, true}, {"QUESTION", "the question; `-` takes it from standard input"}},
+            {"mneme ask handbook.mneme \"Who approves travel?\"", "mneme ask handbook.mneme reports.mneme \"When did sales fall?\" --explain"},
+            "Only the question is run where the spans found have states; others are read now, and their states kept. An answer whose words "
+            "stand in no cited span is marked as not a quotation; nothing relevant gives \"not found in memory\", with exit status 0."};
+  }
+
+  void declare(Flags& flags) override {
+    flags("--json", json_, "print one JSON object");
+    flags("--explain", explain_, "also show which spans were found and what each gave");
+    flags("--place", place_, std::vector<std::string>{"each", "together"}, "read every span alone and take the best answer, or all in one context");
+    flags("--top", top_, "K", at_least(0), "spans to read; 0: 3 for each, 2 for together");
+    flags("--max-tokens", max_tokens_, "N", at_least(0), "tokens of an answer at most; 0: what the memory's prompt says");
+    flags("--source", sources_, "LABEL", "only search this source; may be repeated");
+    flags("--always", always_, "answer also when nothing relevant was found");
+    flags("--model", model_, "NAME", "language model; unset: the memory's");
+    flags("--embedder", embedder_, "NAME", "embedder; unset: the memory's");
+    flags("--strict", strict_, "refuse another model than the memory was read with, in place of reading spans again");
+  }
+
+  void run(const Invocation& call) override {
+    const std::vector<std::string> files(call.arguments.begin(), call.arguments.end() - 1);
+    const auto question = text_or_input(call.arguments.back());
+    auto models = std::make_shared<MemoryModels>(model_, embedder_);
+    MemoryOptions open;
+    open.strict = strict_;
+    std::vector<std::unique_ptr<Memory>> memories;
+    std::vector<Memory*> all;
+    for (const auto& file : files) {
+      memories.push_back(Memory::open(file, models, open));
+      all.push_back(memories.back().get());
+    }
+    AskOptions options;
+    options.placement = place_ == "each" ? Placement::each : Placement::together;
+    options.top = top_;
+    options.max_tokens = max_tokens_;
+    options.sources = sources_;
+    options.always = always_;
+    options.strict = strict_;
+    // Loaded before the question is timed: what it takes is of this process, not of the question.
+    models->embedder(all.front()->file().meta("embedder").value_or(""));
+    stop_if_interrupted();
+    all.front()->reader();
+    stop_if_interrupted();
+    const auto answer = mneme::ask(all, question, options);
+    if (json_) {
+      print_answer(answer);
+    } else {
+      describe(answer, files.size() > 1);
+    }
+  }
+
+ private:
+  void print_answer(const Answer& answer) const {
+    Json out{{"answer", answer.answer}, {"found", answer.found}, {"citations", citations_json(answer.citations)}};
+    out["usage"] = {{"document_tokens_evaluated", answer.document_tokens_evaluated},
+                    {"question_tokens", answer.question_tokens},
+                    {"generated_tokens", answer.generated_tokens},
+                    {"tokens_in_memory", answer.tokens_in_memory},
+                    {"tokens_placed", answer.tokens_placed},
+                    {"tokens_dropped", answer.tokens_dropped},
+                    {"state_bytes", answer.state_bytes},
+                    {"states_stored", answer.states_stored}};
+    out["timing"] = {{"retrieve_s", answer.retrieve_s},
+                     {"first_token_s", answer.first_token_s},
+                     {"total_s", answer.total_s},
+                     {"decode_tokens_per_s", answer.decode_tokens_per_s}};
+    out["model"] = answer.model;
+    out["kv"] = answer.kv;
+    out["quotation"] = answer.quotation;
+    out["relevance"] = answer.relevance;
+    out["threshold"] = answer.threshold;
+    out["states_obstacle"] = answer.states_obstacle;
+    if (explain_) {
+      out["candidates"] = Json::array();
+      for (const auto& c : answer.candidates) {
+        out["candidates"].push_back({{"source", c.source},
+                                     {"start", c.begin},
+                                     {"end", c.end},
+                                     {"excerpt", c.excerpt},
+                                     {"score", c.candidate.score},
+                                     {"cosine", c.candidate.cosine},
+                                     {"cover", c.candidate.cover},
+                                     {"rrf", c.candidate.rrf},
+                                     {"placed", c.placed},
+                                     {"had_state", c.had_state},
+                                     {"answer", c.answer},
+                                     {"answer_log_probability", c.answer_log_probability},
+                                     {"file", c.file}});
+      }
+    }
+    print_json(out);
+  }
+
+  void describe(const Answer& answer, bool name_files) const {
+    say("{}\n", bold(one_line(answer.answer)));
+    if (answer.found && !answer.quotation) say("{}\n", faint("not a quotation: these words stand in no cited span"));
+    if (!answer.citations.empty()) say("\n{}", describe_citations(answer.citations, name_files));
+    if (answer.tokens_dropped > 0) log::warn("spans of {} tokens did not fit the model's context and were not read", with_separators(answer.tokens_dropped));
+    if (!answer.states_obstacle.empty()) log::info("states were not stored: {}", answer.states_obstacle);
+    if (explain_) explain(answer, name_files);
+  }
+
+  void explain(const Answer& answer, bool name_files) const {
+    say("\n{}\n", bold("Found"));
+    say("  relevance {:.3f}, {} the threshold of {:.3f}\n\n", answer.relevance, answer.relevance < answer.threshold ? "below" : "above", answer.threshold);
+    say("  {:>4} {:>6} {:>6} {:>6} {:>6}  {:<9} {:>7}  source and text\n", "rank", "score", "cosine", "cover", "rrf", "placed", "log p");
+    for (std::size_t i = 0; i < answer.candidates.size(); ++i) {
+      const auto& c = answer.candidates[i];
+      const auto* placed = !c.placed ? "" : c.had_state ? "state" : "read now";
+      say("  {:>4} {:>6.3f} {:>6.3f} {:>6.3f} {:>6.3f}  {:<9} {:>7}  {}{}, bytes {}-{}: {}\n", i + 1, c.candidate.score, c.candidate.cosine, c.candidate.cover,
+            c.candidate.rrf, placed, c.answer.empty() ? "" : fmt::format("{:.3f}", c.answer_log_probability), name_files ? one_line(c.file) + " " : "",
+            one_line(c.source), c.begin, c.end, faint(shortened(one_line(c.excerpt))));
+      if (c.placed && !c.answer.empty()) say("  {:>53}{}\n", "answer: ", one_line(c.answer));
+    }
+    say("\n{}\n", bold("Cost"));
+    say("  tokens: {} of the documents read now, {} placed, {} left out, {} of the question, {} generated; {} in memory\n",
+          with_separators(answer.document_tokens_evaluated), with_separators(answer.tokens_placed), with_separators(answer.tokens_dropped), answer.question_tokens,
+          answer.generated_tokens, with_separators(answer.tokens_in_memory));
+    say("  states: {} placed, {} stored{}\n", as_size(answer.state_bytes), answer.states_stored,
+          answer.states_obstacle.empty() ? "" : " (" + answer.states_obstacle + ")");
+    say("  time: {} to find, {} to the first token, {} in all, {:.1f} tokens/s\n", as_duration(answer.retrieve_s), as_duration(answer.first_token_s),
+          as_duration(answer.total_s), answer.decode_tokens_per_s);
+    say("  model {}, states kept as {}\n", one_line(answer.model), one_line(answer.kv));
+  }
+
+  static std::string shortened(const std::string& text) { return excerpt(text, 0, static_cast<std::int64_t>(text.size()), 60); }
+
+  std::string place_ = "each", model_, embedder_;
+  std::int64_t top_ = 0, max_tokens_ = 0;
+  std::vector<std::string> sources_;
+  bool json_ = false, explain_ = false, always_ = false, strict_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> ask_verb() { return std::make_unique<Ask>(); }
+
+}  // namespace mneme::cli

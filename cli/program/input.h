@@ -1,0 +1,37 @@
+// Input: stdin, whole or line by line, ended by Ctrl-C at any moment.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace mneme::cli {
+
+/// stdin to its end, byte for byte. Throws Interrupted, Error(io), and Error(full) above `most_bytes`.
+std::string read_input(std::int64_t most_bytes = std::int64_t{1} << 30);
+
+/// The text itself, or stdin without its last line ends where it is "-".
+std::string text_or_input(const std::string& argument);
+
+/// Lines from stdin: with editing and history on a terminal, as they come otherwise.
+class LineReader {
+ public:
+  LineReader();
+  ~LineReader();
+  LineReader(const LineReader&) = delete;
+  LineReader& operator=(const LineReader&) = delete;
+
+  /// The next line without its end, or nothing at the end of the input, on Ctrl-D, and on Ctrl-C (which on a terminal
+  /// first empties a line that is not). `prompt` is shown on a terminal only. Throws Error(io), and Error(full) for a line
+  /// above 16 MiB.
+  std::optional<std::string> next(const std::string& prompt);
+
+ private:
+  struct Terminal;
+  std::unique_ptr<Terminal> terminal_;
+  std::string held_;
+  bool ended_ = false;
+};
+
+}  // namespace mneme::cli

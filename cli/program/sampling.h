@@ -1,0 +1,23 @@
+// Sampling: the flags by which people say how tokens are chosen.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cli/program/flags.h"
+#include "mneme/core/spec.h"
+#include "mneme/decode/sampler.h"
+
+namespace mneme::cli {
+
+struct Sampling {
+  SamplerSettings settings;
+  std::string spec;
+
+  /// --temp, --top-k, --top-p, --min-p, --repeat-penalty, --repeat-window, and --sampler in place of them all.
+  void declare(Flags& flags);
+  /// The stages; empty for greedy. Throws Error(usage) for a bad spec, or for a spec beside other flags.
+  [[nodiscard]] Chain chain() const;
+};
+
+}  // namespace mneme::cli

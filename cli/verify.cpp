@@ -1,0 +1,62 @@
+// mneme verify: is a memory file what it should be?
+#include <fmt/format.h>
+
+#include "cli/program/output.h"
+#include "cli/program/verb.h"
+#include "mneme/core/error.h"
+#include "mneme/memory/memory.h"
+
+namespace mneme::cli {
+namespace {
+
+class Verify final : public Verb {
+ public:
+  [[nodiscard]] About about() const override {
+    return {Group::memory_file,
+            "verify",
+            "check a memory file: structure, ranges, checksums",
+            {{"FILE", "a memory file"}},
+            {"mneme verify handbook.mneme --deep 5"},
+            "One line a problem; exit status 1 if there is one."};
+  }
+
+  void declare(Flags& flags) override {
+    flags("--deep", deep_, "N", within(0, 1e9), "also compute N spans' states again from their text and compare; --seed picks which");
+    flags("--model", model_, "NAME", "language model for --deep; unset: the memory's");
+    flags("--json", json_, "print one JSON object");
+  }
+
+  void run(const Invocation& call) override {
+    MemoryOptions open;
+    open.access = MemoryFile::Access::read_only;
+    const auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), open);
+    const auto report = memory->verify(deep_, call.everywhere.seed);
+    const auto problems = counted(static_cast<std::int64_t>(report.problems.size()), "problem");
+    if (json_) {
+      print_json({{"ok", report.ok()},
+                  {"problems", report.problems},
+                  {"documents", report.documents},
+                  {"spans", report.spans},
+                  {"reps", report.reps},
+                  {"turns", report.turns}});
+    } else {
+      for (const auto& problem : report.problems) say("{}\n", one_line(problem));
+      if (report.ok()) {
+        say("{}: sound ({}, {}, {}, {})\n", call.arguments[0], counted(report.documents, "document"), counted(report.spans, "span"),
+              counted(report.reps, "representation"), counted(report.turns, "turn"));
+      }
+    }
+    if (!report.ok()) throw Error(Errc::corrupt, fmt::format("{}: {} found; `mneme export` saves what can be read", call.arguments[0], problems));
+  }
+
+ private:
+  std::int64_t deep_ = 0;
+  std::string model_;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Verb> verify_verb() { return std::make_unique<Verify>(); }
+
+}  // namespace mneme::cli

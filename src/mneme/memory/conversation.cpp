@@ -1,0 +1,227 @@
+// Chatting and writing on from memory: spans are placed together, earlier turns stand between them and the new question.
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "mneme/core/error.h"
+#include "mneme/memory/clock.h"
+#include "mneme/decode/generate.h"
+#include "mneme/memory/memory.h"
+#include "mneme/memory/quotation.h"
+#include "mneme/memory/span_states.h"
+
+namespace mneme {
+namespace {
+
+using memory::seconds_since;
+
+constexpr std::int64_t kChatSpans = 2;
+// Tokens of earlier turns that stay in the context; what is older becomes spans of the session's memory.
+constexpr std::int64_t kTurnTokens = 1024;
+// Turns whose text helps to find what a follow-up question is about.
+constexpr std::size_t kTurnsForRetrieval = 2;
+// Spans that are placed before the text to be continued.
+constexpr std::size_t kContinueSpans = 6;
+
+std::string moved_counter(const std::string& session) { return "session:" + session + ":moved"; }
+
+}  // namespace
+
+std::int64_t Memory::move_old_turns(const std::string& session, const std::vector<Turn>& turns) {
+  const auto& tokenizer = *reader().model().tokenizer;
+  auto moved = static_cast<std::size_t>(file_->counter(moved_counter(session)));
+  std::int64_t tokens = 0;
+  auto first_kept = turns.size();
+  while (first_kept > moved && tokens < kTurnTokens) tokens += static_cast<std::int64_t>(tokenizer.encode(turns[--first_kept].text).size());
+  first_kept += (first_kept - moved) % 2;  // a question stays with its answer
+  if (first_kept <= moved) return 0;
+  std::string text;
+  std::vector<std::int64_t> provenance;
+  for (auto i = moved; i < first_kept; ++i) {
+    text += fmt::format("{}: {}\n{}", turns[i].role == "user" ? "User" : "Assistant", turns[i].text, i % 2 ? "\n" : "");
+    provenance.insert(provenance.end(), turns[i].provenance.begin(), turns[i].provenance.end());
+  }
+  std::sort(provenance.begin(), provenance.end());
+  provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
+  const auto embedder = models_->embedder("");
+  auto document = document_from_text(fmt::format("{} turns {}-{}", session, moved + 1, first_kept), std::move(text));
+  const auto spans = cut_spans(document.text, document.media, [&](std::string_view piece) { return static_cast<std::int64_t>(tokenizer.encode(piece).size()); });
+  std::vector<Rep> reps;
+  for (std::size_t i = 0; i < spans.size(); ++i) {
+    if (spans[i].kind != "passage") continue;
+    const auto embedding = embedder->embed(std::string_view(document.text).substr(static_cast<std::size_t>(spans[i].begin), static_cast<std::size_t>(spans[i].end - spans[i].begin)));
+    Rep rep;
+    rep.key = {static_cast<std::int64_t>(i), RepKind::embedding, embedder->digest(), -1, "f32", ""};
+    rep.n_vec = 1;
+    rep.d = embedder->width();
+    rep.blob.assign(reinterpret_cast<const char*>(embedding.vector.data()), embedding.vector.size() * sizeof(float));
+    reps.push_back(std::move(rep));
+  }
+  MemoryFile::PutOptions put;
+  put.session = session;
+  put.provenance = std::move(provenance);
+  file_->put_document(document, spans, reps, put);
+  file_->add_counter(moved_counter(session), static_cast<std::int64_t>(first_kept - moved));
+  return static_cast<std::int64_t>(first_kept - moved);
+}
+
+ChatReply Memory::chat(const std::string& session, const std::string& message, std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
+                       const std::function<bool(std::string_view)>& on_text) {
+  const c10::InferenceMode inference;
+  const auto started = std::chrono::steady_clock::now();
+  if (message.find_first_not_of(" \t\r\n") == std::string::npos) throw Error(Errc::usage, "the message is empty");
+  ChatReply out;
+  auto& reader = this->reader();
+  const auto& model = reader.model();
+  const auto turns = file_->turns(session);
+  if (file_->writable() && !turns.empty()) out.moved_to_memory = move_old_turns(session, turns);
+  const auto moved = static_cast<std::size_t>(file_->counter(moved_counter(session)));
+
+  // A follow-up ("and when?") is found by the turns before it.
+  std::string context;
+  for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i) context += turns[i].text + "\n";
+  auto candidates = retrieve(message, 20, {}, true);
+  auto relevance = search::relevance(candidates);
+  if (!context.empty()) {
+    auto with_context = retrieve(context + message, 20, {}, true);
+    if (relevance < prompt_.not_found_below) {
+      candidates = std::move(with_context);
+      relevance = search::relevance(candidates);
+    }
+  }
+  const bool from_memory = relevance >= prompt_.not_found_below;
+
+  State state;
+  std::vector<std::int32_t> prompt;
+  std::vector<std::int64_t> provenance;
+  std::vector<std::pair<Candidate, Span>> placed;
+  std::optional<memory::SpanStates> states;
+  GenerateOptions generation;
+  generation.max_tokens = max_tokens;
+  generation.sampler = sampler;
+  generation.seed = seed;
+  generation.on_text = on_text;
+  if (from_memory) {
+    state = reader.prefix();
+    states.emplace(*file_, reader);
+    auto room = reader.room() - kTurnTokens - max_tokens;
+    std::vector<std::int64_t> ids;
+    for (const auto& candidate : candidates) {
+      if (static_cast<std::int64_t>(placed.size()) == kChatSpans) break;
+      const auto span = file_->find_span(candidate.id);
+      if (!span || span->tokens + 16 > room) continue;
+      room -= span->tokens + 16;
+      placed.emplace_back(candidate, *span);
+      ids.push_back(span->id);
+      provenance.push_back(span->document);
+    }
+    auto loaded = states->load(ids);
+    for (auto i = loaded.size(); i-- > 0;) reader.place(state, loaded[i].state);
+    // Earlier turns take the form that the prompt gives questions and answers.
+    std::string earlier;
+    for (auto i = moved; i + 1 < turns.size(); i += 2) {
+      earlier += prompt_.question_before + turns[i].text + prompt_.question_after + turns[i + 1].text + prompt_.answer_ends_at + prompt_.span_after;
+    }
+    prompt = model.tokenizer->encode(earlier);
+    const auto question = reader.question_ids(message);
+    prompt.insert(prompt.end(), question.begin(), question.end());
+    generation.stop = {"\n"};
+    if (!prompt_.answer_ends_at.empty()) generation.stop.push_back(prompt_.answer_ends_at);
+  } else {
+    if (!model.chat) throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} has no chat template to talk without it", model.name));
+    state = model.model->start(1);
+    std::vector<ChatMessage> messages;
+    for (auto i = moved; i < turns.size(); ++i) messages.push_back({turns[i].role, turns[i].text});
+    messages.push_back({"user", message});
+    prompt = model.chat->encode_chat(*model.tokenizer, messages, true);
+    out.note = "not from memory: nothing in it has to do with this";
+  }
+  auto said = decode::generate(model, prompt, state, generation);
+  out.text = said.text;
+  while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n')) out.text.pop_back();
+  out.tokens = static_cast<std::int64_t>(said.ids.size());
+  if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
+  const auto labels = this->labels();
+  for (const auto& [candidate, span] : placed) {
+    const auto text = file_->span_text(span.id);
+    const auto before = file_->document_text(span.document, 0, span.begin);
+    Citation citation;
+    citation.source = labels.at(span.document);
+    citation.start = span.begin;
+    citation.end = span.end;
+    citation.line = 1 + std::count(before.begin(), before.end(), '\n');
+    citation.excerpt = excerpt(text, 0, static_cast<std::int64_t>(text.size()), 160);
+    citation.score = candidate.score;
+    citation.span = span.id;
+    citation.file = file_->path().string();
+    citation.holds_answer = memory::find_quotation(text, out.text).has_value();
+    out.citations.push_back(std::move(citation));
+  }
+  std::stable_sort(out.citations.begin(), out.citations.end(), [](const Citation& a, const Citation& b) { return a.holds_answer && !b.holds_answer; });
+  // Both turns together: a question without its answer would stand in the way of the next.
+  if (said.stop_reason != "interrupted" || !out.text.empty()) {
+    const Turn both[] = {{0, "user", message, {}, {}, memory::unix_seconds()}, {0, "assistant", out.text, {}, provenance, memory::unix_seconds()}};
+    file_->append_turns(session, both);
+  }
+  if (states) states->store();
+  out.seconds = seconds_since(started);
+  return out;
+}
+
+Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed, const std::string& source,
+                                           const std::function<bool(std::string_view)>& on_text) {
+  const c10::InferenceMode inference;
+  const auto started = std::chrono::steady_clock::now();
+  auto& reader = this->reader();
+  std::optional<DocumentInfo> document;
+  if (source.empty()) {
+    for (auto& info : file_->documents()) {
+      if (info.session.empty()) document = std::move(info);
+    }
+    if (!document) throw Error(Errc::not_found, fmt::format("{} holds no source to continue: read one first", file_->path().string()));
+  } else {
+    document = file_->find_document(source);
+    if (!document) throw Error(Errc::not_found, fmt::format("{} holds no source '{}': see `mneme show`", file_->path().string(), source));
+  }
+  std::vector<Span> passages;
+  for (auto& span : file_->spans(document->document.id)) {
+    if (span.kind == "passage") passages.push_back(std::move(span));
+  }
+  if (passages.empty()) throw Error(Errc::not_found, fmt::format("the source '{}' holds no text to continue", document->document.label));
+  Continuation out;
+  auto state = reader.prefix();
+  memory::SpanStates states(*file_, reader);
+  // The last passage is run as it stands, without what the prompt puts behind a span, so that the text goes on from it.
+  const auto last = passages.back();
+  passages.pop_back();
+  std::vector<std::int64_t> ids;
+  auto room = reader.room() - max_tokens - last.tokens;
+  for (auto i = passages.size(); i-- > 0 && ids.size() < kContinueSpans;) {
+    if (passages[i].tokens + 16 > room) break;
+    room -= passages[i].tokens + 16;
+    ids.insert(ids.begin(), passages[i].id);
+  }
+  for (const auto& loaded : states.load(ids)) {
+    reader.place(state, loaded.state);
+    out.tokens_placed += loaded.state.tokens;
+  }
+  const auto prompt = reader.model().tokenizer->encode(prompt_.span_before + file_->span_text(last.id));
+  GenerateOptions generation;
+  generation.max_tokens = max_tokens;
+  generation.sampler = sampler;
+  generation.seed = seed;
+  generation.on_text = on_text;
+  const auto said = decode::generate(reader.model(), prompt, state, generation);
+  out.text = said.text;
+  out.stop_reason = said.stop_reason;
+  out.generated_tokens = static_cast<std::int64_t>(said.ids.size());
+  out.document_tokens_evaluated = states.tokens_evaluated() + said.prompt_tokens;
+  states.store();
+  out.seconds = seconds_since(started);
+  return out;
+}
+
+}  // namespace mneme

@@ -1,0 +1,411 @@
+#include "mneme/memory/memory.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "mneme/core/error.h"
+#include "mneme/memory/clock.h"
+#include "mneme/core/generator.h"
+#include "mneme/core/log.h"
+#include "mneme/memory/span_states.h"
+#include "mneme/search/lexical_index.h"
+
+namespace mneme {
+namespace {
+
+using memory::seconds_since;
+
+constexpr const char* kDefaultLanguageModel = "smollm2";
+constexpr const char* kDefaultEmbedder = "minilm";
+constexpr const char* kDefaultKv = "quantize(bits=8)";
+// Passages that are embedded in one go: enough to sort by length, few enough to show progress.
+constexpr std::size_t kEmbedBatch = 128;
+// States that are computed in one go and stored in one transaction.
+constexpr std::size_t kStateBatch = 16;
+// Entries before a span that a streamed context carries over when positions start over.
+constexpr std::int64_t kStreamWindow = 1024;
+
+std::string blob_of(const std::vector<float>& vector) {
+  return {reinterpret_cast<const char*>(vector.data()), vector.size() * sizeof(float)};
+}
+
+std::vector<Span> passages_of(const std::vector<Span>& spans) {
+  std::vector<Span> out;
+  std::copy_if(spans.begin(), spans.end(), std::back_inserter(out), [](const Span& span) { return span.kind == "passage"; });
+  return out;
+}
+
+}  // namespace
+
+// ---- models ----
+
+MemoryModels::MemoryModels(std::string language_model, std::string embedder, Compute compute)
+    : language_model_name_(std::move(language_model)), embedder_name_(std::move(embedder)), compute_(compute) {}
+
+std::shared_ptr<const LanguageModel> MemoryModels::language_model(const std::string& otherwise) {
+  if (!language_model_) {
+    if (language_model_name_.empty()) language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
+    language_model_ = load_language_model(language_model_name_, {compute_});
+  }
+  return language_model_;
+}
+
+std::shared_ptr<const SentenceEncoder> MemoryModels::embedder(const std::string& otherwise) {
+  if (!embedder_) {
+    if (embedder_name_.empty()) embedder_name_ = otherwise.empty() ? kDefaultEmbedder : otherwise;
+    embedder_ = SentenceEncoder::load(embedder_name_, compute_);
+  }
+  return embedder_;
+}
+
+// ---- opening ----
+
+struct Memory::Index {
+  std::int64_t generation = -1;
+  std::string embedder_digest;
+  DenseIndex dense{1};
+  std::unique_ptr<LexicalIndex> lexical;
+  std::vector<DocumentInfo> documents;  // counting their spans takes longer than a search
+};
+
+Memory::~Memory() = default;
+
+std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path, std::shared_ptr<MemoryModels> models, const MemoryOptions& options) {
+  auto out = std::unique_ptr<Memory>(new Memory);
+  out->models_ = std::move(models);
+  out->strict_ = options.strict;
+  MemoryFile::Options file_options;
+  file_options.budget_bytes = options.budget_bytes;
+  if (!options.kv.empty()) KvPlan(parse_chain(options.kv));  // a bad spec is refused before a file is made
+  out->file_ = MemoryFile::open(path, options.access, file_options);
+  auto& file = *out->file_;
+  if (const auto prompt = file.meta("prompt")) {
+    out->prompt_ = Prompt::from_json(*prompt);
+    out->kv_spec_ = file.meta("kv").value_or(kDefaultKv);
+    if (!options.kv.empty() && print(KvPlan(parse_chain(options.kv)).chain()) != out->kv_spec_) {
+      throw Error(Errc::usage, fmt::format("{} keeps its states as '{}': another --kv wants a new memory", path.string(), out->kv_spec_));
+    }
+  } else {
+    out->prompt_ = Prompt::few_shot_quotes();
+    out->kv_spec_ = print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
+    if (file.writable() && options.access != MemoryFile::Access::read_only) {
+      const std::pair<std::string, std::string> entries[] = {{"prompt", out->prompt_.to_json()}, {"kv", out->kv_spec_}};
+      file.set_meta(entries);
+    }
+  }
+  return out;
+}
+
+std::string Memory::model_name() const { return file_->meta("model").value_or(kDefaultLanguageModel); }
+std::string Memory::kv() const { return kv_spec_; }
+
+Reader& Memory::reader() {
+  if (!reader_) {
+    const auto model = models_->language_model(file_->meta("model").value_or(""));
+    const auto digest = file_->meta("model_digest");
+    if (digest && *digest != model->digest) {
+      const auto message = fmt::format("{} was read with the model '{}', not with this '{}'", file_->path().string(), model_name(), model->name);
+      if (strict_) throw Error(Errc::mismatch, message + ": give its own model, or leave out --strict");
+      log::warn("{}: its stored states are not used, spans are read again where needed", message);
+    }
+    reader_ = std::make_shared<Reader>(model, prompt_, parse_chain(kv_spec_));
+  }
+  return *reader_;
+}
+
+// ---- search ----
+
+Memory::Index& Memory::index() {
+  const auto generation = file_->generation();
+  const auto embedder = models_->embedder(file_->meta("embedder").value_or(""));
+  if (index_ && index_->generation == generation && index_->embedder_digest == embedder->digest()) return *index_;
+  auto fresh = std::make_unique<Index>();
+  fresh->generation = generation;
+  fresh->embedder_digest = embedder->digest();
+  const auto d = embedder->width();
+  std::vector<std::int64_t> ids;
+  std::vector<float> vectors;
+  file_->for_each_rep(RepKind::embedding, embedder->digest(), [&](const Rep& rep) {
+    if (rep.d != d || rep.n_vec != 1 || static_cast<std::int64_t>(rep.blob.size()) != d * 4) return;
+    ids.push_back(rep.key.span);
+    const auto first = vectors.size();
+    vectors.resize(first + static_cast<std::size_t>(d));
+    std::memcpy(vectors.data() + first, rep.blob.data(), rep.blob.size());
+  });
+  // Links of a graph are kept in the file: building them again takes minutes, and a graph that does not fit is no error.
+  const auto kept = file_->find_index("dense");
+  const bool usable = kept && kept->generation == generation && kept->model_digest == embedder->digest();
+  try {
+    const auto graph = usable ? file_->get_index("dense") : std::nullopt;
+    fresh->dense = DenseIndex::restore(d, {}, ids, vectors, graph.value_or(""));
+  } catch (const Error& error) {
+    if (!usable) throw;
+    log::info("the stored search graph is not used: {}", error.what());
+    fresh->dense = DenseIndex::restore(d, {}, ids, vectors, "");
+  }
+  fresh->lexical = std::make_unique<LexicalIndex>(file_->handle(), MemoryFile::kFtsTable);
+  fresh->documents = file_->documents();
+  index_ = std::move(fresh);
+  return *index_;
+}
+
+void Memory::store_index() {
+  auto& current = index();
+  if (!current.dense.build_graph()) return;  // small, or linked already
+  const auto graph = current.dense.graph();
+  file_->put_index({"dense", current.dense.kind(), current.embedder_digest, current.generation, 0}, graph);
+}
+
+std::vector<Candidate> Memory::retrieve(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources, bool session_too) {
+  if (query.find_first_not_of(" \t\r\n") == std::string::npos) throw Error(Errc::usage, "the question is empty");
+  auto& current = index();
+  const auto embedding = models_->embedder("")->embed(query);
+  const HybridSearch search(current.dense, *current.lexical);
+  std::optional<std::vector<std::int64_t>> within;
+  const auto& documents = current.documents;
+  const bool has_sessions = std::any_of(documents.begin(), documents.end(), [](const auto& d) { return !d.session.empty(); });
+  if (!sources.empty() || (has_sessions && !session_too)) {
+    std::set<std::int64_t> wanted;
+    for (const auto& source : sources) {
+      const auto found = std::find_if(documents.begin(), documents.end(), [&](const auto& d) { return d.document.label == source; });
+      if (found == documents.end()) throw Error(Errc::not_found, fmt::format("{} holds no source '{}': see `mneme show`", file_->path().string(), source));
+      wanted.insert(found->document.id);
+    }
+    if (sources.empty()) {
+      for (const auto& d : documents) {
+        if (d.session.empty()) wanted.insert(d.document.id);
+      }
+    }
+    within.emplace();
+    file_->for_each_passage([&](const Span& span) {
+      if (wanted.contains(span.document)) within->push_back(span.id);
+    });
+  }
+  // Fewer vectors of this embedder than passages: made with another one. Words still find what vectors cannot.
+  const auto vector = current.dense.size() > 0 ? std::span<const float>(embedding.vector) : std::span<const float>{};
+  return search.search(vector, query, limit, within ? &*within : nullptr);
+}
+
+std::vector<CandidateReport> Memory::search(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources) {
+  std::vector<CandidateReport> out;
+  const auto labels = this->labels();
+  for (const auto& candidate : retrieve(query, limit, sources, false)) {
+    const auto span = file_->find_span(candidate.id);
+    if (!span) continue;
+    const auto text = file_->span_text(candidate.id);
+    CandidateReport report;
+    report.candidate = candidate;
+    report.source = labels.at(span->document);
+    report.excerpt = excerpt(text, 0, static_cast<std::int64_t>(text.size()), 160);
+    report.file = file_->path().string();
+    report.begin = span->begin;
+    report.end = span->end;
+    out.push_back(std::move(report));
+  }
+  return out;
+}
+
+const std::vector<DocumentInfo>& Memory::documents() { return index().documents; }
+
+std::map<std::int64_t, std::string> Memory::labels() {
+  std::map<std::int64_t, std::string> out;
+  for (const auto& info : documents()) out[info.document.id] = info.document.label;
+  return out;
+}
+
+// ---- reading ----
+
+ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& options) {
+  const auto started = std::chrono::steady_clock::now();
+  ReadReport report;
+  std::vector<std::string> names;
+  for (const auto& document : documents) names.push_back(document.label);
+  check_labels(names);
+  const auto model = models_->language_model(file_->meta("model").value_or(""));
+  const auto embedder = options.dry_run ? nullptr : models_->embedder(file_->meta("embedder").value_or(""));
+  const auto cancelled = [&] { return options.cancelled && options.cancelled(); };
+  const auto progress = [&](std::string_view what, std::int64_t done, std::int64_t total) {
+    if (options.progress) options.progress(what, done, total);
+  };
+  if (!options.dry_run) {
+    file_->claim_writer();
+    const auto digest = file_->meta("model_digest");
+    if (!digest) {
+      const std::pair<std::string, std::string> entries[] = {{"model", model->name == "smollm2" ? model->name : model->path}, {"model_digest", model->digest},
+                                                             {"embedder", embedder->name() == "minilm" ? embedder->name() : embedder->path()}, {"embedder_digest", embedder->digest()},
+                                                             {"context", options.context == ContextMode::span ? "span" : "stream"}};
+      file_->set_meta(entries);
+    }
+    const auto context = file_->meta("context").value_or("span");
+    if (context != (options.context == ContextMode::span ? "span" : "stream")) {
+      throw Error(Errc::usage, fmt::format("{} was made with --context {}: reading into it otherwise wants a new memory", file_->path().string(), context));
+    }
+    const auto embedder_digest = file_->meta("embedder_digest");
+    if (embedder_digest && *embedder_digest != embedder->digest()) {
+      throw Error(Errc::mismatch, fmt::format("{} was made with the embedder '{}': give that one with --embedder", file_->path().string(), file_->meta("embedder").value_or("")));
+    }
+  }
+  // The document's tokens are counted as the model sees them; a passage never outgrows what fits behind the prefix.
+  const CountTokens count = [&](std::string_view text) { return static_cast<std::int64_t>(model->tokenizer->encode(text).size()); };
+  std::int64_t truncated = 0;
+  for (std::size_t i = 0; i < documents.size() && !report.interrupted; ++i) {
+    auto& document = documents[i];
+    SourceReport source{document.label, 0, 0, static_cast<std::int64_t>(document.text.size()), 0, "added"};
+    const auto existing = options.dry_run ? std::nullopt : file_->find_document(document.label);
+    if (existing && existing->document.content_hash == document.content_hash) {
+      source.outcome = "unchanged";
+      source.tokens = existing->tokens;
+      source.spans = existing->spans;
+      source.with_states = existing->with_states;
+      report.sources.push_back(std::move(source));
+      continue;
+    }
+    if (const auto lost = model->tokenizer->lost_bytes(document.text); lost > 0) {
+      log::warn("{}: {} bytes have no token in this model's vocabulary: they are kept and cited, the model does not see them", document.label, lost);
+    }
+    const auto spans = cut_spans(document.text, document.media, count);
+    const auto passages = passages_of(spans);
+    for (const auto& span : passages) source.tokens += span.tokens;
+    source.spans = static_cast<std::int64_t>(passages.size());
+    if (!options.dry_run) {
+      std::vector<Rep> reps;
+      reps.reserve(passages.size());
+      std::vector<std::size_t> index_of;
+      for (std::size_t s = 0; s < spans.size(); ++s) {
+        if (spans[s].kind == "passage") index_of.push_back(s);
+      }
+      for (std::size_t first = 0; first < passages.size(); first += kEmbedBatch) {
+        if (cancelled()) {
+          report.interrupted = true;
+          break;
+        }
+        const auto n = std::min(kEmbedBatch, passages.size() - first);
+        std::vector<std::string_view> texts;
+        for (std::size_t j = first; j < first + n; ++j) {
+          texts.push_back(std::string_view(document.text).substr(static_cast<std::size_t>(passages[j].begin), static_cast<std::size_t>(passages[j].end - passages[j].begin)));
+        }
+        const auto embeddings = embedder->embed(texts);
+        for (std::size_t j = 0; j < n; ++j) {
+          Rep rep;
+          rep.key.span = static_cast<std::int64_t>(index_of[first + j]);
+          rep.key.kind = RepKind::embedding;
+          rep.key.model_digest = embedder->digest();
+          rep.key.codec = "f32";
+          rep.n_vec = 1;
+          rep.d = embedder->width();
+          rep.blob = blob_of(embeddings[j].vector);
+          truncated += embeddings[j].truncated;
+          reps.push_back(std::move(rep));
+        }
+        std::int64_t tokens = 0;
+        for (std::size_t j = first; j < first + n; ++j) tokens += passages[j].tokens;
+        progress("indexing", tokens, 0);
+      }
+      if (report.interrupted) break;
+      const auto put = file_->put_document(document, spans, reps);
+      source.outcome = put.outcome == PutResult::Outcome::replaced ? "replaced" : put.outcome == PutResult::Outcome::unchanged ? "unchanged" : "added";
+    }
+    report.tokens_read += source.tokens;
+    document.text = {};  // stored: a folder of books need not stay in memory
+    report.sources.push_back(std::move(source));
+  }
+  if (truncated > 0) log::warn("{} passages are longer than the embedder reads: they are found by their first {} tokens", truncated, embedder->max_tokens());
+  if (!options.dry_run && !report.interrupted) {
+    if (options.eager || options.context == ContextMode::stream) compute_states(report, options);
+    store_index();
+    for (auto& source : report.sources) {
+      if (const auto info = file_->find_document(source.name)) source.with_states = info->with_states;
+    }
+  }
+  if (!options.dry_run) report.usage = file_->usage();
+  report.seconds = seconds_since(started);
+  return report;
+}
+
+void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
+  auto& reader = this->reader();
+  memory::SpanStates states(*file_, reader);
+  file_->set_consolidate(states.consolidation(), memory::SpanStates::kRungs);
+  const bool stream = options.context == ContextMode::stream;
+  std::vector<std::string> labels;
+  for (const auto& source : report.sources) labels.push_back(source.name);
+  std::int64_t total = 0;
+  std::vector<std::pair<std::int64_t, std::vector<Span>>> work;  // document, its passages that lack states
+  for (const auto& label : labels) {
+    const auto info = file_->find_document(label);
+    if (!info) continue;
+    auto passages = passages_of(file_->spans(info->document.id));
+    const bool all_there = std::all_of(passages.begin(), passages.end(), [&](const Span& s) { return states.has(s.id); });
+    if (all_there) continue;
+    // A stream is one pass: what comes later saw what came before, so it starts from the top.
+    if (!stream) std::erase_if(passages, [&](const Span& s) { return states.has(s.id); });
+    for (const auto& span : passages) total += span.tokens;
+    work.emplace_back(info->document.id, std::move(passages));
+  }
+  for (const auto& [document, passages] : work) {
+    std::optional<Reader::Stream> streaming;
+    if (stream) streaming.emplace(reader, kStreamWindow);
+    for (std::size_t first = 0; first < passages.size(); first += kStateBatch) {
+      if (options.cancelled && options.cancelled()) {
+        report.interrupted = true;
+        return;
+      }
+      const auto n = std::min(kStateBatch, passages.size() - first);
+      std::vector<std::vector<std::int32_t>> ids;
+      std::int64_t tokens = 0;
+      for (std::size_t i = first; i < first + n; ++i) {
+        ids.push_back(reader.span_ids(file_->span_text(passages[i].id)));
+        tokens += passages[i].tokens;
+      }
+      std::vector<std::string> blobs;
+      if (streaming) {
+        for (const auto& row : ids) blobs.push_back(streaming->next(row));
+      } else {
+        blobs = reader.compute(ids);
+      }
+      std::vector<Rep> reps;
+      for (std::size_t i = 0; i < n; ++i) reps.push_back(states.rep(passages[first + i].id, static_cast<std::int64_t>(ids[i].size()), std::move(blobs[i])));
+      const auto stored = file_->put(reps, Admission::ahead);
+      report.states_computed += static_cast<std::int64_t>(n);
+      report.states_stored += stored.stored;
+      if (options.progress) options.progress("reading", tokens, total);
+      if (stored.not_stored > 0) {
+        report.obstacle = stored.reason;
+        // A full budget takes nothing more that nobody asked for: going on would only burn time.
+        if (stored.obstacle != StoreReport::Obstacle::busy) return;
+      }
+    }
+  }
+}
+
+VerifyReport Memory::verify(std::int64_t deep, std::uint64_t seed) {
+  auto report = file_->verify();
+  if (deep <= 0 || !report.ok()) return report;
+  auto& reader = this->reader();
+  memory::SpanStates states(*file_, reader);
+  if (file_->meta("context").value_or("span") == "stream") {
+    report.problems.push_back("states of a streamed context depend on the text before them: --deep compares spans read alone (make the memory with --context span)");
+    return report;
+  }
+  std::vector<Span> held;
+  file_->for_each_passage([&](const Span& span) {
+    if (states.has(span.id)) held.push_back(span);
+  });
+  Generator generator(seed);
+  for (std::int64_t i = 0; i < deep && !held.empty(); ++i) {
+    const auto pick = static_cast<std::size_t>(generator.uniform() * static_cast<double>(held.size()));
+    std::swap(held[pick], held.back());
+    const auto span = held.back();
+    held.pop_back();
+    if (const auto problem = states.compare(span.id); !problem.empty()) report.problems.push_back(problem);
+  }
+  return report;
+}
+
+}  // namespace mneme

@@ -1,0 +1,236 @@
+#include "mneme/memory/reader.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "mneme/core/error.h"
+#include "mneme/memory/clock.h"
+#include "mneme/core/registry.h"
+#include "mneme/decode/batch.h"
+#include "mneme/weights/digests.h"
+
+namespace mneme {
+namespace {
+
+using memory::seconds_since;
+
+// Tokens of spans that run together: the weights are unpacked once for all of them.
+constexpr std::int64_t kBatchTokens = 1024;
+// Tokens of one pass of a long text.
+constexpr std::size_t kChunk = 512;
+// Kept free behind the placed spans for the question and its answer.
+constexpr std::int64_t kQuestionRoom = 512;
+
+/// Rows of different lengths, padded at their ends.
+Batch ragged(std::span<const std::vector<std::int32_t>> rows, Compute compute, LogitsAt at) {
+  Batch batch;
+  std::size_t T = 0;
+  for (const auto& row : rows) T = std::max(T, row.size());
+  batch.ids = at::zeros({static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(T)}, at::kLong);
+  bool equal = true;
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    std::copy(rows[b].begin(), rows[b].end(), batch.ids[static_cast<std::int64_t>(b)].mutable_data_ptr<std::int64_t>());
+    batch.lengths.push_back(static_cast<std::int64_t>(rows[b].size()));
+    equal = equal && rows[b].size() == T;
+  }
+  if (equal) batch.lengths.clear();
+  batch.compute = compute;
+  batch.logits_at = at;
+  return batch;
+}
+
+State joined(std::vector<State>& states) {
+  if (states.size() == 1) return std::move(states.front());
+  std::vector<const State*> pointers;
+  for (const auto& state : states) pointers.push_back(&state);
+  return State::concat(pointers);
+}
+
+std::string trimmed(std::string_view text) {
+  const auto first = text.find_first_not_of(" \t\r\n");
+  if (first == std::string_view::npos) return "";
+  return std::string(text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1));
+}
+
+}  // namespace
+
+Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const Chain& kv)
+    : model_(std::move(model)), prompt_(std::move(prompt)), plan_(std::make_shared<KvPlan>(kv)) {
+  if (!plan_->evict().empty()) {
+    throw Error(Errc::usage, fmt::format("kv: '{}' drops entries, which a memory's spans cannot do: name a codec only, such as quantize(bits=8)", print(kv)));
+  }
+  codec_name_ = plan_->codec() ? plan_->codec_name() : "f16";
+  prefix_digest_ = sha256_hex(prompt_.prefix_digest() + model_->tokenizer->digest());
+  prefix_ids_ = model_->tokenizer->encode(prompt_.prefix);
+  const c10::InferenceMode inference;
+  prefix_ = model_->model->start(1);
+  const auto stores = kv_stores(std::as_const(prefix_));
+  if (stores.empty()) throw Error(Errc::unsupported, fmt::format("{} keeps no keys and values: its states cannot be placed", model_->name));
+  layers_ = static_cast<std::int64_t>(stores.size());
+  run(prefix_, prefix_ids_);
+  const auto probe = kv_stores(std::as_const(prefix_)).front()->read(0, 0, std::min<std::int64_t>(1, prefix_tokens()));
+  heads_ = probe.keys.size(0);
+  key_ = probe.keys.size(2);
+  value_ = probe.values.size(2);
+}
+
+std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {
+  return model_->tokenizer->encode(prompt_.span_before + std::string(text) + prompt_.span_after);
+}
+
+std::vector<std::int32_t> Reader::question_ids(std::string_view question) const {
+  return model_->tokenizer->encode(prompt_.question_before + trimmed(question) + prompt_.question_after);
+}
+
+std::int64_t Reader::room() const {
+  const auto context = model_->model->shape().context;
+  if (context <= 0) return std::numeric_limits<std::int64_t>::max();
+  return std::max<std::int64_t>(0, context - prefix_tokens() - kQuestionRoom);
+}
+
+const Codec& Reader::codec_named(std::string_view name) const {
+  auto found = codecs_.find(name);
+  if (found == codecs_.end()) found = codecs_.emplace(std::string(name), registry().make<Codec>(Stage{std::string(name), {}})).first;
+  return *found->second;
+}
+
+std::int64_t Reader::state_bytes(std::int64_t tokens) const { return layers_ * codec_named(codec_name_).bytes(heads_, tokens, key_, value_); }
+
+void Reader::run(State& state, std::span<const std::int32_t> ids) const {
+  const c10::InferenceMode inference;
+  for (std::size_t i = 0; i < ids.size(); i += kChunk) {
+    const auto piece = ids.subspan(i, std::min(kChunk, ids.size() - i));
+    static_cast<void>(model_->run({piece.begin(), piece.end()}, state, LogitsAt::none));
+  }
+}
+
+std::string Reader::encode(const State& state, std::int64_t row, std::int64_t begin, std::int64_t end) const {
+  std::string out;
+  out.reserve(static_cast<std::size_t>(state_bytes(end - begin)));
+  for (const auto* store : kv_stores(state)) codec_named(codec_name_).encode(store->read(row, begin, end), out);
+  return out;
+}
+
+std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_t>> spans) const {
+  const c10::InferenceMode inference;
+  std::vector<std::string> out(spans.size());
+  std::vector<std::size_t> order(spans.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return spans[a].size() < spans[b].size(); });
+  for (std::size_t first = 0; first < order.size();) {
+    std::vector<std::vector<std::int32_t>> rows;
+    std::vector<State> states;
+    for (std::size_t i = first; i < order.size(); ++i) {
+      const auto T = static_cast<std::int64_t>(spans[order[i]].size());
+      if (!rows.empty() && T * static_cast<std::int64_t>(rows.size() + 1) > kBatchTokens) break;
+      rows.push_back(spans[order[i]]);
+      states.push_back(prefix());
+    }
+    auto state = joined(states);
+    states.clear();
+    static_cast<void>(model_->model->forward(ragged(rows, model_->compute, LogitsAt::none), state));
+    for (std::size_t b = 0; b < rows.size(); ++b) {
+      out[order[first + b]] = encode(state, static_cast<std::int64_t>(b), prefix_tokens(), prefix_tokens() + static_cast<std::int64_t>(rows[b].size()));
+    }
+    first += rows.size();
+  }
+  return out;
+}
+
+SpanState Reader::decode(std::string_view bytes, std::int64_t tokens, std::string_view codec) const {
+  const auto& from = codec_named(codec);
+  const auto each = from.bytes(heads_, tokens, key_, value_);
+  if (tokens < 1 || static_cast<std::int64_t>(bytes.size()) != layers_ * each) {
+    throw Error(Errc::corrupt, fmt::format("a stored state of {} tokens has {} bytes where {} are wanted", tokens, bytes.size(), layers_ * each));
+  }
+  SpanState out{tokens, {}};
+  for (std::int64_t layer = 0; layer < layers_; ++layer) {
+    out.layers.push_back(from.decode(bytes.substr(static_cast<std::size_t>(layer * each), static_cast<std::size_t>(each)), heads_, tokens, key_, value_));
+  }
+  return out;
+}
+
+std::string Reader::recode(std::string_view bytes, std::int64_t tokens, std::string_view from, std::string_view to) const {
+  const auto span = decode(bytes, tokens, from);
+  std::string out;
+  for (const auto& layer : span.layers) codec_named(to).encode(layer, out);
+  return out;
+}
+
+void Reader::place(State& state, const SpanState& span) const {
+  const c10::InferenceMode inference;
+  const auto position = state.positions.at(0);
+  for (std::size_t layer = 0; auto* store : kv_stores(state)) store->place(0, span.layers.at(layer++), position, model_->compute);
+  state.positions[0] += span.tokens;
+}
+
+ReadAnswers Reader::answer(std::vector<State> states, std::string_view question, std::int64_t max_tokens) const {
+  const std::vector<std::string> same(states.size(), std::string(question));
+  return answer(std::move(states), same, max_tokens);
+}
+
+ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::string> questions, std::int64_t max_tokens) const {
+  const c10::InferenceMode inference;
+  MNEME_ASSERT(!states.empty() && states.size() == questions.size());
+  ReadAnswers out;
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const auto& question : questions) ids.push_back(question_ids(question));
+  out.question_tokens = static_cast<std::int64_t>(ids.front().size());
+  const auto started = std::chrono::steady_clock::now();
+  auto state = joined(states);
+  states.clear();
+  const auto logits = model_->model->forward(ragged(ids, model_->compute, LogitsAt::last), state).logits;
+  out.first_token_seconds = seconds_since(started);
+  const auto decoding = std::chrono::steady_clock::now();
+  DecodeRowsOptions options;
+  options.max_tokens = max_tokens;
+  options.stops = [this](std::int32_t id, const std::string& bytes) {
+    return bytes.find('\n') != std::string::npos || model_->tokenizer->is_special(id) ||
+           (!prompt_.answer_ends_at.empty() && bytes.starts_with(prompt_.answer_ends_at));
+  };
+  for (const auto& row : decode::decode_rows(*model_, state, logits, options)) {
+    ReadAnswer answer;
+    std::string_view text = row.text;
+    if (!prompt_.answer_ends_at.empty()) text = text.substr(0, text.find(prompt_.answer_ends_at));
+    answer.text = trimmed(text);
+    if (answer.text.ends_with('.')) answer.text.pop_back();
+    answer.tokens = static_cast<std::int64_t>(row.ids.size());
+    answer.ended = row.ended;
+    if (!row.log_probabilities.empty()) {
+      answer.mean_log_probability = std::accumulate(row.log_probabilities.begin(), row.log_probabilities.end(), 0.0) / static_cast<double>(row.log_probabilities.size());
+    }
+    out.rows.push_back(std::move(answer));
+  }
+  out.decode_seconds = seconds_since(decoding);
+  return out;
+}
+
+Reader::Stream::Stream(const Reader& reader, std::int64_t window) : reader_(reader), window_(window), state_(reader.prefix()) {
+  MNEME_ASSERT(window > 0);
+}
+
+std::string Reader::Stream::next(std::span<const std::int32_t> ids) {
+  const auto seen = [&] { return kv_stores(std::as_const(state_)).front()->seen(0); };
+  const auto context = reader_.model_->model->shape().context, n = static_cast<std::int64_t>(ids.size());
+  if (context > 0 && state_.positions[0] + n > context) {
+    // Positions start over: the window's entries are turned to the places right behind the prefix.
+    const auto last = seen(), first = std::max(reader_.prefix_tokens(), last - window_);
+    auto fresh = reader_.prefix();
+    if (last > first) {
+      SpanState window{last - first, {}};
+      for (const auto* store : kv_stores(std::as_const(state_))) window.layers.push_back(store->read(0, first, last));
+      reader_.place(fresh, window);
+    }
+    state_ = std::move(fresh);
+  }
+  const auto begin = seen();
+  reader_.run(state_, ids);
+  return reader_.encode(state_, 0, begin, begin + n);
+}
+
+}  // namespace mneme

@@ -1,0 +1,53 @@
+// SpanStates: the states of a memory's spans, found in the file or computed by the reader, the same either way.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/reader.h"
+
+namespace mneme::memory {
+
+class SpanStates {
+ public:
+  /// How often a state can be made smaller before only text is left.
+  static constexpr std::int64_t kRungs = 1;
+
+  /// Both must outlive this.
+  SpanStates(MemoryFile& file, const Reader& reader) : file_(file), reader_(reader) {}
+
+  /// Whether the file holds a state of the span for this model and prefix, in whatever codec is left of it.
+  [[nodiscard]] bool has(std::int64_t span) const;
+
+  /// One span's state as it reads back from its codec.
+  struct Loaded {
+    SpanState state;
+    bool from_file = false;
+    std::int64_t bytes = 0;
+  };
+  /// The states of spans, in order. What the file lacks is computed in one go and remembered for `store`.
+  std::vector<Loaded> load(const std::vector<std::int64_t>& spans);
+  /// Stores what load had to compute and counts the use of all that it gave.
+  StoreReport store();
+  /// Tokens of the spans that load had to compute.
+  [[nodiscard]] std::int64_t tokens_evaluated() const { return tokens_evaluated_; }
+
+  [[nodiscard]] RepKey key(std::int64_t span) const;
+  [[nodiscard]] Rep rep(std::int64_t span, std::int64_t tokens, std::string blob) const;
+  /// Makes a state smaller when the budget is full: 8 bits become 4.
+  [[nodiscard]] MemoryFile::Consolidate consolidation() const;
+  /// Computes a span's state anew and compares it with the stored one: one line on what differs, empty if nothing does.
+  [[nodiscard]] std::string compare(std::int64_t span) const;
+
+ private:
+  MemoryFile& file_;
+  const Reader& reader_;
+  std::vector<Rep> computed_;
+  std::vector<std::int64_t> used_;
+  std::int64_t tokens_evaluated_ = 0;
+};
+
+}  // namespace mneme::memory

@@ -1,0 +1,191 @@
+#include "mneme/layers/linear.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include "../contracts/gradcheck.h"
+#include "../stored_weights.h"
+#include "mneme/layers/lora.h"
+
+namespace mneme {
+namespace {
+
+Call f32() {
+  Call out;
+  out.compute = Compute::f32;
+  return out;
+}
+
+/// A layer whose weight lies in `params` as a file keeps it, and the same weight as numbers.
+struct Stored {
+  Params params;
+  at::Tensor dense;
+  Linear layer;
+  Stored(WeightType type, std::int64_t in, std::int64_t out, std::uint64_t seed = 1) : Stored(check::random_weight(type, out, in, seed)) {}
+  explicit Stored(const WeightTensor& weight)
+      : params(with(weight)), dense(dequantize(weight)), layer(params, "w", weight.shape[1], weight.shape[0]) {}
+  static Params with(const WeightTensor& weight) {
+    Params out;
+    out.set("w.weight", parameter_from(weight));
+    return out;
+  }
+};
+
+class StoredLinear : public ::testing::TestWithParam<WeightType> {};
+
+TEST_P(StoredLinear, EqualsTheDequantizedWeight) {
+  const c10::NoGradGuard no_gradient;
+  Stored w(GetParam(), 96, 70);
+  for (const std::int64_t M : {1, 3, 8, 9, 40}) {
+    const auto x = check::normal({M, 96}, 2), want = at::mm(x.to(at::kDouble), w.dense.to(at::kDouble).t());
+    EXPECT_TRUE(check::close(w.layer(x, f32()), want, 1e-5)) << M << " rows";
+    // The default type rounds activations to 8 bits or products to bf16.
+    EXPECT_TRUE(check::close(w.layer(x, {}), want, 2e-2)) << M << " rows, fast";
+    EXPECT_EQ(w.layer(x, {}).scalar_type(), at::kFloat);
+  }
+}
+
+TEST_P(StoredLinear, MoreRowsThanATile) {
+  Stored w(GetParam(), 32, 4100);
+  auto x = check::normal({2, 32}, 2).set_requires_grad(true);
+  const auto y = w.layer(x, f32());
+  EXPECT_TRUE(check::close(y.detach(), at::mm(x.detach(), w.dense.t()), 1e-5));
+  const auto g = check::normal({2, 4100}, 3);
+  y.backward(g);
+  EXPECT_TRUE(check::close(x.grad(), at::mm(g, w.dense), 1e-5));
+  const c10::NoGradGuard no_gradient;
+  EXPECT_TRUE(check::close(w.layer(x.detach(), f32()), y.detach(), 1e-5));
+  EXPECT_TRUE(check::close(w.layer(check::normal({12, 32}, 2), f32()).narrow(0, 0, 1), at::mm(check::normal({12, 32}, 2), w.dense.t()).narrow(0, 0, 1), 1e-5));
+}
+
+TEST_P(StoredLinear, GradientsOfTheInput) {
+  Stored w(GetParam(), 64, 5);
+  const auto x = check::normal({2, 3, 64}, 4, at::kDouble);
+  EXPECT_TRUE(check::gradients_match([&] { return w.layer(x, f32()); }, {{"x", x}}));
+  EXPECT_FALSE(w.params.find("w.weight")->tensor.defined()) << "the weight stays as stored";
+}
+
+TEST_P(StoredLinear, TogetherEqualsEachAlone) {
+  const c10::NoGradGuard no_gradient;
+  Stored a(GetParam(), 64, 33), b(WeightType::q4_1, 64, 64, 9), c(WeightType::f32, 64, 7, 5);
+  for (const std::int64_t M : {1, 4, 20}) {
+    const auto x = check::normal({M, 64}, 6);
+    for (const auto& call : {f32(), Call{}}) {
+      const auto all = Linear::together({&a.layer, &b.layer, &c.layer}, x, call);
+      ASSERT_EQ(all.size(), 3u);
+      EXPECT_TRUE(check::identical(all[0], a.layer(x, call)));
+      EXPECT_TRUE(check::identical(all[1], b.layer(x, call)));
+      EXPECT_TRUE(check::identical(all[2], c.layer(x, call)));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryType, StoredLinear, ::testing::ValuesIn(kWeightTypes), [](const auto& info) { return std::string(name(info.param)); });
+
+TEST(Linear, BiasAndLeadingSizes) {
+  Params params;
+  Linear layer(params, "w", 5, 3, true);
+  params.find("w.bias")->tensor.copy_(check::normal({3}, 1));
+  const auto x = check::normal({2, 4, 5}, 2);
+  const auto& w = params.find("w.weight")->tensor;
+  const auto y = layer(x, f32());
+  ASSERT_EQ(y.sizes(), (at::IntArrayRef{2, 4, 3}));
+  for (std::int64_t b = 0; b < 2; ++b) {
+    for (std::int64_t t = 0; t < 4; ++t) {
+      for (std::int64_t o = 0; o < 3; ++o) {
+        double sum = params.find("w.bias")->tensor[o].item<double>();
+        for (std::int64_t i = 0; i < 5; ++i) sum += x[b][t][i].item<double>() * w[o][i].item<double>();
+        EXPECT_NEAR(y[b][t][o].item<double>(), sum, 1e-5);
+      }
+    }
+  }
+  EXPECT_TRUE(check::close(layer(x.transpose(0, 1).contiguous().transpose(0, 1), f32()), y, 1e-6)) << "strided input";
+}
+
+TEST(Linear, ATrainedWeightGetsItsGradient) {
+  Params params;
+  Linear layer(params, "w", 5, 3, true);
+  params.requires_grad(true);
+  const auto x = check::normal({7, 5}, 2);
+  layer(x, f32()).sum().backward();
+  EXPECT_TRUE(check::close(params.find("w.weight")->tensor.grad(), x.sum(0).expand({3, 5}), 1e-5));
+  EXPECT_TRUE(check::close(params.find("w.bias")->tensor.grad(), at::full({3}, 7.0), 1e-6));
+}
+
+TEST(Linear, RefusesWhatDoesNotFit) {
+  Params params;
+  Linear layer(params, "w", 5, 3);
+  check::expect_error(Errc::invalid, "5 inputs was given 4", [&] { (void)layer(check::normal({2, 4}, 1), f32()); });
+  check::expect_error(Errc::mismatch, "w.weight", [&] { Linear other(params, "w", 5, 4); });
+}
+
+TEST(Linear, CountsItsWork) {
+  const c10::NoGradGuard no_gradient;
+  Stored w(WeightType::q4_1, 64, 32);
+  Cost cost;
+  Call call = f32();
+  call.cost = &cost;
+  (void)w.layer(check::normal({3, 64}, 1), call);
+  EXPECT_EQ(cost.flops, 2.0 * 3 * 64 * 32);
+  EXPECT_EQ(cost.bytes, 64 / 32 * 20 * 32);
+}
+
+TEST(LoRA, AddsItsLowRankProduct) {
+  Stored w(WeightType::q8_0, 32, 6);
+  Params adapters;
+  EXPECT_EQ(attach_lora(w.params, "*.weight", adapters, 2, 8.0), 1);
+  const auto x = check::normal({4, 32}, 1);
+  EXPECT_TRUE(check::close(w.layer(x, f32()), at::mm(x, w.dense.t()), 1e-5)) << "starts without effect";
+  const auto names = adapters.names();
+  ASSERT_EQ(names, (std::vector<std::string>{"w.weight.lora_a", "w.weight.lora_b"}));
+  auto a = adapters.find(names[0])->tensor, b = adapters.find(names[1])->tensor;
+  b.copy_(check::normal(b.sizes(), 3));
+  const auto want = at::mm(x, w.dense.t()) + 4.0 * at::mm(at::mm(x, a.t()), b.t());
+  EXPECT_TRUE(check::close(w.layer(x, f32()), want, 1e-5));
+  EXPECT_TRUE(check::close(Linear::together({&w.layer, &w.layer}, x, f32())[1], want, 1e-5));
+  {
+    const c10::NoGradGuard no_gradient;
+    EXPECT_TRUE(check::close(w.layer(x, {}), want, 2e-2)) << "on the fast path too";
+  }
+}
+
+TEST(LoRA, TrainsBesideAFrozenWeight) {
+  Stored w(WeightType::q4_0, 32, 6);
+  Params adapters;
+  attach_lora(w.params, "w*", adapters, 2, 2.0);
+  for (const auto& name : adapters.names()) {
+    auto& x = adapters.find(name)->tensor;
+    x = check::normal(x.sizes(), 3, at::kDouble);
+  }
+  const auto x = check::normal({3, 32}, 1, at::kDouble);
+  check::Leaves leaves{{"x", x}};
+  for (const auto& name : adapters.names()) leaves.emplace_back(name, adapters.find(name)->tensor);
+  EXPECT_TRUE(check::gradients_match([&] { return w.layer(x, f32()); }, leaves));
+}
+
+TEST(LoRA, SaysWhenNothingMatches) {
+  Stored w(WeightType::q4_0, 32, 6);
+  Params adapters;
+  check::expect_error(Errc::not_found, "layers.9", [&] { attach_lora(w.params, "layers.9.*", adapters, 2, 2.0); });
+}
+
+/// Adapters apply one after another, each to what the ones before it left.
+TEST(Adapters, ApplyInOrder) {
+  struct Add final : Adapter {
+    at::Tensor apply(const at::Tensor&, const at::Tensor& y) const override { return y + 1; }
+  };
+  struct Double final : Adapter {
+    at::Tensor apply(const at::Tensor&, const at::Tensor& y) const override { return y * 2; }
+  };
+  Params params;
+  Linear layer(params, "w", 4, 4);
+  const auto x = check::normal({2, 4}, 1);
+  const auto plain = layer(x, f32());
+  EXPECT_EQ(params.attach("w.*", std::make_shared<Add>()), 1);
+  EXPECT_EQ(params.attach("w.*", std::make_shared<Double>()), 1);
+  EXPECT_TRUE(check::close(layer(x, f32()), (plain + 1) * 2, 1e-6));
+}
+
+}  // namespace
+}  // namespace mneme

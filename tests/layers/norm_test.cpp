@@ -1,0 +1,80 @@
+#include "mneme/layers/norm.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "../contracts/gradcheck.h"
+
+namespace mneme {
+namespace {
+
+class NormTest : public ::testing::TestWithParam<std::int64_t> {};
+
+TEST_P(NormTest, RmsEqualsItsFormula) {
+  const auto D = GetParam();
+  Params params;
+  const RMSNorm norm(params, "n", D, 1e-5);
+  params.find("n.weight")->tensor.copy_(check::normal({D}, 1));
+  const auto x = 3 * check::normal({2, 3, D}, 2);
+  const auto y = norm(x);
+  const auto* w = params.find("n.weight")->tensor.const_data_ptr<float>();
+  for (std::int64_t r = 0; r < 6; ++r) {
+    const auto* in = x.const_data_ptr<float>() + r * D;
+    double sum = 0;
+    for (std::int64_t i = 0; i < D; ++i) sum += static_cast<double>(in[i]) * in[i];
+    for (std::int64_t i = 0; i < D; ++i) {
+      EXPECT_NEAR(y.const_data_ptr<float>()[r * D + i], in[i] / std::sqrt(sum / static_cast<double>(D) + 1e-5) * w[i], 1e-5);
+    }
+  }
+  const auto tracked = x.clone().set_requires_grad(true);
+  EXPECT_TRUE(check::close(norm(tracked).detach(), y, 1e-6)) << "the differentiable form";
+  EXPECT_TRUE(check::close(norm(10 * x), y, 1e-4)) << "the length of the input is gone";
+}
+
+TEST_P(NormTest, LayerNormEqualsItsFormula) {
+  const auto D = GetParam();
+  Params params;
+  const LayerNorm norm(params, "n", D, 1e-6);
+  auto &w = params.find("n.weight")->tensor, &b = params.find("n.bias")->tensor;
+  w.copy_(check::normal({D}, 1));
+  b.copy_(check::normal({D}, 3));
+  const auto x = 3 * check::normal({4, D}, 2) + 5;
+  const auto y = norm(x);
+  for (std::int64_t r = 0; r < 4; ++r) {
+    double mean = 0, variance = 0;
+    for (std::int64_t i = 0; i < D; ++i) mean += x[r][i].item<double>() / static_cast<double>(D);
+    for (std::int64_t i = 0; i < D; ++i) variance += std::pow(x[r][i].item<double>() - mean, 2) / static_cast<double>(D);
+    for (std::int64_t i = 0; i < D; ++i) {
+      EXPECT_NEAR(y[r][i].item<double>(), (x[r][i].item<double>() - mean) / std::sqrt(variance + 1e-6) * w[i].item<double>() + b[i].item<double>(), 2e-4);
+    }
+  }
+}
+
+TEST_P(NormTest, Gradients) {
+  const auto D = GetParam();
+  Params params;
+  const RMSNorm rms(params, "r", D, 1e-5);
+  const LayerNorm layer(params, "l", D, 1e-5);
+  const auto x = check::normal({2, 3, D}, 2, at::kDouble);
+  check::Leaves leaves{{"x", x}};
+  for (const auto& name : params.names()) {
+    auto& weight = params.find(name)->tensor;
+    weight = check::normal(weight.sizes(), 5, at::kDouble);
+    leaves.emplace_back(name, weight);
+  }
+  EXPECT_TRUE(check::gradients_match([&] { return rms(x) + layer(x); }, leaves));
+}
+
+TEST_P(NormTest, ARowOfZerosStaysFinite) {
+  Params params;
+  const RMSNorm norm(params, "n", GetParam(), 1e-5);
+  EXPECT_EQ(norm(at::zeros({1, GetParam()})).abs().max().item<float>(), 0.f);
+}
+
+INSTANTIATE_TEST_SUITE_P(Widths, NormTest, ::testing::Values(2, 7, 16, 33));
+
+}  // namespace
+}  // namespace mneme
