@@ -43,7 +43,7 @@ class Ask final : public Verb {
 
   void run(const Invocation& call) override {
     const std::vector<std::string> files(call.arguments.begin(), call.arguments.end() - 1);
-    const auto question = text_or_input(call.arguments.back());
+    const auto question = text_or_input(call.arguments.back(), "question");
     auto models = std::make_shared<MemoryModels>(model_, embedder_);
     MemoryOptions open;
     open.strict = strict_;

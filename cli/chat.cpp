@@ -216,7 +216,7 @@ class Chat final : public Verb {
         if (message.starts_with('/')) {
           obey(*partner, message);
         } else {
-          partner->reply(message);
+          partner->reply(text_or_input(message, "message"));
         }
       } catch (const Error& error) {
         if (!terminal) throw;

@@ -89,6 +89,7 @@ class Read final : public Verb {
     MemoryOptions options;
     options.access = MemoryFile::Access::create;
     options.kv = kv_;
+    options.budget_bytes = budget_.bytes;
     auto memory = Memory::open(path, models, options);
     if (!memory->file().writable()) throw Error(Errc::io, path.string() + ": cannot be written: the file or its folder is read-only");
     if (budget_.bytes) {

@@ -32,7 +32,7 @@ class Search final : public Verb {
     MemoryOptions open;
     open.access = MemoryFile::Access::read_only;
     const auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>("", embedder_), open);
-    const auto found = memory->search(text_or_input(call.arguments[1]), limit_, sources_);
+    const auto found = memory->search(text_or_input(call.arguments[1], "query"), limit_, sources_);
     const auto line = [&](const CandidateReport& report) {
       const auto span = memory->file().find_span(report.candidate.id);
       return span ? line_of(memory->file(), span->document, report.begin) : 1;

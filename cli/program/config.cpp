@@ -147,8 +147,8 @@ void settle(Flags& flags, std::string_view verb, const ConfigFile* file) {
   }
 }
 
-std::string print_config(const Flags& flags, std::string_view verb) {
-  std::string out = fmt::format("# what `mneme {}` runs with\n", verb);
+std::string print_config(const Flags& flags) {
+  std::string out;
   for (const auto& setting : flags.settings()) {
     if (!setting.in_config) continue;
     const auto value = setting.as_toml();

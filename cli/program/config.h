@@ -49,7 +49,7 @@ std::string environment_name(std::string_view setting);
 /// Error(usage) that says where a wrong value stands.
 void settle(Flags& flags, std::string_view verb, const ConfigFile* file);
 
-/// The values in force as a config file, each with where it comes from.
-std::string print_config(const Flags& flags, std::string_view verb);
+/// The values in force as lines of a config file, each with where it comes from.
+std::string print_config(const Flags& flags);
 
 }  // namespace mneme::cli

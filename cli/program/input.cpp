@@ -17,6 +17,7 @@
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "mneme/core/error.h"
+#include "mneme/text/document.h"
 
 namespace mneme::cli {
 namespace {
@@ -83,10 +84,12 @@ std::string read_input(std::int64_t most_bytes) {
   return out;
 }
 
-std::string text_or_input(const std::string& argument) {
-  if (argument != "-") return argument;
-  auto text = read_input();
-  while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
+std::string text_or_input(const std::string& argument, const std::string& what) {
+  auto text = argument == "-" ? read_input() : argument;
+  if (argument == "-") {
+    while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
+  }
+  if (const auto at = find_invalid_utf8(text); at >= 0) throw Error(Errc::invalid, fmt::format("the {} is not UTF-8, from byte {} on", what, at));
   return text;
 }
 

@@ -11,8 +11,9 @@ namespace mneme::cli {
 /// stdin to its end, byte for byte. Throws Interrupted, Error(io), and Error(full) above `most_bytes`.
 std::string read_input(std::int64_t most_bytes = std::int64_t{1} << 30);
 
-/// The text itself, or stdin without its last line ends where it is "-".
-std::string text_or_input(const std::string& argument);
+/// The text itself, or stdin without its last line ends where it is "-". Throws Error(invalid), by the name of `what`, for
+/// what is not UTF-8.
+std::string text_or_input(const std::string& argument, const std::string& what);
 
 /// Lines from stdin: with editing and history on a terminal, as they come otherwise.
 class LineReader {

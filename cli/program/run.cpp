@@ -155,7 +155,9 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs, std::v
     std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
     app.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
-    throw Error(Errc::usage, error.what());
+    std::string reason = error.what();
+    if (const auto at = reason.find(": 1 required value missing"); at != std::string::npos) reason = reason.substr(0, at) + " needs a value";
+    throw Error(Errc::usage, reason);
   }
   auto given = positionals(app.remaining(), own, everywhere);
   settle(everywhere, about.name, nullptr);  // the config file may be named here
@@ -172,7 +174,7 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs, std::v
   }
   settle(own, about.name, file ? &*file : nullptr);
   if (program.print_config) {
-    write(print_config(own, about.name) + print_config(everywhere, "any verb"));
+    write(fmt::format("# what `mneme {}` runs with\n", about.name) + print_config(own) + print_config(everywhere));
     return kDone;
   }
   check_count(given, about);

@@ -27,6 +27,16 @@ std::int64_t bytes_of(const fs::path& path) {
   return error ? 0 : static_cast<std::int64_t>(size);
 }
 
+/// What a file is cited as: its path as given, and within a folder that was given, from the folder's own name on. So a
+/// memory holds no paths of the machine it was made on, and the folder read again from elsewhere has the same labels.
+std::string label_of(const fs::path& given, const fs::path& file) {
+  std::error_code error;
+  if (!fs::is_directory(given, error)) return file.lexically_normal().generic_string();
+  const auto folder = fs::canonical(given, error);
+  const auto inside = file.lexically_relative(given).generic_string();
+  return error || !folder.has_filename() ? inside : folder.filename().generic_string() + "/" + inside;
+}
+
 Document load(const Source& source, std::string& input) {
   stop_if_interrupted();
   return source.path.empty() ? document_from_text(source.label, std::exchange(input, {})) : read_document(source.path, source.label);
@@ -58,7 +68,7 @@ Sources list_sources(const std::vector<std::string>& paths, const std::string& l
     if (fs::is_directory(path, error) && listing.files.empty()) {
       throw Error(Errc::invalid, fmt::format("{}: holds no text to read{}{}", path, listing.skipped.empty() ? "" : "; ", describe_skipped(listing.skipped)));
     }
-    for (const auto& file : listing.files) out.sources.push_back({file.string(), file.lexically_normal().generic_string(), bytes_of(file)});
+    for (const auto& file : listing.files) out.sources.push_back({file.string(), label_of(path, file), bytes_of(file)});
     out.skipped.insert(out.skipped.end(), std::make_move_iterator(listing.skipped.begin()), std::make_move_iterator(listing.skipped.end()));
   }
   if (!label.empty()) {
