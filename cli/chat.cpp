@@ -216,7 +216,8 @@ class Chat final : public Verb {
         if (message.starts_with('/')) {
           obey(*partner, message);
         } else {
-          partner->reply(text_or_input(message, "message"));
+          check_utf8(message, "message");
+          partner->reply(message);
         }
       } catch (const Error& error) {
         if (!terminal) throw;

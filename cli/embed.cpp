@@ -9,10 +9,8 @@
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
 #include "mneme/core/log.h"
 #include "mneme/embed/sentence_encoder.h"
-#include "mneme/text/document.h"
 
 namespace mneme::cli {
 namespace {
@@ -56,7 +54,7 @@ class Embed final : public Verb {
 
  private:
   void add(const SentenceEncoder& encoder, std::string text) {
-    if (const auto at = find_invalid_utf8(text); at >= 0) throw Error(Errc::invalid, fmt::format("text {} is not UTF-8, from byte {} on", done_ + waiting_.size() + 1, at));
+    check_utf8(text, fmt::format("text in place {}", done_ + waiting_.size() + 1));
     waiting_.push_back(std::move(text));
     if (waiting_.size() == kBatch) finish(encoder);
   }

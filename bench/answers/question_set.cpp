@@ -1,6 +1,7 @@
 #include "bench/answers/question_set.h"
 
 #include <fmt/format.h>
+#include <unicode/uchar.h>
 
 #include <algorithm>
 #include <array>
@@ -8,6 +9,7 @@
 #include <sstream>
 
 #include "mneme/core/error.h"
+#include "mneme/text/unicode.h"
 #include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
 
@@ -25,6 +27,22 @@ constexpr std::array<std::string_view, 10> kTuning = {
 constexpr std::array<std::string_view, 12> kFinal = {
     "Harvard_University", "Huguenot", "Jacksonville,_Florida", "Oxygen", "Packet_switching", "Private_school",
     "Scottish_Parliament", "Steam_engine", "Super_Bowl_50", "Teacher", "University_of_Chicago", "Yuan_dynasty"};
+
+/// Whether `part` stands in `text` byte for byte and not inside a word: "1679" does in "1641-1679".
+bool stands_apart(std::string_view text, std::string_view part) {
+  const auto in_word = [&](std::size_t at) {
+    const auto c = static_cast<UChar32>(text::next_code_point(text, at).code_point);
+    return u_isalnum(c) != 0;
+  };
+  for (auto at = text.find(part); !part.empty() && at != std::string_view::npos; at = text.find(part, at + 1)) {
+    auto before = at;
+    while (before > 0 && !text::begins_character(text[--before])) {
+    }
+    const auto after = at + part.size();
+    if ((at == 0 || !in_word(before)) && (after == text.size() || !in_word(after))) return true;
+  }
+  return false;
+}
 
 std::string trimmed(std::string_view text) {
   while (const auto n = text::space_at(text, 0)) text.remove_prefix(n);
@@ -153,7 +171,7 @@ bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_
 }
 
 bool holds_gold_answer(std::string_view text, const ArticleQuestion& question) {
-  return std::any_of(question.answers.begin(), question.answers.end(), [&](const auto& answer) { return holds_words(text, answer); });
+  return std::any_of(question.answers.begin(), question.answers.end(), [&](const auto& answer) { return stands_apart(text, answer) || holds_words(text, answer); });
 }
 
 }  // namespace mneme::bench

@@ -51,7 +51,7 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
 /// where the paragraph is cut into several passages they hold a gold answer.
 bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_t article, std::int64_t begin, std::int64_t end);
 
-/// Whether one of the gold answers stands in a text.
+/// Whether one of the gold answers stands in a text: as it is and not inside a word, or its normalised words do.
 bool holds_gold_answer(std::string_view text, const ArticleQuestion& question);
 
 }  // namespace mneme::bench

@@ -60,7 +60,7 @@ class Answers final : public Suite {
     AnswerRows rows(o_.resume, {{"split", o_.split},
                               {"model", model->digest},
                               {"embedder", encoder->digest()},
-                              {"prefix", reader.prefix_digest()},
+                              {"prompt", nlohmann::json::parse(prompt.to_json())},
                               {"level", std::string(kernels::name(kernels::level()))},
                               {"compute", model->compute == Compute::bf16 ? "bf16" : "f32"}});
     Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt.not_found_below, {}};

@@ -89,8 +89,12 @@ std::string text_or_input(const std::string& argument, const std::string& what) 
   if (argument == "-") {
     while (!text.empty() && (text.back() == '\n' || text.back() == '\r')) text.pop_back();
   }
-  if (const auto at = find_invalid_utf8(text); at >= 0) throw Error(Errc::invalid, fmt::format("the {} is not UTF-8, from byte {} on", what, at));
+  check_utf8(text, what);
   return text;
+}
+
+void check_utf8(const std::string& text, const std::string& what) {
+  if (const auto at = find_invalid_utf8(text); at >= 0) throw Error(Errc::invalid, fmt::format("the {} is not UTF-8, from byte {} on", what, at));
 }
 
 #ifdef MNEME_LINE_EDITING

@@ -15,6 +15,9 @@ std::string read_input(std::int64_t most_bytes = std::int64_t{1} << 30);
 /// what is not UTF-8.
 std::string text_or_input(const std::string& argument, const std::string& what);
 
+/// Throws Error(invalid), by the name of `what`, for a text that is not UTF-8.
+void check_utf8(const std::string& text, const std::string& what);
+
 /// Lines from stdin: with editing and history on a terminal, as they come otherwise.
 class LineReader {
  public:

@@ -13,7 +13,7 @@ namespace mneme::cli {
 /// A document that is to be read, before its text is in memory.
 struct Source {
   std::string path;   ///< empty: standard input
-  std::string label;  ///< the path without "." and doubled slashes, or what --label says
+  std::string label;  ///< the path as given, or from the given folder's name on, or what --label says
   std::int64_t bytes = 0;
 };
 

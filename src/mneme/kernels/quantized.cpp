@@ -37,10 +37,6 @@ void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t
   });
 }
 
-struct alignas(64) Line {
-  std::uint8_t bytes[64];
-};
-
 }  // namespace
 
 void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, float* out) {
@@ -52,6 +48,9 @@ void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std
 }
 
 struct QuantizedRows::Content {
+  struct alignas(64) Line {
+    std::uint8_t bytes[64];
+  };
   ActivationRows view{};
   std::vector<Line> memory;
 };
@@ -76,10 +75,10 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool 
   if (!quantize || K % kBlock != 0) return;
   view.q_stride = round_up(K, 2 * kBlock);
   view.block_stride = round_up(K / kBlock, 16);
-  const std::int64_t line = static_cast<std::int64_t>(sizeof(Line));
+  const std::int64_t line = static_cast<std::int64_t>(sizeof(Content::Line));
   const std::int64_t q_lines = M * view.q_stride / line, scale_lines = M * view.block_stride * 4 / line;
   content_->memory.resize(static_cast<std::size_t>(2 * q_lines + 3 * scale_lines + 1));
-  Line* at = content_->memory.data();
+  Content::Line* at = content_->memory.data();
   ActivationTarget to{};
   to.q = reinterpret_cast<std::int8_t*>(at);
   to.offset = reinterpret_cast<std::int32_t*>(at + q_lines);

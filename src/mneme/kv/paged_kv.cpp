@@ -84,8 +84,7 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, con
     const auto* v_from = static_cast<const char*>(v_head.const_data_ptr());
     for (std::int64_t done = 0; done < n;) {
       auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-      const bool room = last && last->page->k.defined() && last->page->k.scalar_type() == type && last->begin + last->count == last->page->filled &&
-                        last->page->filled < kPageEntries;
+      const bool room = last && last->page->k.defined() && last->page->k.scalar_type() == type && last->begin + last->count < kPageEntries;
       if (!room) {
         head.runs.push_back({std::make_shared<Page>(), 0, 0});
         last = &head.runs.back();
@@ -98,6 +97,7 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, con
         last->page = std::move(copy);
       }
       auto& page = *last->page;
+      page.filled = last->begin + last->count;  // what stood behind was rewound
       const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
       std::memcpy(static_cast<char*>(page.k.mutable_data_ptr()) + page.filled * k_bytes, k_from + done * k_bytes, static_cast<std::size_t>(take * k_bytes));
       std::memcpy(static_cast<char*>(page.v.mutable_data_ptr()) + page.filled * v_bytes, v_from + done * v_bytes, static_cast<std::size_t>(take * v_bytes));
@@ -297,11 +297,7 @@ void PagedKv::rewind(std::int64_t n) {
         const auto take = static_cast<std::int32_t>(std::min<std::int64_t>(drop, run.count));
         run.count -= take;
         drop -= take;
-        if (run.count == 0) {
-          head.runs.pop_back();
-        } else if (run.page.use_count() == 1 && run.page->k.defined()) {
-          run.page->filled = run.begin + run.count;  // nobody else reads them: the room is ours again
-        }
+        if (run.count == 0) head.runs.pop_back();
       }
     }
   }

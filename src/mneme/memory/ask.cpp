@@ -90,6 +90,24 @@ std::vector<Citation> citations_of(const std::vector<Found>& placed, std::string
   return out;
 }
 
+/// Those of the labels that a memory holds: of several memories a source is in one or another.
+std::vector<std::string> sources_in(Memory& memory, const std::vector<std::string>& sources) {
+  std::vector<std::string> out;
+  for (const auto& info : memory.documents()) {
+    if (std::find(sources.begin(), sources.end(), info.document.label) != sources.end()) out.push_back(info.document.label);
+  }
+  return out;
+}
+
+/// Throws Error(not_found) for a label that none of the memories holds.
+void check_sources(const std::vector<Memory*>& memories, const std::vector<std::string>& sources) {
+  for (const auto& source : sources) {
+    if (std::all_of(memories.begin(), memories.end(), [&](Memory* memory) { return sources_in(*memory, {source}).empty(); })) {
+      throw Error(Errc::not_found, fmt::format("none of these memories holds a source '{}': see `mneme show`", source));
+    }
+  }
+}
+
 }  // namespace
 
 Answer Memory::ask(const std::string& question, const AskOptions& options) { return mneme::ask({this}, question, options); }
@@ -104,16 +122,19 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   out.threshold = memories.front()->prompt().not_found_below;
 
   // Retrieval over all memories; the first spans of each compete by score.
+  if (memories.size() > 1) check_sources(memories, options.sources);
   std::vector<Found> found;
   const auto query = options.retrieval_context.empty() ? question : options.retrieval_context + "\n" + question;
   for (auto* memory : memories) {
-    const auto candidates = memory->retrieve(query, kRetrieved, options.sources, false);
-    out.relevance = std::max(out.relevance, search::relevance(candidates));
     std::map<std::int64_t, std::string> labels;
     for (const auto& info : memory->documents()) {
       out.tokens_in_memory += info.tokens;
       labels.emplace(info.document.id, info.document.label);
     }
+    const auto sources = memories.size() == 1 ? options.sources : sources_in(*memory, options.sources);
+    if (sources.empty() && !options.sources.empty()) continue;
+    const auto candidates = memory->retrieve(query, kRetrieved, sources, false);
+    out.relevance = std::max(out.relevance, search::relevance(candidates));
     for (const auto& candidate : candidates) {
       const auto span = memory->file().find_span(candidate.id);
       if (span) found.push_back({memory, candidate, *span, labels.at(span->document), ""});

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 
 #include "mneme/core/error.h"
@@ -26,28 +27,62 @@ constexpr std::size_t kTurnsForRetrieval = 2;
 // Spans that are placed before the text to be continued.
 constexpr std::size_t kContinueSpans = 6;
 
-std::string moved_counter(const std::string& session) { return "session:" + session + ":moved"; }
+/// A question and its answer, as they stand in a session.
+struct Exchange {
+  std::int64_t first = 0, last = 0;  ///< turn numbers
+  std::string question, answer;
+  std::vector<std::int64_t> provenance;
+};
+
+/// The exchanges whose turns come after number `after`. A question whose answer was forgotten stands for nothing.
+std::vector<Exchange> exchanges_after(const std::vector<Turn>& turns, std::int64_t after) {
+  std::vector<Exchange> out;
+  for (std::size_t i = 0; i + 1 < turns.size(); ++i) {
+    const auto &question = turns[i], &answer = turns[i + 1];
+    if (question.number <= after || question.role != "user" || answer.role != "assistant") continue;
+    out.push_back({question.number, answer.number, question.text, answer.text, answer.provenance});
+  }
+  return out;
+}
+
+std::string moved_label(const std::string& session, std::int64_t first, std::int64_t last) { return fmt::format("{} turns {}-{}", session, first, last); }
+
+/// The number of the last turn that became a document of the session: it stands at the end of the document's label.
+std::int64_t last_moved(const std::vector<DocumentInfo>& documents, const std::string& session) {
+  std::int64_t last = 0;
+  for (const auto& info : documents) {
+    if (info.session != session) continue;
+    const auto& label = info.document.label;
+    const auto dash = label.rfind('-');
+    std::int64_t number = 0;
+    if (dash != std::string::npos) std::from_chars(label.data() + dash + 1, label.data() + label.size(), number);
+    last = std::max(last, number);
+  }
+  return last;
+}
 
 }  // namespace
 
 std::int64_t Memory::move_old_turns(const std::string& session, const std::vector<Turn>& turns) {
   const auto& tokenizer = *reader().model().tokenizer;
-  auto moved = static_cast<std::size_t>(file_->counter(moved_counter(session)));
+  const auto exchanges = exchanges_after(turns, last_moved(file_->documents(), session));
   std::int64_t tokens = 0;
-  auto first_kept = turns.size();
-  while (first_kept > moved && tokens < kTurnTokens) tokens += static_cast<std::int64_t>(tokenizer.encode(turns[--first_kept].text).size());
-  first_kept += (first_kept - moved) % 2;  // a question stays with its answer
-  if (first_kept <= moved) return 0;
+  auto kept = exchanges.size();
+  while (kept > 0 && tokens < kTurnTokens) {
+    --kept;
+    tokens += static_cast<std::int64_t>(tokenizer.encode(exchanges[kept].question).size() + tokenizer.encode(exchanges[kept].answer).size());
+  }
+  if (kept == 0) return 0;
   std::string text;
   std::vector<std::int64_t> provenance;
-  for (auto i = moved; i < first_kept; ++i) {
-    text += fmt::format("{}: {}\n{}", turns[i].role == "user" ? "User" : "Assistant", turns[i].text, i % 2 ? "\n" : "");
-    provenance.insert(provenance.end(), turns[i].provenance.begin(), turns[i].provenance.end());
+  for (std::size_t i = 0; i < kept; ++i) {
+    text += fmt::format("User: {}\nAssistant: {}\n\n", exchanges[i].question, exchanges[i].answer);
+    provenance.insert(provenance.end(), exchanges[i].provenance.begin(), exchanges[i].provenance.end());
   }
   std::sort(provenance.begin(), provenance.end());
   provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
   const auto embedder = models_->embedder("");
-  auto document = document_from_text(fmt::format("{} turns {}-{}", session, moved + 1, first_kept), std::move(text));
+  auto document = document_from_text(moved_label(session, exchanges.front().first, exchanges[kept - 1].last), std::move(text));
   const auto spans = cut_spans(document.text, document.media, [&](std::string_view piece) { return static_cast<std::int64_t>(tokenizer.encode(piece).size()); });
   std::vector<Rep> reps;
   for (std::size_t i = 0; i < spans.size(); ++i) {
@@ -64,8 +99,7 @@ std::int64_t Memory::move_old_turns(const std::string& session, const std::vecto
   put.session = session;
   put.provenance = std::move(provenance);
   file_->put_document(document, spans, reps, put);
-  file_->add_counter(moved_counter(session), static_cast<std::int64_t>(first_kept - moved));
-  return static_cast<std::int64_t>(first_kept - moved);
+  return 2 * static_cast<std::int64_t>(kept);
 }
 
 ChatReply Memory::chat(const std::string& session, const std::string& message, std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
@@ -78,7 +112,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   const auto& model = reader.model();
   const auto turns = file_->turns(session);
   if (file_->writable() && !turns.empty()) out.moved_to_memory = move_old_turns(session, turns);
-  const auto moved = static_cast<std::size_t>(file_->counter(moved_counter(session)));
+  const auto recent = exchanges_after(turns, last_moved(file_->documents(), session));
 
   // A follow-up ("and when?") is found by the turns before it.
   std::string context;
@@ -122,8 +156,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
     for (auto i = loaded.size(); i-- > 0;) reader.place(state, loaded[i].state);
     // Earlier turns take the form that the prompt gives questions and answers.
     std::string earlier;
-    for (auto i = moved; i + 1 < turns.size(); i += 2) {
-      earlier += prompt_.question_before + turns[i].text + prompt_.question_after + turns[i + 1].text + prompt_.answer_ends_at + prompt_.span_after;
+    for (const auto& exchange : recent) {
+      earlier += prompt_.question_before + exchange.question + prompt_.question_after + exchange.answer + prompt_.answer_ends_at + prompt_.span_after;
     }
     prompt = model.tokenizer->encode(earlier);
     const auto question = reader.question_ids(message);
@@ -134,7 +168,10 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
     if (!model.chat) throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} has no chat template to talk without it", model.name));
     state = model.model->start(1);
     std::vector<ChatMessage> messages;
-    for (auto i = moved; i < turns.size(); ++i) messages.push_back({turns[i].role, turns[i].text});
+    for (const auto& exchange : recent) {
+      messages.push_back({"user", exchange.question});
+      messages.push_back({"assistant", exchange.answer});
+    }
     messages.push_back({"user", message});
     prompt = model.chat->encode_chat(*model.tokenizer, messages, true);
     out.note = "not from memory: nothing in it has to do with this";

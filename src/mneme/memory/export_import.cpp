@@ -54,6 +54,9 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
     throw Error(Errc::io,
                 to.string() + ": cannot be created: there is no folder " + folder.string());
   }
+  if (::access(folder.c_str(), W_OK) != 0) {
+    throw Error(Errc::io, to.string() + ": cannot be created: its folder is read-only");
+  }
   const std::filesystem::path partial = to.string() + ".partial-" + std::to_string(::getpid());
   ::unlink(partial.c_str());
   Scrap scrap(partial);

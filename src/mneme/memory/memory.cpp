@@ -15,6 +15,7 @@
 #include "mneme/core/log.h"
 #include "mneme/memory/span_states.h"
 #include "mneme/search/lexical_index.h"
+#include "mneme/weights/digests.h"
 
 namespace mneme {
 namespace {
@@ -86,6 +87,9 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path, std::sha
   out->file_ = MemoryFile::open(path, options.access, file_options);
   auto& file = *out->file_;
   if (const auto prompt = file.meta("prompt")) {
+    if (file.meta("prompt_digest") != sha256_hex(*prompt)) {
+      throw Error(Errc::corrupt, fmt::format("{}: its prompt is not the one that it was made with: the file is damaged", path.string()));
+    }
     out->prompt_ = Prompt::from_json(*prompt);
     out->kv_spec_ = file.meta("kv").value_or(kDefaultKv);
     if (!options.kv.empty() && print(KvPlan(parse_chain(options.kv)).chain()) != out->kv_spec_) {
@@ -95,7 +99,8 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path, std::sha
     out->prompt_ = Prompt::few_shot_quotes();
     out->kv_spec_ = print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
     if (file.writable() && options.access != MemoryFile::Access::read_only) {
-      const std::pair<std::string, std::string> entries[] = {{"prompt", out->prompt_.to_json()}, {"kv", out->kv_spec_}};
+      const auto prompt = out->prompt_.to_json();
+      const std::pair<std::string, std::string> entries[] = {{"prompt", prompt}, {"prompt_digest", sha256_hex(prompt)}, {"kv", out->kv_spec_}};
       file.set_meta(entries);
     }
   }

@@ -1,6 +1,7 @@
 #include "mneme/text/wordpiece.h"
 
 #include "mneme/core/error.h"
+#include "mneme/text/white_space.h"
 
 #include <algorithm>
 #include <array>
@@ -9,10 +10,6 @@
 namespace mneme::text {
 
 namespace {
-
-bool begins_character(char byte) noexcept {
-  return (static_cast<unsigned char>(byte) & 0xC0) != 0x80;
-}
 
 std::vector<std::string> without_prefix(const std::vector<std::string>& pieces,
                                         std::string_view prefix) {

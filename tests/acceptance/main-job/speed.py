@@ -1,0 +1,70 @@
+"""Speed beside llama.cpp: prefill of 512 tokens and decode at depth 128, the engines taking turns."""
+import os
+import statistics
+import subprocess
+
+import llama
+import step
+
+PREFILL, DEPTH, DECODE = 512, 128, 64
+
+
+class Tool:
+    """A warm process of ours."""
+
+    def __init__(self, ids):
+        program = step.BUILD / "speed_tool"
+        if not program.exists():
+            raise step.CannotRun(f"no {program}: scripts/build")
+        environment = dict(os.environ, OMP_NUM_THREADS=str(llama.THREADS))
+        self.process = subprocess.Popen([program, "smollm2", str(llama.THREADS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.send(" ".join(map(str, ids)))
+
+    def send(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def seconds(self, command):
+        self.send(command)
+        return float(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def body(s):
+    rounds = 2 if s.quick else 5
+    theirs = llama.Llama(2048)
+    ids = theirs.ids(step.novel_text(8000))
+    ours = Tool(ids)
+
+    def their_prefill():
+        theirs.forget()
+        return theirs.read(ids[:PREFILL])
+
+    def their_decode():
+        theirs.forget()
+        theirs.read(ids[:DEPTH])
+        return sum(theirs.read([i]) for i in ids[DEPTH:DEPTH + DECODE])
+
+    ways = {"prefill": (lambda: ours.seconds(f"prefill {PREFILL}"), their_prefill, PREFILL, 1.5),
+            "decode": (lambda: ours.seconds(f"decode {DEPTH} {DECODE}"), their_decode, DECODE, 0.8)}
+    s.quiet_machine()
+    for what, (mine, other, n, bar) in ways.items():
+        mine(), other()  # warm
+        pairs = [(mine(), other()) for _ in range(rounds)]
+        a, b = (n / statistics.median(times) for times in zip(*pairs))
+        s.note(f"{what}, mneme, tokens/s", a)
+        s.note(f"{what}, llama.cpp, tokens/s", b)
+        s.note(f"{what}, ratio of every round", [round(y / x, 3) for x, y in pairs])
+        s.at_least(f"{what} beside llama.cpp, {llama.THREADS} threads, median of {rounds}", a / b, bar)
+    ours.close()
+    # The same through the command line, as a user sees it.
+    prompt = theirs.model.detokenize(ids[:DEPTH]).decode(errors="ignore")
+    seen = step.mneme_json("generate", prompt, "--temp", 0, "--max-tokens", DECODE, "--threads", llama.THREADS)["timing"]
+    s.note("mneme generate, decode tokens/s", seen["decode_tokens_per_s"])
+
+
+if __name__ == "__main__":
+    step.main(body)

@@ -1,0 +1,172 @@
+"""What the steps of this acceptance share: where things are, running mneme, and writing down what was found.
+
+A step is a program beside this file. It prints a line a check, `ok` or `FAIL`, leaves the same in
+build/acceptance/main-job/results.jsonl, and exits 1 if a check failed, 2 if it could not be made.
+"""
+import argparse
+import gzip
+import json
+import os
+import pathlib
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+BUILD = ROOT / "build"
+MNEME = BUILD / "mneme"
+WORK = BUILD / "acceptance" / "main-job"
+RESULTS = WORK / "results.jsonl"
+DATA = pathlib.Path(os.environ.get("MNEME_DATA") or ROOT.parent / "shared" / "data")
+
+
+class CannotRun(Exception):
+    """Something that the step needs is not here."""
+
+
+class Step:
+    """One step: its checks, and a folder of its own that starts empty."""
+
+    def __init__(self, arguments=lambda parser: None):
+        parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__.split("\n")[0])
+        parser.add_argument("--quick", action="store_true", help="a smaller form, to try the step out; its results do not count")
+        parser.add_argument("--noisy", action="store_true", help="measure times although the machine is busy; written into the results")
+        arguments(parser)
+        self.options = parser.parse_args()
+        self.quick = self.options.quick
+        self.name = pathlib.Path(sys.argv[0]).stem
+        self.folder = WORK / self.name
+        self.failed = 0
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        others = [line for line in RESULTS.read_text().splitlines() if json.loads(line)["step"] != self.name] if RESULTS.exists() else []
+        RESULTS.write_text("".join(line + "\n" for line in others))
+        self.started = time.time()
+
+    def _write(self, **row):
+        row = dict(step=self.name, **row, **({"quick": True} if self.quick else {}))
+        with RESULTS.open("a") as out:
+            out.write(json.dumps(row) + "\n")
+
+    def check(self, what, ok, value="", wanted=""):
+        """Writes down one check; `value` is what was found, `wanted` in words what it must be."""
+        if isinstance(value, float):
+            value = float(f"{value:.4g}")
+        tail = (f": {value}" if value != "" else "") + (f" ({wanted})" if wanted else "")
+        print(f"{'ok  ' if ok else 'FAIL'} {what}{tail}", flush=True)
+        self._write(what=what, ok=bool(ok), value=value, wanted=wanted)
+        self.failed += not ok
+        return ok
+
+    def at_least(self, what, value, bar):
+        return self.check(what, value >= bar, value, f"at least {bar:g}")
+
+    def at_most(self, what, value, bar):
+        return self.check(what, value <= bar, value, f"at most {bar:g}")
+
+    def note(self, what, value):
+        """A figure without a bar."""
+        if isinstance(value, float):
+            value = float(f"{value:.4g}")
+        print(f"     {what}: {value}", flush=True)
+        self._write(what=what, value=value)
+
+    def quiet_machine(self):
+        """Waits until little else runs; times of a busy machine are worth nothing."""
+        for waited in range(0, 600, 10):
+            load = os.getloadavg()[0]
+            if load < 0.4:
+                break
+            if self.options.noisy:
+                self.note("measured on a busy machine, load", load)
+                return
+            if waited == 0:
+                print(f"     waiting for a quiet machine (load {load:.1f})", flush=True)
+            time.sleep(10)
+        else:
+            raise CannotRun(f"the machine stays busy (load {os.getloadavg()[0]:.1f}): stop what else runs, or give --noisy")
+
+    def finish(self):
+        self.note("seconds", time.time() - self.started)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        sys.exit(1 if self.failed else 0)
+
+
+def main(body, arguments=lambda parser: None):
+    """Runs a step's body(step)."""
+    step = Step(arguments)
+    try:
+        body(step)
+    except CannotRun as reason:
+        step.check(f"{step.name} could be run", False, str(reason))
+        sys.exit(2)
+    step.finish()
+
+
+def mneme(*arguments, check=True, timeout=3600, **popen):
+    """Runs mneme; its output is text. With `check` a failure ends the step."""
+    out = subprocess.run([str(MNEME), *map(str, arguments)], capture_output=True, text=True, errors="replace", timeout=timeout, **popen)
+    if check and out.returncode:
+        raise RuntimeError(f"mneme {' '.join(map(str, arguments))} exits {out.returncode}: {out.stderr.strip()[-500:]}")
+    return out
+
+
+def mneme_json(*arguments, **more):
+    return json.loads(mneme(*arguments, "--json", **more).stdout)
+
+
+def data(*parts):
+    path = DATA.joinpath(*parts)
+    if not path.exists():
+        raise CannotRun(f"no {path}: set MNEME_DATA to the folder of the data sets")
+    return path
+
+
+def books():
+    """The novels, each whole."""
+    for path in sorted(data("books").glob("*.txt.gz")):
+        yield path.name.split(".")[0], gzip.open(path).read().decode("utf-8", "replace")
+
+
+def novel_text(size, skip=0):
+    """About `size` bytes of novels from the byte `skip` on, cut at a blank line."""
+    out, seen = [], 0
+    for _, text in books():
+        if seen + len(text) > skip:
+            out.append(text[max(0, skip - seen):])
+            if sum(map(len, out)) > size + 10_000:
+                break
+        seen += len(text)
+    text = "\n\n".join(out)
+    start = text.find("\n\n") + 2 if skip else 0
+    end = text.rfind("\n\n", start, start + size)
+    return text[start:end if end > start else start + size] + "\n"
+
+
+def file_bytes(memory):
+    """The memory file and what still lies beside it."""
+    total = 0
+    for suffix in ("", "-wal", "-journal"):
+        try:
+            total += os.stat(f"{memory}{suffix}").st_size
+        except FileNotFoundError:
+            pass
+    return total
+
+
+def query(memory, sql, *values):
+    """Rows of a memory file, read as SQLite."""
+    db = sqlite3.connect(f"file:{memory}?mode=ro", uri=True)
+    try:
+        return db.execute(sql, values).fetchall()
+    finally:
+        db.close()
+
+
+def lines(text):
+    """What a person sees of an error output: lines that are not empty, without progress."""
+    return [line for line in text.splitlines() if line.strip() and not re.search(r"\d(\.\d+)?k? ?(tokens|B|KiB|MiB)(/s| in )", line)]
