@@ -1,17 +1,16 @@
 // mneme ask: one question, answered from memory files, with citations.
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <memory>
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+#include "mneme/memory/memory.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/input.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/log.h"
-#include "mneme/memory/memory.h"
+#include <algorithm>
+#include <fmt/format.h>
+#include <memory>
 
 namespace mneme::cli {
 namespace {
@@ -22,23 +21,30 @@ class Ask final : public Verb {
     return {Group::main_job,
             "ask",
             "answer a question from memory files, with citations",
-            {{"FILE", "a memory file, as `mneme read` makes it", true, true}, {"QUESTION", "the question; `-` takes it from standard input"}},
-            {"mneme ask handbook.mneme \"Who approves travel?\"", "mneme ask handbook.mneme reports.mneme \"When did sales fall?\" --explain"},
-            "Only the question is run where the spans found have states; others are read now, and their states kept. An answer whose words "
-            "stand in no cited span is marked as not a quotation; nothing relevant gives \"not found in memory\", with exit status 0."};
+            {{"FILE", "a memory file, as `mneme read` makes it", true, true},
+             {"QUESTION", "the question; `-` takes it from standard input"}},
+            {"mneme ask handbook.mneme \"Who approves travel?\"",
+             "mneme ask handbook.mneme reports.mneme \"When did sales fall?\" --explain"},
+            "Only the question is run where the spans found have states; others are read now, and "
+            "their states kept. An answer whose words "
+            "stand in no cited span is marked as not a quotation; nothing relevant gives \"not "
+            "found in memory\", with exit status 0."};
   }
 
   void declare(Flags& flags) override {
     flags("--json", json_, "print one JSON object");
     flags("--explain", explain_, "also show which spans were found and what each gave");
-    flags("--place", place_, std::vector<std::string>{"each", "together"}, "read every span alone and take the best answer, or all in one context");
+    flags("--place", place_, std::vector<std::string>{"each", "together"},
+          "read every span alone and take the best answer, or all in one context");
     flags("--top", top_, "K", at_least(0), "spans to read; 0: 3 for each, 2 for together");
-    flags("--max-tokens", max_tokens_, "N", at_least(0), "tokens of an answer at most; 0: what the memory's prompt says");
+    flags("--max-tokens", max_tokens_, "N", at_least(0),
+          "tokens of an answer at most; 0: what the memory's prompt says");
     flags("--source", sources_, "LABEL", "only search this source; may be repeated");
     flags("--always", always_, "answer also when nothing relevant was found");
     flags("--model", model_, "NAME", "language model; unset: the memory's");
     flags("--embedder", embedder_, "NAME", "embedder; unset: the memory's");
-    flags("--strict", strict_, "refuse another model than the memory was read with, in place of reading spans again");
+    flags("--strict", strict_,
+          "refuse another model than the memory was read with, in place of reading spans again");
   }
 
   void run(const Invocation& call) override {
@@ -75,7 +81,9 @@ class Ask final : public Verb {
 
  private:
   void print_answer(const Answer& answer) const {
-    Json out{{"answer", answer.answer}, {"found", answer.found}, {"citations", citations_json(answer.citations)}};
+    Json out{{"answer", answer.answer},
+             {"found", answer.found},
+             {"citations", citations_json(answer.citations)}};
     out["usage"] = {{"document_tokens_evaluated", answer.document_tokens_evaluated},
                     {"question_tokens", answer.question_tokens},
                     {"generated_tokens", answer.generated_tokens},
@@ -117,37 +125,50 @@ class Ask final : public Verb {
 
   void describe(const Answer& answer, bool name_files) const {
     say("{}\n", bold(one_line(answer.answer)));
-    if (answer.found && !answer.quotation) say("{}\n", faint("not a quotation: these words stand in no cited span"));
+    if (answer.found && !answer.quotation)
+      say("{}\n", faint("not a quotation: these words stand in no cited span"));
     if (!answer.citations.empty()) say("\n{}", describe_citations(answer.citations, name_files));
-    if (answer.tokens_dropped > 0) log::warn("spans of {} tokens did not fit the model's context and were not read", with_separators(answer.tokens_dropped));
-    if (!answer.states_obstacle.empty()) log::info("states were not stored: {}", answer.states_obstacle);
+    if (answer.tokens_dropped > 0)
+      log::warn("spans of {} tokens did not fit the model's context and were not read",
+                with_separators(answer.tokens_dropped));
+    if (!answer.states_obstacle.empty())
+      log::info("states were not stored: {}", answer.states_obstacle);
     if (explain_) explain(answer, name_files);
   }
 
   void explain(const Answer& answer, bool name_files) const {
     say("\n{}\n", bold("Found"));
-    say("  relevance {:.3f}, {} the threshold of {:.3f}\n\n", answer.relevance, answer.relevance < answer.threshold ? "below" : "above", answer.threshold);
-    say("  {:>4} {:>6} {:>6} {:>6} {:>6}  {:<9} {:>7}  source and text\n", "rank", "score", "cosine", "cover", "rrf", "placed", "log p");
+    say("  relevance {:.3f}, {} the threshold of {:.3f}\n\n", answer.relevance,
+        answer.relevance < answer.threshold ? "below" : "above", answer.threshold);
+    say("  {:>4} {:>6} {:>6} {:>6} {:>6}  {:<9} {:>7}  source and text\n", "rank", "score",
+        "cosine", "cover", "rrf", "placed", "log p");
     for (std::size_t i = 0; i < answer.candidates.size(); ++i) {
       const auto& c = answer.candidates[i];
       const auto* placed = !c.placed ? "" : c.had_state ? "state" : "read now";
-      say("  {:>4} {:>6.3f} {:>6.3f} {:>6.3f} {:>6.3f}  {:<9} {:>7}  {}{}, bytes {}-{}: {}\n", i + 1, c.candidate.score, c.candidate.cosine, c.candidate.cover,
-            c.candidate.rrf, placed, c.answer.empty() ? "" : fmt::format("{:.3f}", c.answer_log_probability), name_files ? one_line(c.file) + " " : "",
-            one_line(c.source), c.begin, c.end, faint(shortened(one_line(c.excerpt))));
+      say("  {:>4} {:>6.3f} {:>6.3f} {:>6.3f} {:>6.3f}  {:<9} {:>7}  {}{}, bytes {}-{}: {}\n",
+          i + 1, c.candidate.score, c.candidate.cosine, c.candidate.cover, c.candidate.rrf, placed,
+          c.answer.empty() ? "" : fmt::format("{:.3f}", c.answer_log_probability),
+          name_files ? one_line(c.file) + " " : "", one_line(c.source), c.begin, c.end,
+          faint(shortened(one_line(c.excerpt))));
       if (c.placed && !c.answer.empty()) say("  {:>53}{}\n", "answer: ", one_line(c.answer));
     }
     say("\n{}\n", bold("Cost"));
-    say("  tokens: {} of the documents read now, {} placed, {} left out, {} of the question, {} generated; {} in memory\n",
-          with_separators(answer.document_tokens_evaluated), with_separators(answer.tokens_placed), with_separators(answer.tokens_dropped), answer.question_tokens,
-          answer.generated_tokens, with_separators(answer.tokens_in_memory));
+    say("  tokens: {} of the documents read now, {} placed, {} left out, {} of the question, {} "
+        "generated; {} in memory\n",
+        with_separators(answer.document_tokens_evaluated), with_separators(answer.tokens_placed),
+        with_separators(answer.tokens_dropped), answer.question_tokens, answer.generated_tokens,
+        with_separators(answer.tokens_in_memory));
     say("  states: {} placed, {} stored{}\n", as_size(answer.state_bytes), answer.states_stored,
-          answer.states_obstacle.empty() ? "" : " (" + answer.states_obstacle + ")");
-    say("  time: {} to find, {} to the first token, {} in all, {:.1f} tokens/s\n", as_duration(answer.retrieve_s), as_duration(answer.first_token_s),
-          as_duration(answer.total_s), answer.decode_tokens_per_s);
+        answer.states_obstacle.empty() ? "" : " (" + answer.states_obstacle + ")");
+    say("  time: {} to find, {} to the first token, {} in all, {:.1f} tokens/s\n",
+        as_duration(answer.retrieve_s), as_duration(answer.first_token_s),
+        as_duration(answer.total_s), answer.decode_tokens_per_s);
     say("  model {}, states kept as {}\n", one_line(answer.model), one_line(answer.kv));
   }
 
-  static std::string shortened(const std::string& text) { return excerpt(text, 0, static_cast<std::int64_t>(text.size()), 60); }
+  static std::string shortened(const std::string& text) {
+    return excerpt(text, 0, static_cast<std::int64_t>(text.size()), 60);
+  }
 
   std::string place_ = "each", model_, embedder_;
   std::int64_t top_ = 0, max_tokens_ = 0;

@@ -1,9 +1,10 @@
 // mneme chat: a conversation, with a memory file that answers and keeps it, or with the model alone.
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <memory>
-#include <optional>
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+#include "mneme/core/nearest.h"
+#include "mneme/decode/generate.h"
+#include "mneme/memory/memory.h"
+#include "mneme/models/language_model.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/input.h"
@@ -11,12 +12,10 @@
 #include "cli/program/output.h"
 #include "cli/program/sampling.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/log.h"
-#include "mneme/core/nearest.h"
-#include "mneme/decode/generate.h"
-#include "mneme/memory/memory.h"
-#include "mneme/models/language_model.h"
+#include <algorithm>
+#include <fmt/format.h>
+#include <memory>
+#include <optional>
 
 namespace mneme::cli {
 namespace {
@@ -51,27 +50,36 @@ class FromMemory final : public Partner {
  public:
   FromMemory(std::unique_ptr<Memory> memory, std::string session, Wishes wishes)
       : memory_(std::move(memory)), session_(std::move(session)), wishes_(std::move(wishes)) {
-    if (!memory_->file().writable()) log::warn("{} cannot be written: this conversation will not be kept", memory_->file().path().string());
+    if (!memory_->file().writable())
+      log::warn("{} cannot be written: this conversation will not be kept",
+                memory_->file().path().string());
   }
 
   std::string greeting() override {
     const auto turns = memory_->file().turns(session_).size();
-    return fmt::format("Talking from {}, session '{}'{}.", one_line(memory_->file().path().string()), one_line(session_),
-                       turns == 0 ? "" : fmt::format(" with {} so far", counted(static_cast<std::int64_t>(turns), "turn")));
+    return fmt::format("Talking from {}, session '{}'{}.",
+                       one_line(memory_->file().path().string()), one_line(session_),
+                       turns == 0 ? ""
+                                  : fmt::format(" with {} so far",
+                                                counted(static_cast<std::int64_t>(turns), "turn")));
   }
 
   void reply(const std::string& message) override {
-    const auto reply = memory_->chat(session_, message, wishes_.max_tokens, wishes_.sampler, wishes_.seed, stream_to_output());
+    const auto reply = memory_->chat(session_, message, wishes_.max_tokens, wishes_.sampler,
+                                     wishes_.seed, stream_to_output());
     say("\n{}", faint(describe_citations(reply.citations, false)));
     if (!reply.note.empty()) say("{}\n", faint("(" + reply.note + ")"));
-    if (reply.moved_to_memory > 0) log::info("{} left the context and can be found as part of the session's memory", counted(reply.moved_to_memory, "turn"));
+    if (reply.moved_to_memory > 0)
+      log::info("{} left the context and can be found as part of the session's memory",
+                counted(reply.moved_to_memory, "turn"));
   }
 
   void sources() override {
     std::int64_t n = 0;
     for (const auto& info : memory_->file().documents()) {
       if (!info.session.empty()) continue;
-      say("  {}: {} in {}\n", one_line(info.document.label), counted(info.tokens, "token"), counted(info.spans, "span"));
+      say("  {}: {} in {}\n", one_line(info.document.label), counted(info.tokens, "token"),
+          counted(info.spans, "span"));
       ++n;
     }
     if (n == 0) say("  none\n");
@@ -79,12 +87,15 @@ class FromMemory final : public Partner {
 
   void forget(const std::string& label) override {
     const auto report = memory_->file().forget(label);
-    say("  forgotten: {}; {}, {}\n", one_line(label), counted(report.spans, "span"), counted(report.turns, "turn"));
+    say("  forgotten: {}; {}, {}\n", one_line(label), counted(report.spans, "span"),
+        counted(report.turns, "turn"));
   }
 
   void clear() override {
     const auto sessions = memory_->file().sessions();
-    if (std::any_of(sessions.begin(), sessions.end(), [&](const SessionInfo& s) { return s.name == session_; })) memory_->file().clear_session(session_);
+    if (std::any_of(sessions.begin(), sessions.end(),
+                    [&](const SessionInfo& s) { return s.name == session_; }))
+      memory_->file().clear_session(session_);
     say("  cleared\n");
   }
 
@@ -97,12 +108,17 @@ class FromMemory final : public Partner {
 /// The model alone. Its State holds the conversation, so that each message is read once.
 class FromModel final : public Partner {
  public:
-  FromModel(std::unique_ptr<LanguageModel> model, Wishes wishes) : model_(std::move(model)), wishes_(std::move(wishes)) {
-    if (!model_->chat) throw Error(Errc::unsupported, fmt::format("{} has no chat template that mneme knows", model_->name));
+  FromModel(std::unique_ptr<LanguageModel> model, Wishes wishes)
+      : model_(std::move(model)), wishes_(std::move(wishes)) {
+    if (!model_->chat)
+      throw Error(Errc::unsupported,
+                  fmt::format("{} has no chat template that mneme knows", model_->name));
     log::warn("nothing of this conversation is kept: `mneme chat FILE` keeps it in a memory file");
   }
 
-  std::string greeting() override { return fmt::format("Talking with {}.", one_line(model_->name)); }
+  std::string greeting() override {
+    return fmt::format("Talking with {}.", one_line(model_->name));
+  }
 
   void reply(const std::string& message) override {
     messages_.push_back({"user", message});
@@ -110,7 +126,8 @@ class FromModel final : public Partner {
     const auto context = model_->model->shape().context;
     std::int64_t left_out = 0;
     // The oldest question goes with its answer; the model's own opening stays.
-    while (context > 0 && static_cast<std::int64_t>(ids.size()) + wishes_.max_tokens > context && messages_.size() > 2) {
+    while (context > 0 && static_cast<std::int64_t>(ids.size()) + wishes_.max_tokens > context &&
+           messages_.size() > 2) {
       messages_.erase(messages_.begin(), messages_.begin() + 2);
       left_out += 2;
       ids = encode();
@@ -133,27 +150,36 @@ class FromModel final : public Partner {
     held_.insert(held_.end(), said.ids.begin(), said.ids.end());
     messages_.push_back({"assistant", said.text});
     say("\n");
-    if (left_out > 0) say("{}\n", faint(fmt::format("({} no longer in the model's context)", counted(left_out, "older turn is", "older turns are"))));
+    if (left_out > 0)
+      say("{}\n", faint(fmt::format("({} no longer in the model's context)",
+                                    counted(left_out, "older turn is", "older turns are"))));
     if (said.stop_reason == "length") say("{}\n", faint("(cut off: --max-tokens gives more)"));
     if (said.stop_reason == "context") say("{}\n", faint("(cut off: the model's context is full)"));
   }
 
   void sources() override { say("  none: this is the model alone\n"); }
-  void forget(const std::string&) override { throw Error(Errc::not_found, "the model alone holds no sources"); }
+  void forget(const std::string&) override {
+    throw Error(Errc::not_found, "the model alone holds no sources");
+  }
   void clear() override {
     messages_.clear();
     say("  cleared\n");
   }
 
  private:
-  std::vector<std::int32_t> encode() const { return model_->chat->encode_chat(*model_->tokenizer, messages_, true); }
+  std::vector<std::int32_t> encode() const {
+    return model_->chat->encode_chat(*model_->tokenizer, messages_, true);
+  }
 
   /// The part of `ids` that the State does not hold; what it holds beyond the common part is taken back.
   std::vector<std::int32_t> feed(const std::vector<std::int32_t>& ids) {
     const auto in_state = state_.positions.empty() ? 0 : state_.positions.front();
     std::int64_t common = 0;
-    const auto most = std::min({in_state, static_cast<std::int64_t>(held_.size()), static_cast<std::int64_t>(ids.size()) - 1});
-    while (common < most && held_[static_cast<std::size_t>(common)] == ids[static_cast<std::size_t>(common)]) ++common;
+    const auto most = std::min({in_state, static_cast<std::int64_t>(held_.size()),
+                                static_cast<std::int64_t>(ids.size()) - 1});
+    while (common < most &&
+           held_[static_cast<std::size_t>(common)] == ids[static_cast<std::size_t>(common)])
+      ++common;
     if (in_state > common) {
       try {
         state_.rewind(in_state - common);
@@ -180,9 +206,12 @@ class Chat final : public Verb {
             "chat",
             "talk with a memory file, or with the model alone",
             {{"FILE", "a memory file; without one nothing is kept", false}},
-            {"mneme chat handbook.mneme --session monday", "printf 'What is covered?\\nSince when?\\n' | mneme chat handbook.mneme"},
-            "The conversation is kept in the file, under the session's name; what no longer fits the model's context can still be found. Where "
-            "standard input is no terminal, every line is a message. Commands: /sources, /forget LABEL, /clear, /help, /quit."};
+            {"mneme chat handbook.mneme --session monday",
+             "printf 'What is covered?\\nSince when?\\n' | mneme chat handbook.mneme"},
+            "The conversation is kept in the file, under the session's name; what no longer fits "
+            "the model's context can still be found. Where "
+            "standard input is no terminal, every line is a message. Commands: /sources, /forget "
+            "LABEL, /clear, /help, /quit."};
   }
 
   void declare(Flags& flags) override {
@@ -198,15 +227,21 @@ class Chat final : public Verb {
     wishes_.seed = call.everywhere.seed;
     std::unique_ptr<Partner> partner;
     if (call.arguments.empty()) {
-      if (!session_.empty()) throw Error(Errc::usage, "--session names a conversation in a memory file: give the file too");
-      partner = std::make_unique<FromModel>(load_language_model(model_.empty() ? "smollm2" : model_), wishes_);
+      if (!session_.empty())
+        throw Error(Errc::usage,
+                    "--session names a conversation in a memory file: give the file too");
+      partner = std::make_unique<FromModel>(
+          load_language_model(model_.empty() ? "smollm2" : model_), wishes_);
     } else {
-      auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, embedder_), {});
+      auto memory =
+          Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, embedder_), {});
       memory->reader();  // so that the first reply does not wait for it
-      partner = std::make_unique<FromMemory>(std::move(memory), session_.empty() ? "default" : session_, wishes_);
+      partner = std::make_unique<FromMemory>(std::move(memory),
+                                             session_.empty() ? "default" : session_, wishes_);
     }
     const bool terminal = input_is_terminal();
-    if (terminal && !call.everywhere.quiet) say("{}\n", faint(partner->greeting() + " /help lists commands."));
+    if (terminal && !call.everywhere.quiet)
+      say("{}\n", faint(partner->greeting() + " /help lists commands."));
     LineReader lines;
     while (const auto line = lines.next("> ")) {
       const auto message = trimmed(*line);
@@ -235,7 +270,9 @@ class Chat final : public Verb {
  private:
   static std::string trimmed(const std::string& text) {
     const auto first = text.find_first_not_of(" \t\r\n");
-    return first == std::string::npos ? "" : text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
+    return first == std::string::npos
+               ? ""
+               : text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
   }
 
   static void obey(Partner& partner, const std::string& message) {
@@ -244,15 +281,18 @@ class Chat final : public Verb {
     if (command == "/sources") {
       partner.sources();
     } else if (command == "/forget") {
-      if (rest.empty()) throw Error(Errc::usage, "/forget LABEL: which source? /sources lists them");
+      if (rest.empty())
+        throw Error(Errc::usage, "/forget LABEL: which source? /sources lists them");
       partner.forget(rest);
     } else if (command == "/clear") {
       partner.clear();
     } else if (command == "/help") {
       write(kCommands);
     } else {
-      throw Error(Errc::usage, fmt::format("no command {}{}; /help lists them", command,
-                                           did_you_mean(command, {"/sources", "/forget", "/clear", "/help", "/quit"})));
+      throw Error(
+          Errc::usage,
+          fmt::format("no command {}{}; /help lists them", command,
+                      did_you_mean(command, {"/sources", "/forget", "/clear", "/help", "/quit"})));
     }
   }
 

@@ -1,13 +1,12 @@
 // mneme components: every part that a spec can name, from its one declaration.
-#include <fmt/format.h>
-
-#include <algorithm>
-
-#include "cli/program/output.h"
-#include "cli/program/verb.h"
 #include "mneme/core/error.h"
 #include "mneme/core/nearest.h"
 #include "mneme/core/registry.h"
+
+#include "cli/program/output.h"
+#include "cli/program/verb.h"
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace mneme::cli {
 namespace {
@@ -31,7 +30,8 @@ class Components final : public Verb {
     bool details = false;
     if (call.arguments.empty()) {
       chosen = all.components();
-    } else if (const auto& name = call.arguments[0]; std::find(kinds.begin(), kinds.end(), name) != kinds.end()) {
+    } else if (const auto& name = call.arguments[0];
+               std::find(kinds.begin(), kinds.end(), name) != kinds.end()) {
       chosen = all.components(name);
       details = true;
     } else {
@@ -42,7 +42,9 @@ class Components final : public Verb {
       }
       if (chosen.empty()) {
         const auto near = did_you_mean(name, known);
-        throw Error(Errc::usage, fmt::format("no component or kind '{}'{} `mneme components` lists all", name, near.empty() ? ":" : near));
+        throw Error(Errc::usage,
+                    fmt::format("no component or kind '{}'{} `mneme components` lists all", name,
+                                near.empty() ? ":" : near));
       }
       details = true;
     }
@@ -55,7 +57,8 @@ class Components final : public Verb {
     std::string kind;
     for (const auto* component : chosen) {
       if (component->kind != kind) {
-        say("{}{}  {}\n", kind.empty() ? "" : "\n", bold(component->kind), all.kind_help(component->kind));
+        say("{}{}  {}\n", kind.empty() ? "" : "\n", bold(component->kind),
+            all.kind_help(component->kind));
         kind = component->kind;
       }
       describe(*component, details);
@@ -64,20 +67,29 @@ class Components final : public Verb {
 
  private:
   static Json as_json(const Component& component) {
-    Json out{{"kind", component.kind}, {"name", component.name}, {"help", component.help}, {"card", component.card}, {"options", Json::array()}};
+    Json out{{"kind", component.kind},
+             {"name", component.name},
+             {"help", component.help},
+             {"card", component.card},
+             {"options", Json::array()}};
     for (const auto& option : component.options) {
-      out["options"].push_back(
-          {{"name", option.name}, {"type", option.type}, {"default", option.default_value}, {"condition", option.condition}, {"help", option.help}});
+      out["options"].push_back({{"name", option.name},
+                                {"type", option.type},
+                                {"default", option.default_value},
+                                {"condition", option.condition},
+                                {"help", option.help}});
     }
     return out;
   }
 
   static void describe(const Component& component, bool details) {
-    say("  {:<20} {}{}\n", component.name, component.help, component.card.empty() ? "" : faint(" [" + component.card + "]"));
+    say("  {:<20} {}{}\n", component.name, component.help,
+        component.card.empty() ? "" : faint(" [" + component.card + "]"));
     if (!details) return;
     for (const auto& option : component.options) {
-      say("      {:<18} {} = {}{}; {}\n", option.name, option.type, option.default_value.empty() ? "{}" : option.default_value,
-            option.condition.empty() ? "" : ", " + option.condition, option.help);
+      say("      {:<18} {} = {}{}; {}\n", option.name, option.type,
+          option.default_value.empty() ? "{}" : option.default_value,
+          option.condition.empty() ? "" : ", " + option.condition, option.help);
     }
   }
 

@@ -1,13 +1,13 @@
 // mneme continue: a model writes on from the end of what a memory has read.
-#include <memory>
+#include "mneme/core/log.h"
+#include "mneme/memory/memory.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/sampling.h"
 #include "cli/program/verb.h"
-#include "mneme/core/log.h"
-#include "mneme/memory/memory.h"
+#include <memory>
 
 namespace mneme::cli {
 namespace {
@@ -32,9 +32,14 @@ class Continue final : public Verb {
 
   void run(const Invocation& call) override {
     const auto chain = sampling_.chain();
-    const auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), {});
-    const auto on_text = json_ ? std::function<bool(std::string_view)>([](std::string_view) { return !interrupted(); }) : stream_to_output();
-    const auto written = memory->continue_text(max_tokens_, chain, call.everywhere.seed, source_, on_text);
+    const auto memory =
+        Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), {});
+    const auto on_text =
+        json_
+            ? std::function<bool(std::string_view)>([](std::string_view) { return !interrupted(); })
+            : stream_to_output();
+    const auto written =
+        memory->continue_text(max_tokens_, chain, call.everywhere.seed, source_, on_text);
     if (json_) {
       print_json({{"text", written.text},
                   {"stop_reason", written.stop_reason},
@@ -45,8 +50,10 @@ class Continue final : public Verb {
     } else {
       say("\n");
       flush();
-      log::info("{} placed from states, {} of the source read now, {} written in {}", counted(written.tokens_placed, "token"),
-                counted(written.document_tokens_evaluated, "token"), counted(written.generated_tokens, "token"), as_duration(written.seconds));
+      log::info("{} placed from states, {} of the source read now, {} written in {}",
+                counted(written.tokens_placed, "token"),
+                counted(written.document_tokens_evaluated, "token"),
+                counted(written.generated_tokens, "token"), as_duration(written.seconds));
       if (written.stop_reason == "context") log::warn("it ends early: the model's context is full");
     }
     if (written.stop_reason == "interrupted") throw Interrupted();

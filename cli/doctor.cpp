@@ -1,20 +1,4 @@
 // mneme doctor: does this machine have what mneme needs, and does it compute rightly?
-#include <ATen/Parallel.h>
-#include <fmt/format.h>
-#include <sqlite3.h>
-#include <sys/utsname.h>
-#include <torch/version.h>
-#include <unistd.h>
-
-#include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-
-#include "cli/program/output.h"
-#include "cli/program/verb.h"
 #include "mneme/core/error.h"
 #include "mneme/core/generator.h"
 #include "mneme/core/registry.h"
@@ -22,6 +6,22 @@
 #include "mneme/kernels/quantized.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
+
+#include <ATen/Parallel.h>
+#include <torch/version.h>
+
+#include "cli/program/output.h"
+#include "cli/program/verb.h"
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <functional>
+#include <sqlite3.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 
 namespace mneme::cli {
 namespace {
@@ -49,7 +49,8 @@ std::int64_t available_memory() {
 std::pair<fs::path, bool> cache_folder() {
   const auto* cache = std::getenv("XDG_CACHE_HOME");
   const auto* home = std::getenv("HOME");
-  if (!(cache && *cache) && !(home && *home)) return {"(neither XDG_CACHE_HOME nor HOME is set)", false};
+  if (!(cache && *cache) && !(home && *home))
+    return {"(neither XDG_CACHE_HOME nor HOME is set)", false};
   const auto folder = (cache && *cache ? fs::path(cache) : fs::path(home) / ".cache") / "mneme";
   std::error_code error;
   auto there = folder;
@@ -74,7 +75,8 @@ double product_error(WeightType type) {
     for (std::int64_t at = 0; at < bytes; at += block_bytes(type)) {
       const std::uint16_t scale = 0x2400, minimum = 0xB000;
       std::memcpy(&weights[static_cast<std::size_t>(at)], &scale, 2);
-      if (type == WeightType::q4_1) std::memcpy(&weights[static_cast<std::size_t>(at) + 2], &minimum, 2);
+      if (type == WeightType::q4_1)
+        std::memcpy(&weights[static_cast<std::size_t>(at) + 2], &minimum, 2);
     }
   }
   kernels::dequantize(type, weights.data(), kRows, kColumns, plain.data());
@@ -82,7 +84,9 @@ double product_error(WeightType type) {
   double worst = 0, largest = 0;
   for (std::int64_t row = 0; row < kRows; ++row) {
     double sum = 0;
-    for (std::int64_t k = 0; k < kColumns; ++k) sum += static_cast<double>(plain[static_cast<std::size_t>(row * kColumns + k)]) * x[static_cast<std::size_t>(k)];
+    for (std::int64_t k = 0; k < kColumns; ++k)
+      sum += static_cast<double>(plain[static_cast<std::size_t>(row * kColumns + k)]) *
+             x[static_cast<std::size_t>(k)];
     worst = std::max(worst, std::abs(sum - y[static_cast<std::size_t>(row)]));
     largest = std::max(largest, std::abs(sum));
   }
@@ -97,16 +101,20 @@ Finding self_test() {
     kernels::set_level(level);
     double worst = 0;
     for (const auto type : kWeightTypes) {
-      if (type == WeightType::f16 || type == WeightType::bf16) continue;  // random halves may be no numbers
+      if (type == WeightType::f16 || type == WeightType::bf16)
+        continue;  // random halves may be no numbers
       const auto error = product_error(type);
       const auto bound = type == WeightType::f32 ? 1e-5 : 0.02;
       worst = std::max(worst, error);
       if (!(error <= bound)) out.well = false;
     }
-    out.found += fmt::format("{}{} {}", out.found.empty() ? "" : ", ", kernels::name(level), std::isfinite(worst) ? fmt::format("{:.1e}", worst) : "wrong");
+    out.found += fmt::format("{}{} {}", out.found.empty() ? "" : ", ", kernels::name(level),
+                             std::isfinite(worst) ? fmt::format("{:.1e}", worst) : "wrong");
   }
   kernels::set_level(chosen);
-  out.found = (out.well ? "products agree with sums in double precision, largest error at " : "products are wrong at ") + out.found;
+  out.found = (out.well ? "products agree with sums in double precision, largest error at "
+                        : "products are wrong at ") +
+              out.found;
   return out;
 }
 
@@ -125,31 +133,43 @@ class Doctor final : public Verb {
 
   void run(const Invocation&) override {
     std::vector<Finding> findings;
-    const auto add = [&](std::string what, std::string found, bool well = true) { findings.push_back({std::move(what), std::move(found), well}); };
+    const auto add = [&](std::string what, std::string found, bool well = true) {
+      findings.push_back({std::move(what), std::move(found), well});
+    };
     add("mneme", fmt::format("{}, {} components", MNEME_VERSION, registry().components().size()));
     add("libraries", fmt::format("libtorch {}, SQLite {}", TORCH_VERSION, sqlite3_libversion()));
     utsname system{};
     ::uname(&system);
     add("system", fmt::format("{} {} on {}", system.sysname, system.release, system.machine));
-    add("processor", fmt::format("{}, {} online", kernels::cpu_model(), counted(sysconf(_SC_NPROCESSORS_ONLN), "core")));
+    add("processor", fmt::format("{}, {} online", kernels::cpu_model(),
+                                 counted(sysconf(_SC_NPROCESSORS_ONLN), "core")));
     std::string levels;
-    for (const auto level : kernels::supported_levels()) levels += (levels.empty() ? "" : ", ") + std::string(kernels::name(level));
-    add("kernels", fmt::format("{} in use; this processor runs {}", kernels::name(kernels::level()), levels));
-    add("compute type", kernels::has_bf16_products() ? "bf16 (f32 on request)" : "f32: this processor has no fast bf16 products");
+    for (const auto level : kernels::supported_levels())
+      levels += (levels.empty() ? "" : ", ") + std::string(kernels::name(level));
+    add("kernels",
+        fmt::format("{} in use; this processor runs {}", kernels::name(kernels::level()), levels));
+    add("compute type", kernels::has_bf16_products()
+                            ? "bf16 (f32 on request)"
+                            : "f32: this processor has no fast bf16 products");
     add("threads", std::to_string(at::get_num_threads()));
     const auto available = available_memory();
-    add("memory", fmt::format("{} of {} available", as_size(available), as_size(static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE))),
+    add("memory",
+        fmt::format(
+            "{} of {} available", as_size(available),
+            as_size(static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE))),
         available > (std::int64_t{512} << 20));
     const auto models = known_models();
     for (const auto& model : models) {
       try {
-        add("model " + model.name, fmt::format("{}, sha256 {}", model.path.string(), open_checkpoint(model.path)->digest()));
+        add("model " + model.name, fmt::format("{}, sha256 {}", model.path.string(),
+                                               open_checkpoint(model.path)->digest()));
       } catch (const Error& error) {
         add("model " + model.name, error.what(), false);
       }
     }
     for (const auto* name : {"smollm2", "minilm"}) {
-      const bool found = std::any_of(models.begin(), models.end(), [&](const LocatedModel& m) { return m.name == name; });
+      const bool found = std::any_of(models.begin(), models.end(),
+                                     [&](const LocatedModel& m) { return m.name == name; });
       if (found) continue;
       try {
         locate_model(name);
@@ -158,18 +178,27 @@ class Doctor final : public Verb {
       }
     }
     const auto [folder, writable] = cache_folder();
-    add("cache", folder.string() + (writable ? "" : ": cannot be written, so that models are hashed at every start"), writable);
+    add("cache",
+        folder.string() +
+            (writable ? "" : ": cannot be written, so that models are hashed at every start"),
+        writable);
     findings.push_back(self_test());
     std::int64_t ill = 0;
     for (const auto& finding : findings) ill += !finding.well;
     if (json_) {
       Json out{{"ok", ill == 0}, {"checks", Json::array()}};
-      for (const auto& finding : findings) out["checks"].push_back({{"name", finding.what}, {"ok", finding.well}, {"found", finding.found}});
+      for (const auto& finding : findings)
+        out["checks"].push_back(
+            {{"name", finding.what}, {"ok", finding.well}, {"found", finding.found}});
       print_json(out);
     } else {
-      for (const auto& finding : findings) say("{} {:<14} {}\n", finding.well ? "ok  " : bold("BAD "), finding.what, one_line(finding.found));
+      for (const auto& finding : findings)
+        say("{} {:<14} {}\n", finding.well ? "ok  " : bold("BAD "), finding.what,
+            one_line(finding.found));
     }
-    if (ill > 0) throw Error(Errc::unsupported, fmt::format("{} not well", counted(ill, "thing is", "things are")));
+    if (ill > 0)
+      throw Error(Errc::unsupported,
+                  fmt::format("{} not well", counted(ill, "thing is", "things are")));
   }
 
  private:

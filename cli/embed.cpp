@@ -1,16 +1,15 @@
 // mneme embed: texts to unit vectors.
-#include <fmt/format.h>
-
-#include <string>
-#include <string_view>
-#include <vector>
+#include "mneme/core/log.h"
+#include "mneme/embed/sentence_encoder.h"
 
 #include "cli/program/input.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/log.h"
-#include "mneme/embed/sentence_encoder.h"
+#include <fmt/format.h>
+#include <string>
+#include <string_view>
+#include <vector>
 
 namespace mneme::cli {
 namespace {
@@ -25,7 +24,8 @@ class Embed final : public Verb {
             "embed",
             "print unit vectors of texts",
             {{"TEXT", "a text; `-` takes one from every line of standard input", true, true}},
-            {"mneme embed \"a red car\" \"an automobile\"", "mneme embed --json - < sentences.txt > vectors.jsonl"},
+            {"mneme embed \"a red car\" \"an automobile\"",
+             "mneme embed --json - < sentences.txt > vectors.jsonl"},
             "Prints one line a text: its numbers, or with --json an object."};
   }
 
@@ -47,8 +47,9 @@ class Embed final : public Verb {
     }
     finish(*encoder);
     if (truncated_ > 0) {
-      log::warn("{} longer than the {} tokens that {} reads: only their beginning is in the vector", counted(truncated_, "text was", "texts were"),
-                encoder->max_tokens(), encoder->name());
+      log::warn("{} longer than the {} tokens that {} reads: only their beginning is in the vector",
+                counted(truncated_, "text was", "texts were"), encoder->max_tokens(),
+                encoder->name());
     }
   }
 
@@ -66,7 +67,10 @@ class Embed final : public Verb {
     for (std::size_t i = 0; i < texts.size(); ++i) {
       truncated_ += embeddings[i].truncated;
       if (json_) {
-        print_json({{"text", texts[i]}, {"embedding", embeddings[i].vector}, {"tokens", embeddings[i].tokens}, {"truncated", embeddings[i].truncated}});
+        print_json({{"text", texts[i]},
+                    {"embedding", embeddings[i].vector},
+                    {"tokens", embeddings[i].tokens},
+                    {"truncated", embeddings[i].truncated}});
       } else {
         say("{}\n", fmt::join(embeddings[i].vector, " "));
       }

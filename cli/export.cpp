@@ -1,10 +1,10 @@
 // mneme export: a compact copy of a memory file, also while it is in use.
-#include <filesystem>
+#include "mneme/core/error.h"
+#include "mneme/memory/memory_file.h"
 
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/memory/memory_file.h"
+#include <filesystem>
 
 namespace mneme::cli {
 namespace {
@@ -12,7 +12,11 @@ namespace {
 class Export final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    return {Group::memory_file, "export", "copy a memory file, also while others use it", {{"FILE", "a memory file"}}, {"mneme export handbook.mneme -o backup.mneme"}};
+    return {Group::memory_file,
+            "export",
+            "copy a memory file, also while others use it",
+            {{"FILE", "a memory file"}},
+            {"mneme export handbook.mneme -o backup.mneme"}};
   }
 
   void declare(Flags& flags) override {

@@ -1,8 +1,9 @@
 // mneme forget: takes a source out of a memory file so that no byte of it is left.
-#include "cli/program/output.h"
-#include "cli/program/verb.h"
 #include "mneme/core/log.h"
 #include "mneme/memory/memory_file.h"
+
+#include "cli/program/output.h"
+#include "cli/program/verb.h"
 
 namespace mneme::cli {
 namespace {
@@ -15,7 +16,8 @@ class Forget final : public Verb {
             "take a source out of a memory file, with all that was made from it",
             {{"FILE", "a memory file"}, {"SOURCE", "the source's name, as `mneme show` lists it"}},
             {"mneme forget handbook.mneme notes/private.md"},
-            "States of other sources that had it in their context, and what chats said from it, go too; then the file is written anew, so that "
+            "States of other sources that had it in their context, and what chats said from it, go "
+            "too; then the file is written anew, so that "
             "no byte of the source is left in it."};
   }
 
@@ -26,14 +28,21 @@ class Forget final : public Verb {
     const auto report = file->forget(call.arguments[1]);
     file->close();
     if (json_) {
-      print_json({{"forgotten", report.labels}, {"spans", report.spans}, {"reps", report.reps}, {"turns", report.turns}, {"cleaned", report.cleaned}});
+      print_json({{"forgotten", report.labels},
+                  {"spans", report.spans},
+                  {"reps", report.reps},
+                  {"turns", report.turns},
+                  {"cleaned", report.cleaned}});
     } else {
-      say("forgotten: {}; {}, {}, {}\n", one_line(call.arguments[1]), counted(report.spans, "span"), counted(report.reps, "representation"),
-            counted(report.turns, "turn"));
-      for (std::size_t i = 1; i < report.labels.size(); ++i) say("  and what was made from it: {}\n", one_line(report.labels[i]));
+      say("forgotten: {}; {}, {}, {}\n", one_line(call.arguments[1]), counted(report.spans, "span"),
+          counted(report.reps, "representation"), counted(report.turns, "turn"));
+      for (std::size_t i = 1; i < report.labels.size(); ++i)
+        say("  and what was made from it: {}\n", one_line(report.labels[i]));
     }
     if (!report.cleaned) {
-      log::warn("another process has the file open, so that deleted bytes are still in it: the next process that opens it to write takes them out");
+      log::warn(
+          "another process has the file open, so that deleted bytes are still in it: the next "
+          "process that opens it to write takes them out");
     }
   }
 

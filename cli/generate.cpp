@@ -1,8 +1,10 @@
 // mneme generate: a model writes on from a prompt.
-#include <fmt/format.h>
+#include "mneme/decode/generate.h"
 
-#include <cmath>
-#include <memory>
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+#include "mneme/kv/plan.h"
+#include "mneme/models/language_model.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/input.h"
@@ -10,16 +12,16 @@
 #include "cli/program/output.h"
 #include "cli/program/sampling.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/log.h"
-#include "mneme/decode/generate.h"
-#include "mneme/kv/plan.h"
-#include "mneme/models/language_model.h"
+#include <cmath>
+#include <fmt/format.h>
+#include <memory>
 
 namespace mneme::cli {
 namespace {
 
-double rate(std::int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+double rate(std::int64_t tokens, double seconds) {
+  return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+}
 
 class Generate final : public Verb {
  public:
@@ -28,12 +30,15 @@ class Generate final : public Verb {
             "generate",
             "let a language model write on from a text",
             {{"PROMPT", "the text; `-` takes it from standard input"}},
-            {"mneme generate \"The capital of France is\" --max-tokens 8", "mneme generate --chat \"Name three rivers.\" --temp 0.7 --top-p 0.9 --seed 1"}};
+            {"mneme generate \"The capital of France is\" --max-tokens 8",
+             "mneme generate --chat \"Name three rivers.\" --temp 0.7 --top-p 0.9 --seed 1"}};
   }
 
   void declare(Flags& flags) override {
     flags("--model", model_, "NAME", "a known name, a GGUF file or a model folder");
-    flags("--memory,--kv", kv_, "SPEC", "what attention keeps, as \"window(sinks=4, size=1024) | quantize(bits=8)\"; unset: everything");
+    flags("--memory,--kv", kv_, "SPEC",
+          "what attention keeps, as \"window(sinks=4, size=1024) | quantize(bits=8)\"; unset: "
+          "everything");
     flags("--chat", chat_, "ask it as a message, in the model's chat template");
     flags("--max-tokens", max_tokens_, "N", at_least(1), "tokens to generate at most");
     flags("--stop", stop_, "TEXT", "end before this text; may be repeated");
@@ -53,14 +58,19 @@ class Generate final : public Verb {
     const auto model = load_language_model(model_);
     std::vector<std::int32_t> prompt;
     if (chat_) {
-      if (!model->chat) throw Error(Errc::unsupported, fmt::format("{} has no chat template that mneme knows: leave out --chat", model->name));
+      if (!model->chat)
+        throw Error(
+            Errc::unsupported,
+            fmt::format("{} has no chat template that mneme knows: leave out --chat", model->name));
       const ChatMessage message{"user", text};
       prompt = model->chat->encode_chat(*model->tokenizer, {&message, 1}, true);
     } else {
       prompt = model->tokenizer->encode(text, {true, false});
     }
     if (prompt.empty()) throw Error(Errc::usage, "the prompt is empty");
-    if (const auto lost = model->tokenizer->lost_bytes(text); lost > 0) log::warn("{} of the prompt have no token in this vocabulary and are left out", counted(lost, "byte"));
+    if (const auto lost = model->tokenizer->lost_bytes(text); lost > 0)
+      log::warn("{} of the prompt have no token in this vocabulary and are left out",
+                counted(lost, "byte"));
     auto state = model->model->start(1);
     if (plan) use_plan(state, plan);
     if (json_) {
@@ -71,11 +81,20 @@ class Generate final : public Verb {
     const auto said = decode::generate(*model, prompt, state, options);
     const auto kept = kv_usage(state);
     const auto generated = static_cast<std::int64_t>(said.ids.size());
-    const auto prefill_rate = rate(said.prompt_tokens, said.prefill_seconds), decode_rate = rate(generated - 1, said.decode_seconds);
+    const auto prefill_rate = rate(said.prompt_tokens, said.prefill_seconds),
+               decode_rate = rate(generated - 1, said.decode_seconds);
     if (json_) {
-      Json out{{"text", said.text}, {"ids", said.ids}, {"prompt_tokens", said.prompt_tokens}, {"generated_tokens", generated}};
-      out["timing"] = {{"prefill_tokens_per_s", prefill_rate}, {"decode_tokens_per_s", decode_rate}, {"first_token_s", said.first_token_seconds}};
-      out["kv"] = {{"spec", plan ? print_chain(*plan) : ""}, {"bytes", kept.bytes}, {"seen", kept.seen}, {"kept", whole_or_not(kept.kept)}};
+      Json out{{"text", said.text},
+               {"ids", said.ids},
+               {"prompt_tokens", said.prompt_tokens},
+               {"generated_tokens", generated}};
+      out["timing"] = {{"prefill_tokens_per_s", prefill_rate},
+                       {"decode_tokens_per_s", decode_rate},
+                       {"first_token_s", said.first_token_seconds}};
+      out["kv"] = {{"spec", plan ? print_chain(*plan) : ""},
+                   {"bytes", kept.bytes},
+                   {"seen", kept.seen},
+                   {"kept", whole_or_not(kept.kept)}};
       out["stop_reason"] = said.stop_reason;
       out["log_probabilities"] = said.log_probabilities;
       out["model"] = model->name;
@@ -83,8 +102,11 @@ class Generate final : public Verb {
     } else {
       say("\n");
       flush();
-      log::info("{} read at {:.0f} tokens/s, {} generated at {:.1f} tokens/s; kept {:.0f} of {} tokens in {}", counted(said.prompt_tokens, "token"), prefill_rate,
-                counted(generated, "token"), decode_rate, kept.kept, kept.seen, as_size(kept.bytes));
+      log::info(
+          "{} read at {:.0f} tokens/s, {} generated at {:.1f} tokens/s; kept {:.0f} of {} tokens "
+          "in {}",
+          counted(said.prompt_tokens, "token"), prefill_rate, counted(generated, "token"),
+          decode_rate, kept.kept, kept.seen, as_size(kept.bytes));
       if (said.stop_reason == "context") log::warn("it ends early: the model's context is full");
     }
     if (said.stop_reason == "interrupted") throw Interrupted();

@@ -1,12 +1,12 @@
 // mneme import: merges memory files into one.
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+#include "mneme/memory/memory_file.h"
 
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/log.h"
-#include "mneme/memory/memory_file.h"
+#include <fmt/format.h>
 
 namespace mneme::cli {
 namespace {
@@ -17,18 +17,21 @@ class Import final : public Verb {
     return {Group::memory_file,
             "import",
             "merge memory files into one, with their states",
-            {{"FILE", "the memory file to import into; made if there is none"}, {"FROM", "memory files to import", true, true}},
+            {{"FILE", "the memory file to import into; made if there is none"},
+             {"FROM", "memory files to import", true, true}},
             {"mneme import all.mneme handbook.mneme reports.mneme"}};
   }
 
   void declare(Flags& flags) override {
-    flags("--on-conflict", conflict_, std::vector<std::string>{"replace", "keep", "refuse"}, "what becomes of a source that both hold with different text");
+    flags("--on-conflict", conflict_, std::vector<std::string>{"replace", "keep", "refuse"},
+          "what becomes of a source that both hold with different text");
     flags("--json", json_, "print one JSON object");
   }
 
   void run(const Invocation& call) override {
     // All are looked at before anything is changed, or made.
-    for (std::size_t i = 1; i < call.arguments.size(); ++i) MemoryFile::open(call.arguments[i], MemoryFile::Access::read_only);
+    for (std::size_t i = 1; i < call.arguments.size(); ++i)
+      MemoryFile::open(call.arguments[i], MemoryFile::Access::read_only);
     const auto file = MemoryFile::open(call.arguments[0], MemoryFile::Access::create);
     file->claim_writer();
     ImportOptions options;
@@ -53,12 +56,19 @@ class Import final : public Verb {
                   {"sessions_left_out", sum.sessions_left_out}});
       return;
     }
-    say("{}: {} added, {} replaced, {} unchanged; {}, {}\n", call.arguments[0], counted(sum.added, "source"), with_separators(sum.replaced),
-          with_separators(sum.unchanged), counted(sum.states.stored, "representation"), counted(sum.sessions, "session"));
+    say("{}: {} added, {} replaced, {} unchanged; {}, {}\n", call.arguments[0],
+        counted(sum.added, "source"), with_separators(sum.replaced), with_separators(sum.unchanged),
+        counted(sum.states.stored, "representation"), counted(sum.sessions, "session"));
     for (const auto& label : sum.kept) say("  kept as it was here: {}\n", one_line(label));
-    for (const auto& name : sum.sessions_left_out) say("  left out, its name is taken here: session {}\n", one_line(name));
-    if (sum.states.not_stored > 0) say("  {} not stored: {}\n", counted(sum.states.not_stored, "representation was", "representations were"), sum.states.reason);
-    if (sum.reps_left_out > 0) say("  {} left out: damaged, or their context was not imported\n", counted(sum.reps_left_out, "representation"));
+    for (const auto& name : sum.sessions_left_out)
+      say("  left out, its name is taken here: session {}\n", one_line(name));
+    if (sum.states.not_stored > 0)
+      say("  {} not stored: {}\n",
+          counted(sum.states.not_stored, "representation was", "representations were"),
+          sum.states.reason);
+    if (sum.reps_left_out > 0)
+      say("  {} left out: damaged, or their context was not imported\n",
+          counted(sum.reps_left_out, "representation"));
   }
 
  private:
@@ -73,7 +83,8 @@ class Import final : public Verb {
     if (sum.states.reason.empty()) sum.states.reason = part.states.reason;
     sum.reps_left_out += part.reps_left_out;
     sum.sessions += part.sessions;
-    sum.sessions_left_out.insert(sum.sessions_left_out.end(), part.sessions_left_out.begin(), part.sessions_left_out.end());
+    sum.sessions_left_out.insert(sum.sessions_left_out.end(), part.sessions_left_out.begin(),
+                                 part.sessions_left_out.end());
   }
 
   std::string conflict_ = "replace";

@@ -1,15 +1,14 @@
 // mneme models: which models are here.
-#include <fmt/format.h>
-
-#include <filesystem>
-
-#include "cli/program/output.h"
-#include "cli/program/verb.h"
 #include "mneme/core/error.h"
 #include "mneme/core/params.h"
 #include "mneme/models/architecture.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
+
+#include "cli/program/output.h"
+#include "cli/program/verb.h"
+#include <filesystem>
+#include <fmt/format.h>
 
 namespace mneme::cli {
 namespace {
@@ -30,9 +29,11 @@ Entry look_at(const LocatedModel& located) {
   out.architecture = architecture.name;
   out.parameters = params.count();
   for (const auto& name : params.names()) {
-    if (const auto parameter = params.find(name); parameter->stored) out.weight_bytes += parameter->stored->bytes();
+    if (const auto parameter = params.find(name); parameter->stored)
+      out.weight_bytes += parameter->stored->bytes();
   }
-  if (out.located.kind.empty()) out.located.kind = architecture.spec.name == "encoder" ? "embedder" : "language model";
+  if (out.located.kind.empty())
+    out.located.kind = architecture.spec.name == "encoder" ? "embedder" : "language model";
   return out;
 }
 
@@ -42,7 +43,8 @@ class Models final : public Verb {
     return {Group::model,
             "models",
             "list the models that are found by name, or look at others",
-            {{"MODEL", "a name, a GGUF file or a model folder; unset: all that are found", false, true}},
+            {{"MODEL", "a name, a GGUF file or a model folder; unset: all that are found", false,
+              true}},
             {"mneme models", "mneme models ~/models/some.gguf --json"}};
   }
 
@@ -76,11 +78,15 @@ class Models final : public Verb {
       print_json(out);
       return;
     }
-    if (entries.empty()) say("no model is found by name: run `make setup`, or set MNEME_MODELS to the site-packages folder that holds the model packages\n");
+    if (entries.empty())
+      say("no model is found by name: run `make setup`, or set MNEME_MODELS to the site-packages "
+          "folder that holds the model packages\n");
     for (const auto& entry : entries) {
-      say("{}  {}\n", bold(fmt::format("{:<10}", one_line(entry.located.name))), entry.located.kind);
+      say("{}  {}\n", bold(fmt::format("{:<10}", one_line(entry.located.name))),
+          entry.located.kind);
       if (entry.problem.empty()) {
-        say("  {}, {} parameters in {} ({})\n", entry.architecture, with_separators(entry.parameters), as_size(entry.weight_bytes), entry.format);
+        say("  {}, {} parameters in {} ({})\n", entry.architecture,
+            with_separators(entry.parameters), as_size(entry.weight_bytes), entry.format);
       } else {
         say("  cannot be used: {}\n", one_line(entry.problem));
       }

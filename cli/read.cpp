@@ -1,19 +1,18 @@
 // mneme read: texts into a memory file.
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <filesystem>
-#include <optional>
-
-#include "cli/program/interrupt.h"
-#include "cli/program/output.h"
-#include "cli/program/sources.h"
-#include "cli/program/verb.h"
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
 #include "mneme/core/progress.h"
 #include "mneme/memory/memory.h"
 #include "mneme/text/span.h"
+
+#include "cli/program/interrupt.h"
+#include "cli/program/output.h"
+#include "cli/program/sources.h"
+#include "cli/program/verb.h"
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <optional>
 
 namespace mneme::cli {
 namespace {
@@ -21,22 +20,34 @@ namespace {
 class Read final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    return {Group::main_job,
-            "read",
-            "read texts into a memory file, new or not",
-            {{"PATH", "a text, Markdown or source file, a folder of them, or `-` for standard input", true, true}},
-            {"mneme read handbook.txt notes/ -o handbook.mneme", "pdftotext report.pdf - | mneme read - --label report.pdf -o reports.mneme"},
-            "A source that the memory holds already is read again only if its text has changed. States (what the model has computed of a "
-            "span) are stored at the first question that needs them, or now with --eager; only they count against the budget."};
+    return {
+        Group::main_job,
+        "read",
+        "read texts into a memory file, new or not",
+        {{"PATH", "a text, Markdown or source file, a folder of them, or `-` for standard input",
+          true, true}},
+        {"mneme read handbook.txt notes/ -o handbook.mneme",
+         "pdftotext report.pdf - | mneme read - --label report.pdf -o reports.mneme"},
+        "A source that the memory holds already is read again only if its text has changed. States "
+        "(what the model has computed of a "
+        "span) are stored at the first question that needs them, or now with --eager; only they "
+        "count against the budget."};
   }
 
   void declare(Flags& flags) override {
     flags("-o,--output", output_, "FILE", "the memory file");
-    flags("--model", model_, "NAME", "language model: a known name, a GGUF file, a model folder; unset: the memory's, or smollm2");
-    flags("--embedder", embedder_, "NAME", "model that embeds spans for search; unset: the memory's, or minilm");
-    flags("--budget", budget_, "SIZE", "what states may take in the file, as 64MiB or 1GiB; unset: the memory's, or 1GiB");
-    flags("--memory,--kv", kv_, "SPEC", "how states are kept, only for a new memory; unset: \"quantize(bits=8)\"");
-    flags("--context", context_, std::vector<std::string>{"span", "stream"}, "what a span is read behind: the prompt alone, or all text before it; unset: the memory's, or span");
+    flags("--model", model_, "NAME",
+          "language model: a known name, a GGUF file, a model folder; unset: the memory's, or "
+          "smollm2");
+    flags("--embedder", embedder_, "NAME",
+          "model that embeds spans for search; unset: the memory's, or minilm");
+    flags("--budget", budget_, "SIZE",
+          "what states may take in the file, as 64MiB or 1GiB; unset: the memory's, or 1GiB");
+    flags("--memory,--kv", kv_, "SPEC",
+          "how states are kept, only for a new memory; unset: \"quantize(bits=8)\"");
+    flags("--context", context_, std::vector<std::string>{"span", "stream"},
+          "what a span is read behind: the prompt alone, or all text before it; unset: the "
+          "memory's, or span");
     flags("--eager,!--lazy", eager_, "compute states now, or at first use");
     flags("--sync", sync_, "wait for the disk also where only computed states could be lost");
     flags("--label", label_, "NAME", "what the source is cited as, in place of its path");
@@ -45,7 +56,8 @@ class Read final : public Verb {
   }
 
   void run(const Invocation& call) override {
-    if (output_.empty() && !dry_run_) throw Error(Errc::usage, "-o FILE is missing: which memory file is to be written?");
+    if (output_.empty() && !dry_run_)
+      throw Error(Errc::usage, "-o FILE is missing: which memory file is to be written?");
     const auto sources = list_sources(call.arguments, label_);
     auto models = std::make_shared<MemoryModels>(model_, embedder_);
     if (dry_run_) {
@@ -79,7 +91,8 @@ class Read final : public Verb {
   }
 
  private:
-  std::unique_ptr<Memory> open(const std::filesystem::path& path, const std::shared_ptr<MemoryModels>& models) const {
+  std::unique_ptr<Memory> open(const std::filesystem::path& path,
+                               const std::shared_ptr<MemoryModels>& models) const {
     std::error_code error;
     if (!std::filesystem::exists(path, error)) {
       // Models that cannot be had are found out before there is a file.
@@ -91,11 +104,14 @@ class Read final : public Verb {
     options.kv = kv_;
     options.budget_bytes = budget_.bytes;
     auto memory = Memory::open(path, models, options);
-    if (!memory->file().writable()) throw Error(Errc::io, path.string() + ": cannot be written: the file or its folder is read-only");
+    if (!memory->file().writable())
+      throw Error(Errc::io,
+                  path.string() + ": cannot be written: the file or its folder is read-only");
     if (budget_.bytes) {
       const auto given_up = memory->file().set_budget(*budget_.bytes);
       if (given_up.shrunk + given_up.dropped > 0) {
-        log::info("the smaller budget made {} states smaller and {} text only", given_up.shrunk, given_up.dropped);
+        log::info("the smaller budget made {} states smaller and {} text only", given_up.shrunk,
+                  given_up.dropped);
       }
     }
     return memory;
@@ -104,16 +120,19 @@ class Read final : public Verb {
   ReadReport read(Memory& memory, std::vector<Document> documents) const {
     ReadOptions options;
     options.eager = eager_;
-    const auto context = context_.empty() ? memory.file().meta("context").value_or("span") : context_;
+    const auto context =
+        context_.empty() ? memory.file().meta("context").value_or("span") : context_;
     options.context = context == "stream" ? ContextMode::stream : ContextMode::span;
     options.sync = sync_;
     options.cancelled = interrupted;
+    const auto n = static_cast<std::int64_t>(documents.size());
     std::optional<Progress> bar;
     std::string shown;
     options.progress = [&](std::string_view what, std::int64_t done, std::int64_t total) {
       if (shown != what) {
         bar.reset();
-        bar.emplace(std::string(what), total, "tokens");
+        bar.emplace(fmt::format("{} {}", what, counted(n, "source")), total,
+                    what == "indexing" ? "bytes" : "tokens");
         shown = what;
       }
       bar->advance(done);
@@ -122,7 +141,8 @@ class Read final : public Verb {
   }
 
   static void add(ReadReport& sum, ReadReport part) {
-    sum.sources.insert(sum.sources.end(), std::make_move_iterator(part.sources.begin()), std::make_move_iterator(part.sources.end()));
+    sum.sources.insert(sum.sources.end(), std::make_move_iterator(part.sources.begin()),
+                       std::make_move_iterator(part.sources.end()));
     sum.tokens_read += part.tokens_read;
     sum.seconds += part.seconds;
     sum.states_computed += part.states_computed;
@@ -134,7 +154,8 @@ class Read final : public Verb {
   static void tell_skipped(const Sources& sources) {
     if (sources.skipped.empty()) return;
     if (log::enabled(log::Level::info)) {
-      for (const auto& file : sources.skipped) log::info("left out: {} ({})", one_line(file.path.string()), file.reason);
+      for (const auto& file : sources.skipped)
+        log::info("left out: {} ({})", one_line(file.path.string()), file.reason);
     } else {
       log::warn("{} (--log-level info names them)", describe_skipped(sources.skipped));
     }
@@ -146,7 +167,8 @@ class Read final : public Verb {
     std::string of_memory;
     std::error_code error;
     if (!output_.empty() && std::filesystem::exists(output_, error)) {
-      of_memory = MemoryFile::open(output_, MemoryFile::Access::read_only)->meta("model").value_or("");
+      of_memory =
+          MemoryFile::open(output_, MemoryFile::Access::read_only)->meta("model").value_or("");
     }
     const auto model = models.language_model(of_memory);
     ReadReport report;
@@ -157,8 +179,9 @@ class Read final : public Verb {
         source.name = document.label;
         source.bytes = static_cast<std::int64_t>(document.text.size());
         source.outcome = "counted";
-        const auto spans = cut_spans(document.text, document.media,
-                                     [&](std::string_view text) { return static_cast<std::int64_t>(model->tokenizer->encode(text).size()); });
+        const auto spans = cut_spans(document.text, document.media, [&](std::string_view text) {
+          return static_cast<std::int64_t>(model->tokenizer->encode(text).size());
+        });
         for (const auto& span : spans) {
           if (span.kind != "passage") continue;
           ++source.spans;
@@ -176,13 +199,16 @@ class Read final : public Verb {
     std::int64_t spans = 0;
     for (const auto& source : report.sources) {
       spans += source.spans;
-      say("{}: {} in {}\n", one_line(source.name), counted(source.tokens, "token"), counted(source.spans, "span"));
+      say("{}: {} in {}\n", one_line(source.name), counted(source.tokens, "token"),
+          counted(source.spans, "span"));
     }
-    say("{}: {} in {}; nothing was stored\n", counted(static_cast<std::int64_t>(report.sources.size()), "source"), counted(report.tokens_read, "token"),
-          counted(spans, "span"));
+    say("{}: {} in {}; nothing was stored\n",
+        counted(static_cast<std::int64_t>(report.sources.size()), "source"),
+        counted(report.tokens_read, "token"), counted(spans, "span"));
   }
 
-  void print_report(const ReadReport& report, std::int64_t file_bytes, const Sources& sources) const {
+  void print_report(const ReadReport& report, std::int64_t file_bytes,
+                    const Sources& sources) const {
     Json out{{"sources", Json::array()}};
     for (const auto& source : report.sources) {
       out["sources"].push_back({{"name", source.name},
@@ -204,11 +230,13 @@ class Read final : public Verb {
     out["interrupted"] = report.interrupted;
     out["dry_run"] = dry_run_;
     out["skipped"] = Json::array();
-    for (const auto& file : sources.skipped) out["skipped"].push_back({{"path", file.path.string()}, {"reason", file.reason}});
+    for (const auto& file : sources.skipped)
+      out["skipped"].push_back({{"path", file.path.string()}, {"reason", file.reason}});
     print_json(out);
   }
 
-  void describe(const ReadReport& report, std::int64_t file_bytes, std::int64_t consolidated) const {
+  void describe(const ReadReport& report, std::int64_t file_bytes,
+                std::int64_t consolidated) const {
     std::int64_t spans = 0, with_states = 0, unchanged = 0;
     for (const auto& source : report.sources) {
       spans += source.spans;
@@ -216,16 +244,25 @@ class Read final : public Verb {
       unchanged += source.outcome == "unchanged";
     }
     const auto n = static_cast<std::int64_t>(report.sources.size());
-    say("{}: {}, {} in {}, {}", bold(output_), counted(n, "source"), counted(report.tokens_read, "token"), counted(spans, "span"),
-          as_duration(report.seconds));
-    if (report.seconds > 0 && report.tokens_read > 0) say(" ({} tokens/s)", with_separators(std::llround(static_cast<double>(report.tokens_read) / report.seconds)));
+    say("{}: {}, {} in {}, {}", bold(output_), counted(n, "source"),
+        counted(report.tokens_read, "token"), counted(spans, "span"), as_duration(report.seconds));
+    if (report.seconds > 0 && report.tokens_read > 0)
+      say(" ({} tokens/s)",
+          with_separators(std::llround(static_cast<double>(report.tokens_read) / report.seconds)));
     say("\n");
     if (unchanged > 0) say("  {} had not changed\n", counted(unchanged, "source"));
-    say("  {} on disk; states {} of {} for {} of {}\n", as_size(file_bytes), as_size(report.usage.state_bytes), as_size(report.usage.budget_bytes),
-          with_separators(with_states), counted(spans, "span"));
-    if (consolidated > 0) say("  {} made smaller to stay within the budget\n", counted(consolidated, "span's state was", "spans' states were"));
-    if (!report.obstacle.empty()) say("  {} not stored: {}\n", counted(report.states_computed - report.states_stored, "state was", "states were"), report.obstacle);
-    if (report.interrupted) say("  interrupted: what is listed is stored; the same command goes on from here\n");
+    say("  {} on disk; states {} of {} for {} of {}\n", as_size(file_bytes),
+        as_size(report.usage.state_bytes), as_size(report.usage.budget_bytes),
+        with_separators(with_states), counted(spans, "span"));
+    if (consolidated > 0)
+      say("  {} made smaller to stay within the budget\n",
+          counted(consolidated, "span's state was", "spans' states were"));
+    if (!report.obstacle.empty())
+      say("  {} not stored: {}\n",
+          counted(report.states_computed - report.states_stored, "state was", "states were"),
+          report.obstacle);
+    if (report.interrupted)
+      say("  interrupted: what is listed is stored; the same command goes on from here\n");
   }
 
   std::string output_, model_, embedder_, kv_, context_, label_;

@@ -1,12 +1,12 @@
 // mneme search: the spans of a memory file that have to do with a query, without a language model.
-#include <algorithm>
+#include "mneme/core/error.h"
+#include "mneme/memory/memory.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/input.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/memory/memory.h"
+#include <algorithm>
 
 namespace mneme::cli {
 namespace {
@@ -17,7 +17,8 @@ class Search final : public Verb {
     return {Group::memory_file,
             "search",
             "find spans in a memory file, by meaning and by words",
-            {{"FILE", "a memory file"}, {"QUERY", "what to look for; `-` takes it from standard input"}},
+            {{"FILE", "a memory file"},
+             {"QUERY", "what to look for; `-` takes it from standard input"}},
             {"mneme search handbook.mneme \"travel approval\" --limit 5"}};
   }
 
@@ -31,7 +32,8 @@ class Search final : public Verb {
   void run(const Invocation& call) override {
     MemoryOptions open;
     open.access = MemoryFile::Access::read_only;
-    const auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>("", embedder_), open);
+    const auto memory =
+        Memory::open(call.arguments[0], std::make_shared<MemoryModels>("", embedder_), open);
     const auto found = memory->search(text_or_input(call.arguments[1], "query"), limit_, sources_);
     const auto line = [&](const CandidateReport& report) {
       const auto span = memory->file().find_span(report.candidate.id);
@@ -55,8 +57,9 @@ class Search final : public Verb {
     }
     if (found.empty()) say("nothing found\n");
     for (std::size_t i = 0; i < found.size(); ++i) {
-      say("{} {:.3f} {}:{} {}\n", bold(fmt::format("{:>3}", i + 1)), found[i].candidate.score, one_line(found[i].source), line(found[i]),
-            faint("\"" + one_line(found[i].excerpt) + "\""));
+      say("{} {:.3f} {}:{} {}\n", bold(fmt::format("{:>3}", i + 1)), found[i].candidate.score,
+          one_line(found[i].source), line(found[i]),
+          faint("\"" + one_line(found[i].excerpt) + "\""));
     }
   }
 

@@ -1,9 +1,9 @@
 // mneme show: what a memory file holds.
-#include <algorithm>
+#include "mneme/memory/memory.h"
 
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/memory/memory.h"
+#include <algorithm>
 
 namespace mneme::cli {
 namespace {
@@ -11,7 +11,11 @@ namespace {
 class Show final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    return {Group::memory_file, "show", "what a memory file holds: sources, states, budget, sessions", {{"FILE", "a memory file"}}, {"mneme show handbook.mneme"}};
+    return {Group::memory_file,
+            "show",
+            "what a memory file holds: sources, states, budget, sessions",
+            {{"FILE", "a memory file"}},
+            {"mneme show handbook.mneme"}};
   }
 
   void declare(Flags& flags) override { flags("--json", json_, "print one JSON object"); }
@@ -19,15 +23,19 @@ class Show final : public Verb {
   void run(const Invocation& call) override {
     MemoryOptions open;
     open.access = MemoryFile::Access::read_only;
-    const auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>("", ""), open);
+    const auto memory =
+        Memory::open(call.arguments[0], std::make_shared<MemoryModels>("", ""), open);
     auto& file = memory->file();
     auto documents = file.documents();
-    const auto of_sessions = std::stable_partition(documents.begin(), documents.end(), [](const DocumentInfo& d) { return d.session.empty(); });
+    const auto of_sessions =
+        std::stable_partition(documents.begin(), documents.end(),
+                              [](const DocumentInfo& d) { return d.session.empty(); });
     const auto kept_turns = std::distance(of_sessions, documents.end());
     documents.erase(of_sessions, documents.end());
     const auto usage = file.usage();
     const auto sessions = file.sessions();
-    const auto context = file.meta("context").value_or("span"), embedder = file.meta("embedder").value_or("");
+    const auto context = file.meta("context").value_or("span"),
+               embedder = file.meta("embedder").value_or("");
     if (json_) {
       Json out{{"sources", Json::array()}};
       for (const auto& d : documents) {
@@ -52,34 +60,44 @@ class Show final : public Verb {
       out["text_only_spans"] = usage.text_only_spans;
       out["questions"] = file.counter("questions");
       out["sessions"] = Json::array();
-      for (const auto& session : sessions) out["sessions"].push_back({{"name", session.name}, {"turns", session.turns}});
+      for (const auto& session : sessions)
+        out["sessions"].push_back({{"name", session.name}, {"turns", session.turns}});
       print_json(out);
       return;
     }
     std::int64_t tokens = 0, spans = 0, with_states = 0, bytes = 0;
     say("{:>12} {:>12} {:>8} {:>11}  {}\n", "bytes", "tokens", "spans", "with states", "source");
     for (const auto& d : documents) {
-      say("{:>12} {:>12} {:>8} {:>11}  {}\n", with_separators(d.bytes), with_separators(d.tokens), with_separators(d.spans), with_separators(d.with_states),
-            one_line(d.document.label));
+      say("{:>12} {:>12} {:>8} {:>11}  {}\n", with_separators(d.bytes), with_separators(d.tokens),
+          with_separators(d.spans), with_separators(d.with_states), one_line(d.document.label));
       bytes += d.bytes;
       tokens += d.tokens;
       spans += d.spans;
       with_states += d.with_states;
     }
-    say("{}\n\n", bold(fmt::format("{:>12} {:>12} {:>8} {:>11}  {}", with_separators(bytes), with_separators(tokens), with_separators(spans),
-                                     with_separators(with_states), counted(static_cast<std::int64_t>(documents.size()), "source"))));
+    say("{}\n\n", bold(fmt::format(
+                      "{:>12} {:>12} {:>8} {:>11}  {}", with_separators(bytes),
+                      with_separators(tokens), with_separators(spans), with_separators(with_states),
+                      counted(static_cast<std::int64_t>(documents.size()), "source"))));
     say("file      {}\n", as_size(usage.file_bytes + usage.wal_bytes));
-    say("states    {} of the budget of {}, {} in pages, {} of them free\n", as_size(usage.state_bytes), as_size(usage.budget_bytes),
-          as_size(usage.state_page_bytes + usage.free_page_bytes), as_size(usage.free_page_bytes));
+    say("states    {} of the budget of {}, {} in pages, {} of them free\n",
+        as_size(usage.state_bytes), as_size(usage.budget_bytes),
+        as_size(usage.state_page_bytes + usage.free_page_bytes), as_size(usage.free_page_bytes));
     if (usage.consolidated_spans > 0) {
-      say("          {} made smaller for the budget, {} of them to text only\n", counted(usage.consolidated_spans, "span's state was", "spans' states were"),
-            with_separators(usage.text_only_spans));
+      say("          {} made smaller for the budget, {} of them to text only\n",
+          counted(usage.consolidated_spans, "span's state was", "spans' states were"),
+          with_separators(usage.text_only_spans));
     }
-    say("kept as   {}, each span read behind {}\n", one_line(memory->kv()), context == "stream" ? "all text before it" : "the prompt alone");
-    say("model     {}, embedder {}\n", one_line(memory->model_name()), embedder.empty() ? "none yet" : one_line(embedder));
+    say("kept as   {}, each span read behind {}\n", one_line(memory->kv()),
+        context == "stream" ? "all text before it" : "the prompt alone");
+    say("model     {}, embedder {}\n", one_line(memory->model_name()),
+        embedder.empty() ? "none yet" : one_line(embedder));
     say("asked     {}\n", counted(file.counter("questions"), "time"));
-    for (const auto& session : sessions) say("session   {}: {}\n", one_line(session.name), counted(session.turns, "turn"));
-    if (kept_turns > 0) say("          {} of older turns\n", counted(kept_turns, "passage of memory", "passages of memory"));
+    for (const auto& session : sessions)
+      say("session   {}: {}\n", one_line(session.name), counted(session.turns, "turn"));
+    if (kept_turns > 0)
+      say("          {} of older turns\n",
+          counted(kept_turns, "passage of memory", "passages of memory"));
   }
 
  private:

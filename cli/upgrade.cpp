@@ -1,7 +1,8 @@
 // mneme upgrade: brings a memory file of an older format to the one that this program writes.
+#include "mneme/memory/memory_file.h"
+
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/memory/memory_file.h"
 
 namespace mneme::cli {
 namespace {
@@ -9,7 +10,11 @@ namespace {
 class Upgrade final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    return {Group::memory_file, "upgrade", "bring a memory file of an older format up to date", {{"FILE", "a memory file"}}, {"mneme upgrade handbook.mneme"}};
+    return {Group::memory_file,
+            "upgrade",
+            "bring a memory file of an older format up to date",
+            {{"FILE", "a memory file"}},
+            {"mneme upgrade handbook.mneme"}};
   }
 
   void declare(Flags& flags) override { flags("--json", json_, "print one JSON object"); }

@@ -1,10 +1,10 @@
 // mneme verify: is a memory file what it should be?
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/memory/memory.h"
 
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/memory/memory.h"
+#include <fmt/format.h>
 
 namespace mneme::cli {
 namespace {
@@ -21,7 +21,8 @@ class Verify final : public Verb {
   }
 
   void declare(Flags& flags) override {
-    flags("--deep", deep_, "N", within(0, 1e9), "also compute N spans' states again from their text and compare; --seed picks which");
+    flags("--deep", deep_, "N", within(0, 1e9),
+          "also compute N spans' states again from their text and compare; --seed picks which");
     flags("--model", model_, "NAME", "language model for --deep; unset: the memory's");
     flags("--json", json_, "print one JSON object");
   }
@@ -29,7 +30,8 @@ class Verify final : public Verb {
   void run(const Invocation& call) override {
     MemoryOptions open;
     open.access = MemoryFile::Access::read_only;
-    const auto memory = Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), open);
+    const auto memory =
+        Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), open);
     const auto report = memory->verify(deep_, call.everywhere.seed);
     const auto problems = counted(static_cast<std::int64_t>(report.problems.size()), "problem");
     if (json_) {
@@ -42,11 +44,14 @@ class Verify final : public Verb {
     } else {
       for (const auto& problem : report.problems) say("{}\n", one_line(problem));
       if (report.ok()) {
-        say("{}: sound ({}, {}, {}, {})\n", call.arguments[0], counted(report.documents, "document"), counted(report.spans, "span"),
-              counted(report.reps, "representation"), counted(report.turns, "turn"));
+        say("{}: sound ({}, {}, {}, {})\n", call.arguments[0],
+            counted(report.documents, "document"), counted(report.spans, "span"),
+            counted(report.reps, "representation"), counted(report.turns, "turn"));
       }
     }
-    if (!report.ok()) throw Error(Errc::corrupt, fmt::format("{}: {} found; `mneme export` saves what can be read", call.arguments[0], problems));
+    if (!report.ok())
+      throw Error(Errc::corrupt, fmt::format("{}: {} found; `mneme export` saves what can be read",
+                                             call.arguments[0], problems));
   }
 
  private:

@@ -43,7 +43,8 @@ if(TARGET mneme_verbs)
   endforeach()
 endif()
 
-# The command line as people use it: one test a file of tests/cases.
+# The command line: in process over the tests' own registry, and as people use it, one test a file of tests/cases.
+mneme_test(cli mneme_verbs mneme_test_registry)
 file(GLOB cases CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cases/*.case)
 foreach(case IN LISTS cases)
   get_filename_component(name ${case} NAME_WE)

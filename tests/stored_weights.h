@@ -1,16 +1,16 @@
 // Weights in every storage format, made from random bytes.
 #pragma once
 
+#include "mneme/layers/stored_weight.h"
+#include "mneme/weights/weight_tensor.h"
+
 #include <ATen/ATen.h>
 
+#include "tensor_check.h"
 #include <cstring>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "mneme/layers/stored_weight.h"
-#include "mneme/weights/weight_tensor.h"
-#include "tensor_check.h"
 
 namespace mneme::check {
 
@@ -20,11 +20,14 @@ inline void append_half(std::string& to, double x) {
 }
 
 /// A matrix [N,K] whose numbers are about 0.5 in size.
-inline WeightTensor random_weight(WeightType type, std::int64_t N, std::int64_t K, std::uint64_t seed) {
+inline WeightTensor random_weight(WeightType type, std::int64_t N, std::int64_t K,
+                                  std::uint64_t seed) {
   std::string bytes;
   Generator generator(seed);
   if (!is_quantized(type)) {
-    const auto dtype = type == WeightType::f32 ? at::kFloat : type == WeightType::f16 ? at::kHalf : at::kBFloat16;
+    const auto dtype = type == WeightType::f32   ? at::kFloat
+                       : type == WeightType::f16 ? at::kHalf
+                                                 : at::kBFloat16;
     const auto x = (0.5 * normal({N, K}, seed)).to(dtype);
     bytes.assign(static_cast<const char*>(x.const_data_ptr()), x.nbytes());
   } else {

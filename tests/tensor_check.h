@@ -1,15 +1,15 @@
 // How the tests compare tensors, and reproducible inputs for them.
 #pragma once
 
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include <cstdint>
-#include <string>
-#include <vector>
-
 #include "mneme/core/error.h"
 #include "mneme/core/generator.h"
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <gtest/gtest.h>
+#include <string>
+#include <vector>
 
 namespace mneme::check {
 
@@ -30,8 +30,8 @@ inline double tolerance(at::ScalarType type) {
 inline ::testing::AssertionResult close(const at::Tensor& got, const at::Tensor& want,
                                         double most) {
   if (got.sizes() != want.sizes()) {
-    return ::testing::AssertionFailure() << "sizes " << got.sizes() << " where " << want.sizes()
-                                         << " are wanted";
+    return ::testing::AssertionFailure()
+           << "sizes " << got.sizes() << " where " << want.sizes() << " are wanted";
   }
   if (got.numel() == 0) return ::testing::AssertionSuccess();
   const auto error = rms_error(got, want);

@@ -1,15 +1,15 @@
 // Small random models whose outputs depend visibly on every part.
 #pragma once
 
+#include "mneme/core/registry.h"
+#include "mneme/models/model.h"
+
 #include <ATen/ATen.h>
 
+#include "tensor_check.h"
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "mneme/core/registry.h"
-#include "mneme/models/model.h"
-#include "tensor_check.h"
 
 namespace mneme::check {
 
@@ -23,14 +23,18 @@ struct TinyModel {
     model = registry().make<Model>(spec, params);
     for (const auto& name : params.names()) {
       auto& x = params.find(name)->tensor;
-      if (name.starts_with("embed.") || name.starts_with("positions.") || name.starts_with("types.")) x.mul_(30);
+      if (name.starts_with("embed.") || name.starts_with("positions.") ||
+          name.starts_with("types."))
+        x.mul_(30);
       if (name.ends_with("attn.q.weight") || name.ends_with("attn.k.weight")) x.mul_(2);
-      if (name.find("norm") != name.npos || name.ends_with(".bias")) x.add_(0.2 * normal(x.sizes(), seed + 1));
+      if (name.find("norm") != name.npos || name.ends_with(".bias"))
+        x.add_(0.2 * normal(x.sizes(), seed + 1));
     }
   }
 
   /// Logits of ids [B,T] in f32, at every token.
-  [[nodiscard]] at::Tensor logits(const at::Tensor& ids, State& state, const std::vector<std::int64_t>& lengths = {}) const {
+  [[nodiscard]] at::Tensor logits(const at::Tensor& ids, State& state,
+                                  const std::vector<std::int64_t>& lengths = {}) const {
     Batch batch;
     batch.ids = ids;
     batch.lengths = lengths;
@@ -41,6 +45,7 @@ struct TinyModel {
 };
 
 inline constexpr const char* kTinyDecoder =
-    "decoder(vocabulary=50, model=32, layers=2, context=0, mixer=softmax(heads=4, kv_heads=2, head=8), feed_forward=glu(hidden=48))";
+    "decoder(vocabulary=50, model=32, layers=2, context=0, mixer=softmax(heads=4, kv_heads=2, "
+    "head=8), feed_forward=glu(hidden=48))";
 
 }  // namespace mneme::check

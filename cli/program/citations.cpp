@@ -1,10 +1,8 @@
 #include "cli/program/citations.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
 #include "cli/program/interrupt.h"
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace mneme::cli {
 
@@ -12,7 +10,8 @@ std::string describe_citations(const std::vector<Citation>& citations, bool name
   std::string out;
   for (std::size_t i = 0; i < citations.size(); ++i) {
     const auto& citation = citations[i];
-    out += fmt::format("{} {}{}:{} {}\n", bold(fmt::format("[{}]", i + 1)), name_files ? one_line(citation.file) + " " : "", one_line(citation.source),
+    out += fmt::format("{} {}{}:{} {}\n", bold(fmt::format("[{}]", i + 1)),
+                       name_files ? one_line(citation.file) + " " : "", one_line(citation.source),
                        citation.line, faint(fmt::format("\"{}\"", one_line(citation.excerpt))));
   }
   return out;

@@ -1,11 +1,11 @@
 // Citations as people and programs see them.
 #pragma once
 
-#include <string>
-#include <vector>
+#include "mneme/memory/memory.h"
 
 #include "cli/program/output.h"
-#include "mneme/memory/memory.h"
+#include <string>
+#include <vector>
 
 namespace mneme::cli {
 

@@ -1,18 +1,17 @@
 #include "cli/program/config.h"
 
-#include <fmt/format.h>
-#include <toml++/toml.h>
+#include "mneme/core/error.h"
+#include "mneme/core/nearest.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <fmt/format.h>
 #include <fstream>
 #include <iterator>
-
-#include "mneme/core/error.h"
-#include "mneme/core/nearest.h"
+#include <toml++/toml.h>
 
 namespace mneme::cli {
 namespace {
@@ -35,7 +34,8 @@ std::optional<std::string> text_of(const toml::node& node) {
 
 ConfigFile::ConfigFile(const fs::path& path, const KnownSettings& known) : path_(path) {
   std::error_code error;
-  if (!fs::exists(path, error)) throw Error(Errc::not_found, path.string() + ": there is no such config file");
+  if (!fs::exists(path, error))
+    throw Error(Errc::not_found, path.string() + ": there is no such config file");
   std::ifstream in(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
   if (!in.is_open() || in.bad() || fs::is_directory(path, error)) {
@@ -45,9 +45,11 @@ ConfigFile::ConfigFile(const fs::path& path, const KnownSettings& known) : path_
   try {
     table = toml::parse(text, path.string());
   } catch (const toml::parse_error& failure) {
-    throw Error(Errc::usage, fmt::format("{}:{}: {}", path.string(), failure.source().begin.line, failure.description()));
+    throw Error(Errc::usage, fmt::format("{}:{}: {}", path.string(), failure.source().begin.line,
+                                         failure.description()));
   }
-  const auto read = [&](const toml::table& from, const std::string& verb, const std::vector<std::string>& names) {
+  const auto read = [&](const toml::table& from, const std::string& verb,
+                        const std::vector<std::string>& names) {
     for (const auto& [key, node] : from) {
       std::string name(key.str());
       std::replace(name.begin(), name.end(), '_', '-');
@@ -58,12 +60,18 @@ ConfigFile::ConfigFile(const fs::path& path, const KnownSettings& known) : path_
         if (verb.empty()) {
           for (const auto& [other, ignored] : known.by_verb) near.push_back(other);
         }
-        throw Error(Errc::usage, fmt::format("{}: unknown key '{}'{}{}", where, key.str(), verb.empty() ? "" : " for " + verb, did_you_mean(name, near)));
+        throw Error(Errc::usage,
+                    fmt::format("{}: unknown key '{}'{}{}", where, key.str(),
+                                verb.empty() ? "" : " for " + verb, did_you_mean(name, near)));
       }
       Entry entry{verb, name, {}};
       const auto add = [&](const toml::node& value) {
         auto as_text = text_of(value);
-        if (!as_text) throw Error(Errc::usage, fmt::format("{}: '{}' must be text, a number, true, false, or a list of texts", where, key.str()));
+        if (!as_text)
+          throw Error(
+              Errc::usage,
+              fmt::format("{}: '{}' must be text, a number, true, false, or a list of texts", where,
+                          key.str()));
         entry.values.push_back(std::move(*as_text));
       };
       if (const auto* array = node.as_array()) {
@@ -79,17 +87,21 @@ ConfigFile::ConfigFile(const fs::path& path, const KnownSettings& known) : path_
   for (const auto& [key, node] : table) {
     if (!node.is_table()) continue;
     const std::string verb(key.str());
-    const auto found = std::find_if(known.by_verb.begin(), known.by_verb.end(), [&](const auto& v) { return v.first == verb; });
+    const auto found = std::find_if(known.by_verb.begin(), known.by_verb.end(),
+                                    [&](const auto& v) { return v.first == verb; });
     if (found == known.by_verb.end()) {
       std::vector<std::string> names;
       for (const auto& [name, ignored] : known.by_verb) names.push_back(name);
-      throw Error(Errc::usage, fmt::format("{}:{}: unknown table [{}]{}", path.string(), node.source().begin.line, verb, did_you_mean(verb, names)));
+      throw Error(Errc::usage,
+                  fmt::format("{}:{}: unknown table [{}]{}", path.string(),
+                              node.source().begin.line, verb, did_you_mean(verb, names)));
     }
     read(*node.as_table(), verb, found->second);
   }
 }
 
-std::optional<std::vector<std::string>> ConfigFile::find(std::string_view verb, std::string_view name) const {
+std::optional<std::vector<std::string>> ConfigFile::find(std::string_view verb,
+                                                         std::string_view name) const {
   const Entry* best = nullptr;
   for (const auto& entry : entries_) {
     if (entry.name == name && (entry.verb == verb || (entry.verb.empty() && !best))) best = &entry;
@@ -115,7 +127,8 @@ std::optional<fs::path> default_config_file() {
 
 std::string environment_name(std::string_view setting) {
   std::string out = "MNEME_";
-  for (const char c : setting) out.push_back(c == '-' ? '_' : c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c);
+  for (const char c : setting)
+    out.push_back(c == '-' ? '_' : c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c);
   return out;
 }
 
@@ -132,7 +145,8 @@ void settle(Flags& flags, std::string_view verb, const ConfigFile* file) {
       values = {value};
       where = variable;
       setting.origin = variable;
-    } else if (auto found = file && setting.in_config ? file->find(verb, setting.name) : std::nullopt) {
+    } else if (auto found =
+                   file && setting.in_config ? file->find(verb, setting.name) : std::nullopt) {
       values = std::move(*found);
       where = fmt::format("{}: {}", file->path().string(), setting.name);
       setting.origin = file->path().string();
@@ -152,7 +166,8 @@ std::string print_config(const Flags& flags) {
   for (const auto& setting : flags.settings()) {
     if (!setting.in_config) continue;
     const auto value = setting.as_toml();
-    const auto line = value.empty() ? fmt::format("# {} is not set", setting.name) : fmt::format("{} = {}", setting.name, value);
+    const auto line = value.empty() ? fmt::format("# {} is not set", setting.name)
+                                    : fmt::format("{} = {}", setting.name, value);
     out += value.empty() ? line + "\n" : fmt::format("{:<40} # {}\n", line, setting.origin);
   }
   return out;

@@ -1,6 +1,7 @@
 // Where settings come from when no flag gives them: the environment, then a config file.
 #pragma once
 
+#include "cli/program/flags.h"
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -8,14 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "cli/program/flags.h"
-
 namespace mneme::cli {
 
 /// What the config files of one program may hold: settings for every verb at the top, and one table a verb.
 struct KnownSettings {
-  std::vector<std::string> anywhere;                                         ///< names of all settings of all verbs
-  std::vector<std::pair<std::string, std::vector<std::string>>> by_verb;  ///< names of a verb's own settings
+  std::vector<std::string> anywhere;  ///< names of all settings of all verbs
+  std::vector<std::pair<std::string, std::vector<std::string>>>
+      by_verb;  ///< names of a verb's own settings
 };
 
 /// A TOML file whose keys are flags without dashes ("max-tokens = 40"); a table "[ask]" holds what is meant for that verb
@@ -27,7 +27,8 @@ class ConfigFile {
   ConfigFile(const std::filesystem::path& path, const KnownSettings& known);
 
   /// The values of a setting for a verb, if the file has it.
-  [[nodiscard]] std::optional<std::vector<std::string>> find(std::string_view verb, std::string_view name) const;
+  [[nodiscard]] std::optional<std::vector<std::string>> find(std::string_view verb,
+                                                             std::string_view name) const;
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
  private:

@@ -1,15 +1,14 @@
 #include "cli/program/flags.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <fmt/format.h>
 #include <limits>
 #include <nlohmann/json.hpp>
-
-#include "mneme/core/error.h"
 
 namespace mneme::cli {
 namespace {
@@ -19,8 +18,10 @@ T number(const std::string& text, std::string_view wanted) {
   T value{};
   const auto* end = text.data() + text.size();
   const auto [stopped, failed] = std::from_chars(text.data(), end, value);
-  if (failed == std::errc::result_out_of_range) throw Error(Errc::usage, fmt::format("{} is too large", text));
-  if (failed != std::errc() || stopped != end) throw Error(Errc::usage, fmt::format("'{}' is not {}", text, wanted));
+  if (failed == std::errc::result_out_of_range)
+    throw Error(Errc::usage, fmt::format("{} is too large", text));
+  if (failed != std::errc() || stopped != end)
+    throw Error(Errc::usage, fmt::format("'{}' is not {}", text, wanted));
   return value;
 }
 
@@ -36,7 +37,8 @@ bool truth(const std::string& text) {
 
 template <class T>
 void hold(const std::optional<Check>& check, T& field, const std::string& text) {
-  if (check && !check->holds(Field(&field))) throw Error(Errc::usage, fmt::format("{} is not {}", text, check->text));
+  if (check && !check->holds(Field(&field)))
+    throw Error(Errc::usage, fmt::format("{} is not {}", text, check->text));
 }
 
 // A JSON string is a TOML string.
@@ -64,7 +66,9 @@ CLI::Option* add_value(CLI::App& app, std::string_view names) {
 
 std::int64_t parse_bytes(std::string_view text) {
   const auto refuse = [&] {
-    return Error(Errc::usage, fmt::format("'{}' is not a size: write 64MiB, 1GiB, 500MB or a number of bytes", text));
+    return Error(
+        Errc::usage,
+        fmt::format("'{}' is not a size: write 64MiB, 1GiB, 500MB or a number of bytes", text));
   };
   double value = 0;
   const auto* end = text.data() + text.size();
@@ -115,7 +119,8 @@ void Flags::operator()(std::string_view names, bool& field, std::string_view hel
   setting.as_toml = [&field] { return std::string(field ? "true" : "false"); };
 }
 
-void Flags::operator()(std::string_view names, std::int64_t& field, std::string_view placeholder, std::optional<Check> check, std::string_view help) {
+void Flags::operator()(std::string_view names, std::int64_t& field, std::string_view placeholder,
+                       std::optional<Check> check, std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
   setting.assign = [&field, check](const auto& texts) {
@@ -125,43 +130,52 @@ void Flags::operator()(std::string_view names, std::int64_t& field, std::string_
   setting.as_toml = [&field] { return std::to_string(field); };
 }
 
-void Flags::operator()(std::string_view names, std::uint64_t& field, std::string_view placeholder, std::string_view help) {
+void Flags::operator()(std::string_view names, std::uint64_t& field, std::string_view placeholder,
+                       std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
-  setting.assign = [&field](const auto& texts) { field = number<std::uint64_t>(texts.back(), "a whole number from 0"); };
+  setting.assign = [&field](const auto& texts) {
+    field = number<std::uint64_t>(texts.back(), "a whole number from 0");
+  };
   setting.as_toml = [&field] { return std::to_string(field); };
 }
 
-void Flags::operator()(std::string_view names, double& field, std::string_view placeholder, std::optional<Check> check, std::string_view help) {
+void Flags::operator()(std::string_view names, double& field, std::string_view placeholder,
+                       std::optional<Check> check, std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
   setting.assign = [&field, check](const auto& texts) {
     field = number<double>(texts.back(), "a number");
-    if (!std::isfinite(field)) throw Error(Errc::usage, fmt::format("{} is not a finite number", texts.back()));
+    if (!std::isfinite(field))
+      throw Error(Errc::usage, fmt::format("{} is not a finite number", texts.back()));
     hold(check, field, texts.back());
   };
   setting.as_toml = [&field] { return floating(field); };
 }
 
-void Flags::operator()(std::string_view names, std::string& field, std::string_view placeholder, std::string_view help) {
+void Flags::operator()(std::string_view names, std::string& field, std::string_view placeholder,
+                       std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
   setting.assign = [&field](const auto& texts) { field = texts.back(); };
   setting.as_toml = [&field] { return field.empty() ? "" : toml_string(field); };
 }
 
-void Flags::operator()(std::string_view names, std::string& field, const std::vector<std::string>& words, std::string_view help) {
+void Flags::operator()(std::string_view names, std::string& field,
+                       const std::vector<std::string>& words, std::string_view help) {
   auto& setting = add(names, fmt::format("{}", fmt::join(words, "|")), help);
   setting.option = add_value(app_, names);
   setting.assign = [&field, check = one_of(words)](const auto& texts) {
     auto text = texts.back();
-    if (!check.holds(Field(&text))) throw Error(Errc::usage, fmt::format("'{}' is not {}", text, check.text));
+    if (!check.holds(Field(&text)))
+      throw Error(Errc::usage, fmt::format("'{}' is not {}", text, check.text));
     field = text;
   };
   setting.as_toml = [&field] { return field.empty() ? "" : toml_string(field); };
 }
 
-void Flags::operator()(std::string_view names, std::vector<std::string>& field, std::string_view placeholder, std::string_view help) {
+void Flags::operator()(std::string_view names, std::vector<std::string>& field,
+                       std::string_view placeholder, std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
   setting.assign = [&field](const auto& texts) { field = texts; };
@@ -173,7 +187,8 @@ void Flags::operator()(std::string_view names, std::vector<std::string>& field, 
   };
 }
 
-void Flags::operator()(std::string_view names, ByteSize& field, std::string_view placeholder, std::string_view help) {
+void Flags::operator()(std::string_view names, ByteSize& field, std::string_view placeholder,
+                       std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
   setting.assign = [&field](const auto& texts) { field.bytes = parse_bytes(texts.back()); };
@@ -196,7 +211,8 @@ std::vector<std::string> Flags::spellings() const {
 }
 
 Setting* Flags::find(std::string_view name) {
-  const auto found = std::find_if(settings_.begin(), settings_.end(), [&](const Setting& s) { return s.name == name; });
+  const auto found = std::find_if(settings_.begin(), settings_.end(),
+                                  [&](const Setting& s) { return s.name == name; });
   return found == settings_.end() ? nullptr : &*found;
 }
 

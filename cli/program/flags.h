@@ -1,14 +1,14 @@
 // Flags: a verb's settings, declared once. Command line, environment, config file, help and --print-config follow from it.
 #pragma once
 
+#include "mneme/core/describe.h"
+
 #include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "mneme/core/describe.h"
 
 namespace CLI {
 class App;
@@ -28,14 +28,16 @@ std::int64_t parse_bytes(std::string_view text);
 
 /// One declared setting.
 struct Setting {
-  std::string name;         ///< its long flag without dashes: the key in config files, MNEME_<NAME> in the environment
-  std::string spelling;     ///< for help: "-o, --output FILE"
-  std::string help;         ///< one line
+  std::string
+      name;  ///< its long flag without dashes: the key in config files, MNEME_<NAME> in the environment
+  std::string spelling;            ///< for help: "-o, --output FILE"
+  std::string help;                ///< one line
   std::string origin = "default";  ///< where its value comes from
-  bool in_config = true;    ///< whether a config file may hold it
+  bool in_config = true;           ///< whether a config file may hold it
   CLI::Option* option = nullptr;
-  std::function<void(const std::vector<std::string>&)> assign;  ///< takes values as text; throws Error(usage)
-  std::function<std::string()> as_toml;                         ///< the value now; "" for one that is not set
+  std::function<void(const std::vector<std::string>&)>
+      assign;                            ///< takes values as text; throws Error(usage)
+  std::function<std::string()> as_toml;  ///< the value now; "" for one that is not set
 };
 
 /// Names of flags are written for CLI11: "-o,--output"; the last long one is the setting's name. "--eager,!--lazy" is one
@@ -45,14 +47,21 @@ class Flags {
   explicit Flags(CLI::App& app) : app_(app) {}
 
   void operator()(std::string_view names, bool& field, std::string_view help);
-  void operator()(std::string_view names, std::int64_t& field, std::string_view placeholder, std::optional<Check> check, std::string_view help);
-  void operator()(std::string_view names, std::uint64_t& field, std::string_view placeholder, std::string_view help);
-  void operator()(std::string_view names, double& field, std::string_view placeholder, std::optional<Check> check, std::string_view help);
-  void operator()(std::string_view names, std::string& field, std::string_view placeholder, std::string_view help);
+  void operator()(std::string_view names, std::int64_t& field, std::string_view placeholder,
+                  std::optional<Check> check, std::string_view help);
+  void operator()(std::string_view names, std::uint64_t& field, std::string_view placeholder,
+                  std::string_view help);
+  void operator()(std::string_view names, double& field, std::string_view placeholder,
+                  std::optional<Check> check, std::string_view help);
+  void operator()(std::string_view names, std::string& field, std::string_view placeholder,
+                  std::string_view help);
   /// A word out of a few.
-  void operator()(std::string_view names, std::string& field, const std::vector<std::string>& words, std::string_view help);
-  void operator()(std::string_view names, std::vector<std::string>& field, std::string_view placeholder, std::string_view help);
-  void operator()(std::string_view names, ByteSize& field, std::string_view placeholder, std::string_view help);
+  void operator()(std::string_view names, std::string& field, const std::vector<std::string>& words,
+                  std::string_view help);
+  void operator()(std::string_view names, std::vector<std::string>& field,
+                  std::string_view placeholder, std::string_view help);
+  void operator()(std::string_view names, ByteSize& field, std::string_view placeholder,
+                  std::string_view help);
 
   [[nodiscard]] std::vector<Setting>& settings() { return settings_; }
   [[nodiscard]] const std::vector<Setting>& settings() const { return settings_; }

@@ -1,10 +1,8 @@
 #include "cli/program/help.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
 #include "cli/program/output.h"
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace mneme::cli {
 namespace {
@@ -45,7 +43,8 @@ std::string table(const std::vector<Row>& rows) {
   for (const auto& row : rows) {
     const auto column = width + 4;
     out += "  " + row.left;
-    out += row.left.size() > width ? "\n" + std::string(column, ' ') : std::string(column - 2 - row.left.size(), ' ');
+    out += row.left.size() > width ? "\n" + std::string(column, ' ')
+                                   : std::string(column - 2 - row.left.size(), ' ');
     out += wrapped(row.right, column) + "\n";
   }
   return out;
@@ -56,7 +55,8 @@ std::vector<Row> rows_of(const Flags& flags) {
   for (const auto& setting : flags.settings()) {
     const auto value = setting.as_toml();
     const bool shown = !value.empty() && value != "false" && value != "true" && value != "\"\"";
-    rows.push_back({setting.spelling, shown ? fmt::format("{} (default {})", setting.help, value) : setting.help});
+    rows.push_back({setting.spelling,
+                    shown ? fmt::format("{} (default {})", setting.help, value) : setting.help});
   }
   return rows;
 }
@@ -78,7 +78,8 @@ std::string verb_help(const About& about, const Flags& own, const Flags& everywh
   auto out = fmt::format("{}: {}\n", bold("mneme " + about.name), about.summary);
   out += heading("Usage") + "  " + usage_line(about) + "\n";
   std::vector<Row> rows;
-  for (const auto& positional : about.positionals) rows.push_back({positional.name, positional.help});
+  for (const auto& positional : about.positionals)
+    rows.push_back({positional.name, positional.help});
   if (!rows.empty()) out += "\n" + table(rows);
   if (!about.more.empty()) out += "\n" + wrapped(about.more, 0) + "\n";
   out += heading(about.examples.size() == 1 ? "Example" : "Examples");
@@ -88,8 +89,11 @@ std::string verb_help(const About& about, const Flags& own, const Flags& everywh
 }
 
 std::string overview(const std::vector<std::unique_ptr<Verb>>& verbs, const Flags& everywhere) {
-  auto out = fmt::format("{}: memory for language models. Read a long text once, ask it forever.\n", bold("mneme"));
-  out += heading("Usage") + "  mneme VERB [FLAG...] ...        `mneme VERB --help` says more of each, with an example\n";
+  auto out = fmt::format("{}: memory for language models. Read a long text once, ask it forever.\n",
+                         bold("mneme"));
+  out +=
+      heading("Usage") +
+      "  mneme VERB [FLAG...] ...        `mneme VERB --help` says more of each, with an example\n";
   const std::pair<Group, const char*> groups[] = {{Group::main_job, "Read, and ask"},
                                                   {Group::memory_file, "Memory files"},
                                                   {Group::model, "Models"},
@@ -102,14 +106,18 @@ std::string overview(const std::vector<std::unique_ptr<Verb>>& verbs, const Flag
     }
     if (!rows.empty()) out += heading(name) + table(rows);
   }
-  out += heading("Example") + "  mneme read handbook.txt -o handbook.mneme\n"
-                              "  mneme ask handbook.mneme \"Who approves travel?\"\n";
+  out += heading("Example") +
+         "  mneme read handbook.txt -o handbook.mneme\n"
+         "  mneme ask handbook.mneme \"Who approves travel?\"\n";
   out += heading("Flags of every verb") + table(rows_of(everywhere));
   return out + "\n" +
-         wrapped("Every flag may also stand in the environment (MNEME_MAX_TOKENS=40 for --max-tokens 40) and in a config file "
-                 "(max-tokens = 40, for one verb under [ask]): the command line goes before the environment, the environment "
-                 "before the file. Exit status: 0 done, 1 failed, 2 wrong usage.",
-                 0) +
+         wrapped(
+             "Every flag may also stand in the environment (MNEME_MAX_TOKENS=40 for --max-tokens "
+             "40) and in a config file "
+             "(max-tokens = 40, for one verb under [ask]): the command line goes before the "
+             "environment, the environment "
+             "before the file. Exit status: 0 done, 1 failed, 2 wrong usage.",
+             0) +
          "\n";
 }
 

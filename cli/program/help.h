@@ -1,11 +1,10 @@
 // Help: what `mneme --help` and `mneme VERB --help` print, made from the declarations.
 #pragma once
 
+#include "cli/program/verb.h"
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "cli/program/verb.h"
 
 namespace mneme::cli {
 

@@ -1,23 +1,23 @@
 #include "cli/program/input.h"
 
-#include <fmt/format.h>
-#include <poll.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <clocale>
 #include <cstdlib>
 #include <cstring>
 #include <cwchar>
+#include <fmt/format.h>
+#include <poll.h>
+#include <unistd.h>
 
 #ifdef MNEME_LINE_EDITING
 #include <histedit.h>
 #endif
 
-#include "cli/program/interrupt.h"
-#include "cli/program/output.h"
 #include "mneme/core/error.h"
 #include "mneme/text/document.h"
+
+#include "cli/program/interrupt.h"
+#include "cli/program/output.h"
 
 namespace mneme::cli {
 namespace {
@@ -31,11 +31,13 @@ std::size_t read_now(char* buffer, std::size_t most) {
     // A signal ends poll, while read would be started again; one that comes just before it is noticed a little later.
     pollfd wait{STDIN_FILENO, POLLIN, 0};
     const auto ready = ::poll(&wait, 1, 500);
-    if (ready < 0 && errno != EINTR) throw Error(Errc::io, fmt::format("standard input cannot be read: {}", std::strerror(errno)));
+    if (ready < 0 && errno != EINTR)
+      throw Error(Errc::io, fmt::format("standard input cannot be read: {}", std::strerror(errno)));
     if (ready <= 0) continue;
     const auto n = ::read(STDIN_FILENO, buffer, most);
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw Error(Errc::io, fmt::format("standard input cannot be read: {}", std::strerror(errno)));
+    if (n < 0)
+      throw Error(Errc::io, fmt::format("standard input cannot be read: {}", std::strerror(errno)));
     return static_cast<std::size_t>(n);
   }
 }
@@ -78,7 +80,8 @@ std::string read_input(std::int64_t most_bytes) {
   std::string out;
   while (read_some(out)) {
     if (static_cast<std::int64_t>(out.size()) > most_bytes) {
-      throw Error(Errc::full, fmt::format("standard input holds more than {}", as_size(most_bytes)));
+      throw Error(Errc::full,
+                  fmt::format("standard input holds more than {}", as_size(most_bytes)));
     }
   }
   return out;
@@ -94,7 +97,8 @@ std::string text_or_input(const std::string& argument, const std::string& what) 
 }
 
 void check_utf8(const std::string& text, const std::string& what) {
-  if (const auto at = find_invalid_utf8(text); at >= 0) throw Error(Errc::invalid, fmt::format("the {} is not UTF-8, from byte {} on", what, at));
+  if (const auto at = find_invalid_utf8(text); at >= 0)
+    throw Error(Errc::invalid, fmt::format("the {} is not UTF-8, from byte {} on", what, at));
 }
 
 #ifdef MNEME_LINE_EDITING
@@ -102,7 +106,8 @@ void check_utf8(const std::string& text, const std::string& what) {
 struct LineReader::Terminal {
   Terminal() {
     // What a character is, for moving over it.
-    if (const auto* set = std::setlocale(LC_CTYPE, ""); !set || MB_CUR_MAX == 1) std::setlocale(LC_CTYPE, "C.UTF-8");
+    if (const auto* set = std::setlocale(LC_CTYPE, ""); !set || MB_CUR_MAX == 1)
+      std::setlocale(LC_CTYPE, "C.UTF-8");
     editor = el_init("mneme", stdin, stdout, stderr);
     if (!editor) return;
     history = history_init();
@@ -113,21 +118,24 @@ struct LineReader::Terminal {
     }
     el_set(editor, EL_CLIENTDATA, this);
     el_set(editor, EL_GETCFN, read_character);
-    el_set(editor, EL_PROMPT, +[](EditLine* el) -> char* {
-      Terminal* self = nullptr;
-      el_get(el, EL_CLIENTDATA, &self);
-      return self->prompt.data();
-    });
+    el_set(
+        editor, EL_PROMPT, +[](EditLine* el) -> char* {
+          Terminal* self = nullptr;
+          el_get(el, EL_CLIENTDATA, &self);
+          return self->prompt.data();
+        });
     el_set(editor, EL_EDITOR, "emacs");
     // Ctrl-C comes as a character, so that it can end the program with its files closed.
     el_set(editor, EL_SETTY, "-d", "-isig", static_cast<char*>(nullptr));
-    el_set(editor, EL_ADDFN, "mneme-interrupt", "empty the line, or leave", +[](EditLine* el, int) -> unsigned char {
-      const auto* line = el_line(el);
-      if (line->lastchar == line->buffer) return CC_EOF;
-      el_cursor(el, static_cast<int>(line->lastchar - line->cursor));
-      el_deletestr(el, static_cast<int>(line->lastchar - line->buffer));
-      return CC_REFRESH;
-    });
+    el_set(
+        editor, EL_ADDFN, "mneme-interrupt", "empty the line, or leave",
+        +[](EditLine* el, int) -> unsigned char {
+          const auto* line = el_line(el);
+          if (line->lastchar == line->buffer) return CC_EOF;
+          el_cursor(el, static_cast<int>(line->lastchar - line->cursor));
+          el_deletestr(el, static_cast<int>(line->lastchar - line->buffer));
+          return CC_REFRESH;
+        });
     el_set(editor, EL_BIND, "^C", "mneme-interrupt", static_cast<char*>(nullptr));
     el_source(editor, nullptr);
   }
@@ -192,7 +200,9 @@ std::optional<std::string> LineReader::next(const std::string& prompt) {
     }
     if (ended_) return std::nullopt;
     searched = held_.size();
-    if (searched > kMostLineBytes) throw Error(Errc::full, fmt::format("a line of standard input is longer than {}", as_size(kMostLineBytes)));
+    if (searched > kMostLineBytes)
+      throw Error(Errc::full, fmt::format("a line of standard input is longer than {}",
+                                          as_size(kMostLineBytes)));
     try {
       ended_ = !read_some(held_);
     } catch (const Interrupted&) {

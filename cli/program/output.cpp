@@ -1,15 +1,14 @@
 #include "cli/program/output.h"
 
-#include <unistd.h>
+#include "mneme/core/error.h"
+#include "mneme/text/unicode.h"
 
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-
-#include "mneme/core/error.h"
-#include "mneme/text/unicode.h"
+#include <unistd.h>
 
 namespace mneme::cli {
 namespace {
@@ -24,14 +23,16 @@ bool styled() {
   static const bool yes = [] {
     const auto* no_color = std::getenv("NO_COLOR");
     const auto* terminal = std::getenv("TERM");
-    return output_is_terminal() && !(no_color && *no_color) && terminal && std::string_view(terminal) != "dumb";
+    return output_is_terminal() && !(no_color && *no_color) && terminal &&
+           std::string_view(terminal) != "dumb";
   }();
   return yes;
 }
 
 // Characters that steer a terminal or turn the direction of what follows, so that a line would show what it does not say.
 bool steers(char32_t c) {
-  return c < 0x20 || (c >= 0x7F && c < 0xA0) || (c >= 0x202A && c <= 0x202E) || (c >= 0x2066 && c <= 0x2069) || c == 0x200E || c == 0x200F;
+  return c < 0x20 || (c >= 0x7F && c < 0xA0) || (c >= 0x202A && c <= 0x202E) ||
+         (c >= 0x2066 && c <= 0x2069) || c == 0x200E || c == 0x200F;
 }
 
 }  // namespace
@@ -52,8 +53,12 @@ void print_json(const Json& value) {
 bool output_is_terminal() { return ::isatty(STDOUT_FILENO) == 1; }
 bool input_is_terminal() { return ::isatty(STDIN_FILENO) == 1; }
 
-std::string bold(std::string_view text) { return styled() ? fmt::format("\x1b[1m{}\x1b[0m", text) : std::string(text); }
-std::string faint(std::string_view text) { return styled() ? fmt::format("\x1b[2m{}\x1b[0m", text) : std::string(text); }
+std::string bold(std::string_view text) {
+  return styled() ? fmt::format("\x1b[1m{}\x1b[0m", text) : std::string(text);
+}
+std::string faint(std::string_view text) {
+  return styled() ? fmt::format("\x1b[2m{}\x1b[0m", text) : std::string(text);
+}
 
 std::string printable(std::string_view text) {
   std::string out;
@@ -103,7 +108,8 @@ std::string as_size(std::int64_t bytes) {
     value /= 1024;
     unit = next;
   }
-  return value == std::floor(value) ? fmt::format("{:.0f} {}", value, unit) : fmt::format("{:.1f} {}", value, unit);
+  return value == std::floor(value) ? fmt::format("{:.0f} {}", value, unit)
+                                    : fmt::format("{:.1f} {}", value, unit);
 }
 
 std::string as_duration(double seconds) {
@@ -116,7 +122,8 @@ std::string as_duration(double seconds) {
 
 std::string counted(std::int64_t number, std::string_view singular, std::string_view plural) {
   if (number == 1) return fmt::format("1 {}", singular);
-  return plural.empty() ? fmt::format("{} {}s", with_separators(number), singular) : fmt::format("{} {}", with_separators(number), plural);
+  return plural.empty() ? fmt::format("{} {}s", with_separators(number), singular)
+                        : fmt::format("{} {}", with_separators(number), plural);
 }
 
 }  // namespace mneme::cli

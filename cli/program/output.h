@@ -1,9 +1,8 @@
 // Output: results on stdout, and how things are written for people.
 #pragma once
 
-#include <fmt/core.h>
-
 #include <cstdint>
+#include <fmt/core.h>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>

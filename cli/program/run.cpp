@@ -1,23 +1,14 @@
 #include "cli/program/run.h"
 
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+#include "mneme/core/nearest.h"
+#include "mneme/core/progress.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/util/Exception.h>
-#include <fmt/format.h>
 #include <torch/version.h>
-
-#include <CLI/CLI.hpp>
-#include <algorithm>
-#include <csignal>
-#include <cstdio>
-#include <exception>
-#include <filesystem>
-#include <memory>
-#include <new>
-#include <nlohmann/json.hpp>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "cli/program/config.h"
 #include "cli/program/flags.h"
@@ -25,10 +16,19 @@
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/log.h"
-#include "mneme/core/nearest.h"
-#include "mneme/core/progress.h"
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <exception>
+#include <filesystem>
+#include <fmt/format.h>
+#include <memory>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace mneme::cli {
 namespace {
@@ -43,14 +43,19 @@ struct Program {
 
   void declare(Flags& flags) {
     flags("-q,--quiet", everywhere.quiet, "only results and errors: no progress, no notes");
-    flags("--threads", everywhere.threads, "N", within(0, 1024), "threads to compute with; 0: as many as there are cores");
-    flags("--seed", everywhere.seed, "N", "what chance starts from: the same seed gives the same output");
+    flags("--threads", everywhere.threads, "N", within(0, 1024),
+          "threads to compute with; 0: as many as there are cores");
+    flags("--seed", everywhere.seed, "N",
+          "what chance starts from: the same seed gives the same output");
     flags("--log-level", everywhere.log_level, log::level_names(), "how much is said on stderr");
-    flags("--config", config, "FILE", "a TOML file of settings; unset: ~/.config/mneme/config.toml if it is there");
-    flags("--print-config", print_config, "print the settings in force and where each comes from, and do nothing else");
+    flags("--config", config, "FILE",
+          "a TOML file of settings; unset: ~/.config/mneme/config.toml if it is there");
+    flags("--print-config", print_config,
+          "print the settings in force and where each comes from, and do nothing else");
     flags("-h,--help", help, "this page");
     flags("--version", version, "the version of mneme and of libtorch");
-    for (const auto* name : {"config", "print-config", "help", "version"}) flags.find(name)->in_config = false;
+    for (const auto* name : {"config", "print-config", "help", "version"})
+      flags.find(name)->in_config = false;
   }
 };
 
@@ -59,13 +64,15 @@ std::optional<std::size_t> find_verb(const std::vector<std::string>& arguments) 
   for (std::size_t i = 0; i < arguments.size(); ++i) {
     const auto& argument = arguments[i];
     if (argument.size() < 2 || argument[0] != '-') return i;
-    for (const auto* with_value : {"--threads", "--seed", "--log-level", "--config"}) i += argument == with_value;
+    for (const auto* with_value : {"--threads", "--seed", "--log-level", "--config"})
+      i += argument == with_value;
   }
   return std::nullopt;
 }
 
 /// What is left beside flags, as positionals; throws Error(usage) for an unknown flag.
-std::vector<std::string> positionals(const std::vector<std::string>& rest, const Flags& own, const Flags& everywhere) {
+std::vector<std::string> positionals(const std::vector<std::string>& rest, const Flags& own,
+                                     const Flags& everywhere) {
   std::vector<std::string> out;
   bool only_positionals = false;
   for (const auto& argument : rest) {
@@ -96,12 +103,14 @@ void check_count(const std::vector<std::string>& given, const About& about) {
     std::size_t at = 0;
     for (const auto& positional : about.positionals) {
       if (positional.required && at++ == given.size()) {
-        throw Error(Errc::usage, fmt::format("{} is missing; usage: {}", positional.name, usage_line(about)));
+        throw Error(Errc::usage,
+                    fmt::format("{} is missing; usage: {}", positional.name, usage_line(about)));
       }
     }
   }
   if (!unlimited && given.size() > about.positionals.size()) {
-    throw Error(Errc::usage, fmt::format("'{}' is one argument too many; usage: {}", given[about.positionals.size()], usage_line(about)));
+    throw Error(Errc::usage, fmt::format("'{}' is one argument too many; usage: {}",
+                                         given[about.positionals.size()], usage_line(about)));
   }
 }
 
@@ -127,7 +136,8 @@ KnownSettings known_settings(const std::vector<std::unique_ptr<Verb>>& verbs) {
     verb->declare(flags);
     auto names = names_of(flags);
     out.anywhere.insert(out.anywhere.end(), names.begin(), names.end());
-    names.insert(names.end(), out.anywhere.begin(), out.anywhere.begin() + static_cast<std::ptrdiff_t>(names_of(everywhere).size()));
+    names.insert(names.end(), out.anywhere.begin(),
+                 out.anywhere.begin() + static_cast<std::ptrdiff_t>(names_of(everywhere).size()));
     out.by_verb.emplace_back(verb->about().name, std::move(names));
   }
   return out;
@@ -135,7 +145,8 @@ KnownSettings known_settings(const std::vector<std::unique_ptr<Verb>>& verbs) {
 
 void print_version() { say("mneme {} (libtorch {})\n", MNEME_VERSION, TORCH_VERSION); }
 
-int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs, std::vector<std::string> arguments) {
+int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs,
+             std::vector<std::string> arguments) {
   const auto about = verb.about();
   CLI::App app;
   app.set_help_flag();
@@ -145,7 +156,8 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs, std::v
   verb.declare(own);
   program.declare(everywhere);
   const auto asks_for_help = [&] {
-    return std::any_of(arguments.begin(), std::find(arguments.begin(), arguments.end(), "--"), [](const auto& a) { return a == "--help" || a == "-h"; });
+    return std::any_of(arguments.begin(), std::find(arguments.begin(), arguments.end(), "--"),
+                       [](const auto& a) { return a == "--help" || a == "-h"; });
   };
   if (asks_for_help()) {
     write(verb_help(about, own, everywhere));
@@ -156,7 +168,8 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs, std::v
     app.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     std::string reason = error.what();
-    if (const auto at = reason.find(": 1 required value missing"); at != std::string::npos) reason = reason.substr(0, at) + " needs a value";
+    if (const auto at = reason.find(": 1 required value missing"); at != std::string::npos)
+      reason = reason.substr(0, at) + " needs a value";
     throw Error(Errc::usage, reason);
   }
   auto given = positionals(app.remaining(), own, everywhere);
@@ -174,14 +187,18 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs, std::v
   }
   settle(own, about.name, file ? &*file : nullptr);
   if (program.print_config) {
-    write(fmt::format("# what `mneme {}` runs with\n", about.name) + print_config(own) + print_config(everywhere));
+    write(fmt::format("# what `mneme {}` runs with\n", about.name) + print_config(own) +
+          print_config(everywhere));
     return kDone;
   }
   check_count(given, about);
   const bool level_is_chosen = everywhere.find("log-level")->origin != "default";
-  log::set_level(program.everywhere.quiet && !level_is_chosen ? log::Level::error : log::parse_level(program.everywhere.log_level).value());
+  log::set_level(program.everywhere.quiet && !level_is_chosen
+                     ? log::Level::error
+                     : log::parse_level(program.everywhere.log_level).value());
   Progress::set_quiet(program.everywhere.quiet);
-  if (program.everywhere.threads > 0) at::set_num_threads(static_cast<int>(program.everywhere.threads));
+  if (program.everywhere.threads > 0)
+    at::set_num_threads(static_cast<int>(program.everywhere.threads));
   watch_interrupts();
   verb.run({std::move(given), program.everywhere});
   return kDone;
@@ -208,7 +225,8 @@ int dispatch(std::vector<std::string> arguments) {
       print_version();
       return kDone;
     }
-    if (std::any_of(arguments.begin(), arguments.end(), [](const auto& a) { return a == "--help" || a == "-h"; })) {
+    if (std::any_of(arguments.begin(), arguments.end(),
+                    [](const auto& a) { return a == "--help" || a == "-h"; })) {
       write(overview_page());
       return kDone;
     }
@@ -227,12 +245,14 @@ int dispatch(std::vector<std::string> arguments) {
     return run_verb(*verb, verbs, std::move(arguments));
   }
   const auto near = did_you_mean(name, names);
-  throw Error(Errc::usage, fmt::format("no verb '{}'{} `mneme --help` lists all", name, near.empty() ? ":" : near));
+  throw Error(Errc::usage, fmt::format("no verb '{}'{} `mneme --help` lists all", name,
+                                       near.empty() ? ":" : near));
 }
 
 int fail(int status, std::string_view reason) {
   const HiddenProgress hidden;
-  std::fflush(stdout);  // what was written before stands before the reason, where both go to one terminal
+  std::fflush(
+      stdout);  // what was written before stands before the reason, where both go to one terminal
   std::fputs(("mneme: " + one_line(reason) + "\n").c_str(), stderr);
   return status;
 }
@@ -240,7 +260,9 @@ int fail(int status, std::string_view reason) {
 }  // namespace
 
 int run(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is met where it is written to, so that files are closed in order
+  std::signal(
+      SIGPIPE,
+      SIG_IGN);  // a closed pipe is met where it is written to, so that files are closed in order
   try {
     const auto status = dispatch({argv + std::min(argc, 1), argv + argc});
     flush();
@@ -255,14 +277,17 @@ int run(int argc, char** argv) {
     return fail(kFailed, "out of memory");
   } catch (const c10::Error& error) {
     const std::string_view message = error.what_without_backtrace();
-    if (message.find("not enough memory") != std::string_view::npos || message.find("allocate memory") != std::string_view::npos) {
+    if (message.find("not enough memory") != std::string_view::npos ||
+        message.find("allocate memory") != std::string_view::npos) {
       return fail(kFailed, "out of memory");
     }
     return fail(kFailed, message.substr(0, message.find('\n')));
   } catch (const nlohmann::json::exception& error) {
     return fail(kFailed, fmt::format("a JSON text is not what it should be: {}", error.what()));
   } catch (const std::filesystem::filesystem_error& error) {
-    return fail(kFailed, error.path1().empty() ? error.code().message() : fmt::format("{}: {}", error.path1().string(), error.code().message()));
+    return fail(kFailed, error.path1().empty() ? error.code().message()
+                                               : fmt::format("{}: {}", error.path1().string(),
+                                                             error.code().message()));
   } catch (const std::exception& error) {
     return fail(kFailed, error.what());
   }

@@ -1,12 +1,12 @@
 // Sampling: the flags by which people say how tokens are chosen.
 #pragma once
 
-#include <cstdint>
-#include <string>
-
-#include "cli/program/flags.h"
 #include "mneme/core/spec.h"
 #include "mneme/decode/sampler.h"
+
+#include "cli/program/flags.h"
+#include <cstdint>
+#include <string>
 
 namespace mneme::cli {
 

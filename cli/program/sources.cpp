@@ -1,16 +1,15 @@
 #include "cli/program/sources.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <filesystem>
-#include <map>
-#include <utility>
+#include "mneme/core/error.h"
 
 #include "cli/program/input.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
-#include "mneme/core/error.h"
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <map>
+#include <utility>
 
 namespace mneme::cli {
 namespace {
@@ -34,12 +33,14 @@ std::string label_of(const fs::path& given, const fs::path& file) {
   if (!fs::is_directory(given, error)) return file.lexically_normal().generic_string();
   const auto folder = fs::canonical(given, error);
   const auto inside = file.lexically_relative(given).generic_string();
-  return error || !folder.has_filename() ? inside : folder.filename().generic_string() + "/" + inside;
+  return error || !folder.has_filename() ? inside
+                                         : folder.filename().generic_string() + "/" + inside;
 }
 
 Document load(const Source& source, std::string& input) {
   stop_if_interrupted();
-  return source.path.empty() ? document_from_text(source.label, std::exchange(input, {})) : read_document(source.path, source.label);
+  return source.path.empty() ? document_from_text(source.label, std::exchange(input, {}))
+                             : read_document(source.path, source.label);
 }
 
 }  // namespace
@@ -52,7 +53,8 @@ std::string describe_skipped(const std::vector<SkippedFile>& skipped) {
   for (const auto& [reason, n] : reasons) by_count.emplace_back(-n, reason);
   std::sort(by_count.begin(), by_count.end());
   auto out = counted(static_cast<std::int64_t>(skipped.size()), "file") + " left out:";
-  for (const auto& [n, reason] : by_count) out += fmt::format("{} {} {}", out.back() == ':' ? "" : ",", with_separators(-n), reason);
+  for (const auto& [n, reason] : by_count)
+    out += fmt::format("{} {} {}", out.back() == ':' ? "" : ",", with_separators(-n), reason);
   return out;
 }
 
@@ -66,19 +68,25 @@ Sources list_sources(const std::vector<std::string>& paths, const std::string& l
     auto listing = list_documents(path);
     std::error_code error;
     if (fs::is_directory(path, error) && listing.files.empty()) {
-      throw Error(Errc::invalid, fmt::format("{}: holds no text to read{}{}", path, listing.skipped.empty() ? "" : "; ", describe_skipped(listing.skipped)));
+      throw Error(Errc::invalid, fmt::format("{}: holds no text to read{}{}", path,
+                                             listing.skipped.empty() ? "" : "; ",
+                                             describe_skipped(listing.skipped)));
     }
-    for (const auto& file : listing.files) out.sources.push_back({file.string(), label_of(path, file), bytes_of(file)});
-    out.skipped.insert(out.skipped.end(), std::make_move_iterator(listing.skipped.begin()), std::make_move_iterator(listing.skipped.end()));
+    for (const auto& file : listing.files)
+      out.sources.push_back({file.string(), label_of(path, file), bytes_of(file)});
+    out.skipped.insert(out.skipped.end(), std::make_move_iterator(listing.skipped.begin()),
+                       std::make_move_iterator(listing.skipped.end()));
   }
   if (!label.empty()) {
-    const auto input = std::find_if(out.sources.begin(), out.sources.end(), [](const Source& s) { return s.path.empty(); });
+    const auto input = std::find_if(out.sources.begin(), out.sources.end(),
+                                    [](const Source& s) { return s.path.empty(); });
     if (out.sources.size() == 1) {
       out.sources.front().label = label;
     } else if (input != out.sources.end()) {
       input->label = label;
     } else {
-      throw Error(Errc::usage, fmt::format("--label names one source, and these are {}", out.sources.size()));
+      throw Error(Errc::usage,
+                  fmt::format("--label names one source, and these are {}", out.sources.size()));
     }
   }
   std::vector<std::string> labels;
@@ -87,7 +95,8 @@ Sources list_sources(const std::vector<std::string>& paths, const std::string& l
   return out;
 }
 
-void for_documents(const std::vector<Source>& sources, const std::function<bool(std::vector<Document>)>& each) {
+void for_documents(const std::vector<Source>& sources,
+                   const std::function<bool(std::vector<Document>)>& each) {
   std::string input;
   std::int64_t bytes = 0;
   for (const auto& source : sources) {

@@ -1,19 +1,20 @@
 // Sources: the documents that a person names on the command line.
 #pragma once
 
+#include "mneme/text/document.h"
+
 #include <cstdint>
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "mneme/text/document.h"
-
 namespace mneme::cli {
 
 /// A document that is to be read, before its text is in memory.
 struct Source {
-  std::string path;   ///< empty: standard input
-  std::string label;  ///< the path as given, or from the given folder's name on, or what --label says
+  std::string path;  ///< empty: standard input
+  std::string
+      label;  ///< the path as given, or from the given folder's name on, or what --label says
   std::int64_t bytes = 0;
 };
 
@@ -31,7 +32,8 @@ Sources list_sources(const std::vector<std::string>& paths, const std::string& l
 /// Calls `each` with the documents, a few at a time so that a library of books need not be in memory at once, after all
 /// of them have been read through once: a file that cannot be read ends it before anything is done with the others.
 /// `each` returns whether to go on. Throws as read_document.
-void for_documents(const std::vector<Source>& sources, const std::function<bool(std::vector<Document>)>& each);
+void for_documents(const std::vector<Source>& sources,
+                   const std::function<bool(std::vector<Document>)>& each);
 
 /// "12 files left out: 8 hidden, 3 binary, 1 empty", or "" for none.
 std::string describe_skipped(const std::vector<SkippedFile>& skipped);

@@ -2,12 +2,11 @@
 //   std::unique_ptr<Verb> <verb>_verb() { return std::make_unique<...>(); }
 #pragma once
 
+#include "cli/program/flags.h"
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "cli/program/flags.h"
 
 namespace mneme::cli {
 

@@ -1,12 +1,12 @@
 // What every codec of the registry must do.
-#include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
-
-#include "../tensor_check.h"
 #include "mneme/core/registry.h"
 #include "mneme/kv/codec.h"
+
+#include <ATen/ATen.h>
+
+#include "../tensor_check.h"
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -14,21 +14,27 @@ namespace {
 struct Sizes {
   std::int64_t H, n, K, V;
 };
-constexpr Sizes kSizes[] = {{1, 1, 8, 8}, {2, 64, 64, 64}, {3, 33, 24, 40}, {2, 65, 64, 64}, {1, 130, 20, 36}, {1, 31, 100, 7}, {2, 1, 1, 1}};
+constexpr Sizes kSizes[] = {{1, 1, 8, 8},     {2, 64, 64, 64}, {3, 33, 24, 40}, {2, 65, 64, 64},
+                            {1, 130, 20, 36}, {1, 31, 100, 7}, {2, 1, 1, 1}};
 
 class CodecContract : public ::testing::TestWithParam<std::string> {
  protected:
   static KvSlice numbers(const Sizes& s, std::uint64_t seed) {
-    return {check::normal({s.H, s.n, s.K}, seed) * 3 + 1, check::normal({s.H, s.n, s.V}, seed + 1) * 0.5};
+    return {check::normal({s.H, s.n, s.K}, seed) * 3 + 1,
+            check::normal({s.H, s.n, s.V}, seed + 1) * 0.5};
   }
   [[nodiscard]] std::string encode(const KvSlice& slice) const {
     std::string out;
     codec_->encode(slice, out);
     return out;
   }
-  [[nodiscard]] KvSlice decode(std::string_view bytes, const Sizes& s) const { return codec_->decode(bytes, s.H, s.n, s.K, s.V); }
+  [[nodiscard]] KvSlice decode(std::string_view bytes, const Sizes& s) const {
+    return codec_->decode(bytes, s.H, s.n, s.K, s.V);
+  }
   /// Bits a number takes when there are many.
-  [[nodiscard]] double bits() const { return 8.0 * static_cast<double>(codec_->bytes(1, 64, 64, 64)) / (2 * 64 * 64); }
+  [[nodiscard]] double bits() const {
+    return 8.0 * static_cast<double>(codec_->bytes(1, 64, 64, 64)) / (2 * 64 * 64);
+  }
 
   std::unique_ptr<Codec> codec_ = registry().make<Codec>(GetParam());
 };
@@ -49,11 +55,15 @@ TEST_P(CodecContract, TheErrorIsBounded) {
   // and more the step is that of a rounded float.
   for (const auto& s : kSizes) {
     const auto slice = numbers(s, 2), read = decode(encode(slice), s);
-    for (const auto& [got, want] : {std::pair{read.keys, slice.keys}, {read.values, slice.values}}) {
+    for (const auto& [got, want] :
+         {std::pair{read.keys, slice.keys}, {read.values, slice.values}}) {
       ASSERT_EQ(got.sizes(), want.sizes());
       ASSERT_EQ(got.scalar_type(), at::kFloat);
-      const double range = (want.max() - want.min()).item<double>(), most = want.abs().max().item<double>();
-      const double bound = bits() >= 32 ? 0 : bits() >= 16 ? most / 1024 : 2 * range / std::exp2(bits()) + most / 512;
+      const double range = (want.max() - want.min()).item<double>(),
+                   most = want.abs().max().item<double>();
+      const double bound = bits() >= 32   ? 0
+                           : bits() >= 16 ? most / 1024
+                                          : 2 * range / std::exp2(bits()) + most / 512;
       EXPECT_LE(check::largest_difference(got, want), bound) << s.H << " " << s.n << " " << s.K;
     }
   }
@@ -71,7 +81,8 @@ TEST_P(CodecContract, EqualInputGivesEqualBytes) {
   const Sizes s{2, 65, 64, 64};
   EXPECT_EQ(encode(numbers(s, 4)), encode(numbers(s, 4)));
   const auto slice = numbers(s, 4);
-  const KvSlice strided{slice.keys.transpose(1, 2).contiguous().transpose(1, 2), slice.values.transpose(0, 1).contiguous().transpose(0, 1)};
+  const KvSlice strided{slice.keys.transpose(1, 2).contiguous().transpose(1, 2),
+                        slice.values.transpose(0, 1).contiguous().transpose(0, 1)};
   EXPECT_EQ(encode(strided), encode(slice)) << "whatever the strides";
 }
 
@@ -92,7 +103,8 @@ TEST_P(CodecContract, ConstantAndHugeNumbersStayFinite) {
 TEST_P(CodecContract, AWrongLengthIsRefused) {
   const Sizes s{2, 33, 16, 24};
   const auto bytes = encode(numbers(s, 6));
-  for (const auto& damaged : {bytes.substr(1), bytes + "x", std::string(), bytes.substr(0, bytes.size() / 2), bytes + bytes}) {
+  for (const auto& damaged : {bytes.substr(1), bytes + "x", std::string(),
+                              bytes.substr(0, bytes.size() / 2), bytes + bytes}) {
     check::expect_error(Errc::corrupt, "length", [&] { (void)decode(damaged, s); });
   }
 }
@@ -108,7 +120,9 @@ TEST_P(CodecContract, AnyBytesOfTheRightLengthDecode) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryCodec, CodecContract, ::testing::ValuesIn(registry().names(Codec::kKind)), [](const auto& info) { return check::test_name(info.param); });
+INSTANTIATE_TEST_SUITE_P(EveryCodec, CodecContract,
+                         ::testing::ValuesIn(registry().names(Codec::kKind)),
+                         [](const auto& info) { return check::test_name(info.param); });
 
 }  // namespace
 }  // namespace mneme

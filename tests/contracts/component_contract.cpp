@@ -1,12 +1,12 @@
 // What every component of the registry must say of itself, and that mechanisms of the tests' own folder are among them.
-#include <gtest/gtest.h>
-
-#include <regex>
-
-#include "../tensor_check.h"
 #include "mneme/core/registry.h"
 #include "mneme/kv/plan.h"
 #include "mneme/mixers/mixer.h"
+
+#include "../tensor_check.h"
+#include <gtest/gtest.h>
+#include <map>
+#include <regex>
 
 namespace mneme {
 namespace {
@@ -16,7 +16,8 @@ using Named = std::pair<std::string, std::string>;
 
 std::vector<Named> everything() {
   std::vector<Named> out;
-  for (const auto* component : registry().components()) out.emplace_back(component->kind, component->name);
+  for (const auto* component : registry().components())
+    out.emplace_back(component->kind, component->name);
   return out;
 }
 
@@ -25,14 +26,19 @@ class ComponentContract : public ::testing::TestWithParam<Named> {
   const Component& component_ = registry().find(GetParam().first, GetParam().second);
 };
 
-bool one_line(const std::string& text) { return !text.empty() && text.size() <= 120 && text.find('\n') == std::string::npos; }
+bool one_line(const std::string& text) {
+  return !text.empty() && text.size() <= 120 && text.find('\n') == std::string::npos;
+}
 
 TEST_P(ComponentContract, SaysWhatItIs) {
   EXPECT_TRUE(std::regex_match(component_.name, std::regex("[a-z][a-z0-9_]*"))) << component_.name;
   EXPECT_TRUE(one_line(component_.help)) << component_.help;
   EXPECT_NE(component_.help.back(), '.') << "a phrase, not a sentence";
   EXPECT_TRUE(one_line(std::string(registry().kind_help(component_.kind))));
-  EXPECT_TRUE(component_.card.empty() || std::regex_match(component_.card, std::regex("[a-z0-9]+(-[a-z0-9]+)*-(19|20)[0-9]{2}"))) << component_.card;
+  EXPECT_TRUE(
+      component_.card.empty() ||
+      std::regex_match(component_.card, std::regex("[a-z0-9]+(-[a-z0-9]+)*-(19|20)[0-9]{2}")))
+      << component_.card;
 }
 
 TEST_P(ComponentContract, SaysWhatItsOptionsAre) {
@@ -41,7 +47,8 @@ TEST_P(ComponentContract, SaysWhatItsOptionsAre) {
     EXPECT_TRUE(std::regex_match(option.name, std::regex("[a-z][a-z0-9_]*"))) << option.name;
     EXPECT_TRUE(one_line(option.help)) << option.name << ": " << option.help;
     EXPECT_FALSE(option.type.empty()) << option.name;
-    for (std::size_t j = 0; j < i; ++j) EXPECT_NE(component_.options[j].name, option.name) << "declared twice";
+    for (std::size_t j = 0; j < i; ++j)
+      EXPECT_NE(component_.options[j].name, option.name) << "declared twice";
   }
 }
 
@@ -49,7 +56,8 @@ TEST_P(ComponentContract, ItsDefaultsAreWhatItDocuments) {
   const auto bare = component_.canonicalize(Stage{component_.name, {}});
   EXPECT_EQ(print(bare), component_.name) << "defaults are not printed";
   for (const auto& option : component_.options) {
-    const auto spec = component_.name + "(" + option.name + "=" + (option.default_value.empty() ? "\"\"" : option.default_value) + ")";
+    const auto spec = component_.name + "(" + option.name + "=" +
+                      (option.default_value.empty() ? "\"\"" : option.default_value) + ")";
     EXPECT_EQ(print(component_.canonicalize(parse_stage(spec))), component_.name) << spec;
   }
 }
@@ -57,15 +65,19 @@ TEST_P(ComponentContract, ItsDefaultsAreWhatItDocuments) {
 TEST_P(ComponentContract, WhatItPrintsItParses) {
   std::int64_t taken = 0;
   for (const auto& option : component_.options) {
-    std::vector<std::string> values{"0", "1", "2", "3", "4", "8", "64", "0.5", "1e-3", "-1", "true", "false", "halves", "adjacent", "relu", "f16", "[1, 2]", "\"text\""};
+    std::vector<std::string> values{"0",      "1",        "2",    "3",   "4",      "8",
+                                    "64",     "0.5",      "1e-3", "-1",  "true",   "false",
+                                    "halves", "adjacent", "relu", "f16", "[1, 2]", "\"text\""};
     values.push_back(option.default_value.empty() ? "\"\"" : option.default_value);
     for (const auto& value : values) {
       Stage canonical;
       try {
-        canonical = component_.canonicalize(parse_stage(component_.name + "(" + option.name + "=" + value + ")"));
+        canonical = component_.canonicalize(
+            parse_stage(component_.name + "(" + option.name + "=" + value + ")"));
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), Errc::usage);
-        EXPECT_NE(std::string(error.what()).find(option.name), std::string::npos) << "a refusal names the option: " << error.what();
+        EXPECT_NE(std::string(error.what()).find(option.name), std::string::npos)
+            << "a refusal names the option: " << error.what();
         EXPECT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
         continue;
       }
@@ -84,22 +96,32 @@ TEST_P(ComponentContract, AnUnknownOptionIsRefusedWithTheNearest) {
     auto typo = option.name;
     std::swap(typo[1], typo[2]);
     if (typo == option.name) typo += "s";
-    check::expect_error(Errc::usage, "did you mean '", [&] { (void)component_.canonicalize(Stage{component_.name, {{typo, {std::int64_t{1}}}}}); });
-    check::expect_error(Errc::usage, "'" + typo + "'", [&] { (void)component_.canonicalize(Stage{component_.name, {{typo, {std::int64_t{1}}}}}); });
+    check::expect_error(Errc::usage, "did you mean '", [&] {
+      (void)component_.canonicalize(Stage{component_.name, {{typo, {std::int64_t{1}}}}});
+    });
+    check::expect_error(Errc::usage, "'" + typo + "'", [&] {
+      (void)component_.canonicalize(Stage{component_.name, {{typo, {std::int64_t{1}}}}});
+    });
   }
-  check::expect_error(Errc::usage, "no_such_option", [&] { (void)component_.canonicalize(Stage{component_.name, {{"no_such_option", {std::int64_t{1}}}}}); });
+  check::expect_error(Errc::usage, "no_such_option", [&] {
+    (void)component_.canonicalize(Stage{component_.name, {{"no_such_option", {std::int64_t{1}}}}});
+  });
   Stage many{component_.name, {}};
-  for (std::size_t i = 0; i <= component_.options.size(); ++i) many.arguments.push_back({"", {std::int64_t{1}}});
+  for (std::size_t i = 0; i <= component_.options.size(); ++i)
+    many.arguments.push_back({"", {std::int64_t{1}}});
   EXPECT_THROW((void)component_.canonicalize(many), Error) << "more values than options";
 }
 
 TEST_P(ComponentContract, AMistypedNameIsAnsweredWithTheNearest) {
   if (component_.name.size() < 4) return;  // too short to guess
-  check::expect_error(Errc::usage, "did you mean '", [&] { (void)registry().find(component_.kind, component_.name + "x"); });
+  check::expect_error(Errc::usage, "did you mean '",
+                      [&] { (void)registry().find(component_.kind, component_.name + "x"); });
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryComponent, ComponentContract, ::testing::ValuesIn(everything()),
-                         [](const auto& info) { return info.param.first + "__" + check::test_name(info.param.second); });
+                         [](const auto& info) {
+                           return info.param.first + "__" + check::test_name(info.param.second);
+                         });
 
 TEST(TestMechanisms, AreFoundWithoutAnyOtherEdit) {
   EXPECT_EQ(registry().find("mixer", "decaying_sum").help, "a fading average, for the tests");
@@ -107,18 +129,33 @@ TEST(TestMechanisms, AreFoundWithoutAnyOtherEdit) {
   Params params;
   const auto mixer = registry().make<Mixer>("decaying_sum(width=3)", Shape{8, 0}, params);
   EXPECT_EQ(mixer->state_bytes(1000), 12);
-  EXPECT_EQ(print(KvPlan(parse_chain("every_other(recent=8) | window(size=100) | quantize")).chain()), "every_other(recent=8) | window(size=100) | quantize");
-  check::expect_error(Errc::usage, "did you mean 'decaying_sum'", [&] { (void)registry().find("mixer", "decayin_sum"); });
-  check::expect_error(Errc::usage, "unknown option 'widht', did you mean 'width'", [&] { (void)registry().make<Mixer>("decaying_sum(widht=3)", Shape{8, 0}, params); });
+  EXPECT_EQ(
+      print(KvPlan(parse_chain("every_other(recent=8) | window(size=100) | quantize")).chain()),
+      "every_other(recent=8) | window(size=100) | quantize");
+  check::expect_error(Errc::usage, "did you mean 'decaying_sum'",
+                      [&] { (void)registry().find("mixer", "decayin_sum"); });
+  check::expect_error(Errc::usage, "unknown option 'widht', did you mean 'width'", [&] {
+    (void)registry().make<Mixer>("decaying_sum(widht=3)", Shape{8, 0}, params);
+  });
 }
 
 /// What a plan cannot serve is refused when it is written, whatever the reason.
 TEST(TestMechanisms, DemandsThatThePagedCacheCannotMeetAreRefused) {
-  for (const auto* need : {"attention", "queries", "unrotated_keys", "token_ids", "head_profile", "all_layers", "prompt_end", "retrieval"}) {
-    check::expect_error(Errc::usage, "kv: 'demanding'", [&] { KvPlan(parse_chain("window | demanding(of=" + std::string(need) + ")")); });
+  const std::map<std::string, std::string> why{
+      {"attention", "more than positions"},       {"queries", "more than positions"},
+      {"unrotated_keys", "more than positions"},  {"token_ids", "more than positions"},
+      {"head_profile", "more than positions"},    {"all_layers", "on all layers at once"},
+      {"prompt_end", "at the end of the prompt"}, {"retrieval", "is a retrieve stage"}};
+  for (const auto& [need, part] : why) {
+    check::expect_error(Errc::usage, "kv: 'demanding'",
+                        [&] { KvPlan(parse_chain("window | demanding(of=" + need + ")")); });
+    check::expect_error(Errc::usage, part,
+                        [&] { KvPlan(parse_chain("window | demanding(of=" + need + ")")); });
   }
-  check::expect_error(Errc::usage, "comes after the codec", [] { KvPlan(parse_chain("quantize | window")); });
-  check::expect_error(Errc::usage, "did you mean 'window'", [] { KvPlan(parse_chain("windw(size=3)")); });
+  check::expect_error(Errc::usage, "comes after the codec",
+                      [] { KvPlan(parse_chain("quantize | window")); });
+  check::expect_error(Errc::usage, "did you mean 'window'",
+                      [] { KvPlan(parse_chain("windw(size=3)")); });
 }
 
 }  // namespace

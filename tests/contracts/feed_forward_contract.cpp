@@ -1,12 +1,13 @@
 // What every feed-forward of the registry must do.
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include "gradcheck.h"
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/feed_forward.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "gradcheck.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -16,7 +17,9 @@ constexpr std::int64_t kModel = 12;
 /// Every enrolled feed-forward at its defaults, and further forms of those that have several.
 std::vector<std::string> feed_forward_specs() {
   auto out = registry().names(FeedForward::kKind);
-  const std::vector<std::string> more{"glu(hidden=7, activation=gelu)", "glu(hidden=7, activation=relu)", "mlp(hidden=7, activation=gelu_tanh)", "mlp(hidden=7, activation=silu)"};
+  const std::vector<std::string> more{
+      "glu(hidden=7, activation=gelu)", "glu(hidden=7, activation=relu)",
+      "mlp(hidden=7, activation=gelu_tanh)", "mlp(hidden=7, activation=silu)"};
   out.insert(out.end(), more.begin(), more.end());
   return out;
 }
@@ -29,7 +32,8 @@ class FeedForwardContract : public ::testing::TestWithParam<std::string> {
     for (const auto& name : params_.names()) {
       auto& tensor = params_.find(name)->tensor;
       tensor = tensor.to(at::kDouble);
-      if (name.ends_with(".bias")) tensor.copy_(0.3 * check::normal(tensor.sizes(), 5, at::kDouble));
+      if (name.ends_with(".bias"))
+        tensor.copy_(0.3 * check::normal(tensor.sizes(), 5, at::kDouble));
     }
   }
   [[nodiscard]] at::Tensor run(const at::Tensor& x) const {
@@ -50,7 +54,8 @@ TEST_P(FeedForwardContract, EveryTokenIsApart) {
   EXPECT_TRUE(check::identical(x, copy)) << "the input is left alone";
   for (std::int64_t b = 0; b < 2; ++b) {
     for (std::int64_t t = 0; t < 9; ++t) {
-      EXPECT_TRUE(check::close(run(x.narrow(0, b, 1).narrow(1, t, 1)), whole.narrow(0, b, 1).narrow(1, t, 1), 1e-10));
+      EXPECT_TRUE(check::close(run(x.narrow(0, b, 1).narrow(1, t, 1)),
+                               whole.narrow(0, b, 1).narrow(1, t, 1), 1e-10));
     }
   }
 }
@@ -58,7 +63,8 @@ TEST_P(FeedForwardContract, EveryTokenIsApart) {
 TEST_P(FeedForwardContract, TheSameInSinglePrecision) {
   const auto x = check::normal({1, 5, kModel}, 1, at::kDouble);
   const auto want = run(x);
-  for (const auto& name : params_.names()) params_.find(name)->tensor = params_.find(name)->tensor.to(at::kFloat);
+  for (const auto& name : params_.names())
+    params_.find(name)->tensor = params_.find(name)->tensor.to(at::kFloat);
   EXPECT_TRUE(check::close(run(x.to(at::kFloat)), want, 1e-5));
 }
 
@@ -86,7 +92,8 @@ TEST_P(FeedForwardContract, ItsMiddlePassesTheTap) {
   call.taps = &watching;
   EXPECT_TRUE(check::close(layer_->forward(x, call), plain, 1e-10));
   EXPECT_EQ(visits, 1);
-  silencing.add("layers.*.mlp.act", [](std::string_view, const at::Tensor& value) { return at::zeros_like(value); });
+  silencing.add("layers.*.mlp.act",
+                [](std::string_view, const at::Tensor& value) { return at::zeros_like(value); });
   call.taps = &silencing;
   EXPECT_FALSE(check::close(layer_->forward(x, call), plain, 1e-3)) << "what a tap returns is used";
 }
@@ -98,7 +105,9 @@ TEST_P(FeedForwardContract, ItsSpecPrintsAndParsesBack) {
   EXPECT_EQ(print(component.canonicalize(parse_stage(text))), text);
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryFeedForward, FeedForwardContract, ::testing::ValuesIn(feed_forward_specs()), [](const auto& info) { return check::test_name(info.param); });
+INSTANTIATE_TEST_SUITE_P(EveryFeedForward, FeedForwardContract,
+                         ::testing::ValuesIn(feed_forward_specs()),
+                         [](const auto& info) { return check::test_name(info.param); });
 
 }  // namespace
 }  // namespace mneme

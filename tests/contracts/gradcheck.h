@@ -3,15 +3,14 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
 
+#include "../tensor_check.h"
 #include <algorithm>
 #include <functional>
+#include <gtest/gtest.h>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "../tensor_check.h"
 
 namespace mneme::check {
 
@@ -58,8 +57,8 @@ inline ::testing::AssertionResult gradients_match(const std::function<at::Tensor
       x = before;
       const auto numeric = (above - below) / (2 * h), ours = gradient.data_ptr<double>()[i];
       if (!(std::abs(numeric - ours) <= tolerance * (1 + std::abs(numeric)))) {
-        return ::testing::AssertionFailure() << "d/d " << name << "[" << i << "] is " << ours
-                                             << ", differences say " << numeric;
+        return ::testing::AssertionFailure()
+               << "d/d " << name << "[" << i << "] is " << ours << ", differences say " << numeric;
       }
     }
   }

@@ -1,13 +1,13 @@
 // What every KV stage of the registry must do: alone in a plan, on a small random decoder.
-#include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
-#include <gtest/gtest.h>
-
-#include <set>
-
-#include "../tiny_models.h"
 #include "mneme/kv/plan.h"
 #include "mneme/mixers/kv_store.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include "../tiny_models.h"
+#include <gtest/gtest.h>
+#include <set>
 
 namespace mneme {
 namespace {
@@ -15,7 +15,8 @@ namespace {
 /// Every enrolled stage at its defaults, and further forms of those that have several.
 std::vector<std::string> stage_specs() {
   auto out = registry().names(KvStage::kKind);
-  const std::vector<std::string> more{"window(sinks=2, size=9)", "window(sinks=0, size=1)", "quantize(bits=4)", "every_other(sinks=1, recent=5)"};
+  const std::vector<std::string> more{"window(sinks=2, size=9)", "window(sinks=0, size=1)",
+                                      "quantize(bits=4)", "every_other(sinks=1, recent=5)"};
   out.insert(out.end(), more.begin(), more.end());
   return out;
 }
@@ -42,8 +43,12 @@ class KvStageContract : public ::testing::TestWithParam<std::string> {
     use_plan(state, plan_);
     return state;
   }
-  [[nodiscard]] at::Tensor run(const at::Tensor& ids, State& state) const { return tiny_.logits(ids, state); }
-  [[nodiscard]] const EvictStage* evicts() const { return dynamic_cast<const EvictStage*>(stage_.get()); }
+  [[nodiscard]] at::Tensor run(const at::Tensor& ids, State& state) const {
+    return tiny_.logits(ids, state);
+  }
+  [[nodiscard]] const EvictStage* evicts() const {
+    return dynamic_cast<const EvictStage*>(stage_.get());
+  }
   /// What the stage keeps of entries that came as `indices`.
   [[nodiscard]] std::vector<std::int64_t> keep(const std::vector<std::int64_t>& indices) const {
     std::vector<std::int64_t> out;
@@ -87,7 +92,9 @@ TEST_P(AnyKvStage, ItsSpecPrintsAndParsesBack) {
 
 TEST_P(KvStageContract, APlanPrintsCanonicallyAndParsesBack) {
   const auto text = print(plan_->chain());
-  EXPECT_EQ(text, print(registry().find(KvStage::kKind, parse_stage(GetParam()).name).canonicalize(parse_stage(GetParam()))));
+  EXPECT_EQ(text, print(registry()
+                            .find(KvStage::kKind, parse_stage(GetParam()).name)
+                            .canonicalize(parse_stage(GetParam()))));
   EXPECT_EQ(print(KvPlan(parse_chain(text)).chain()), text);
 }
 
@@ -145,19 +152,24 @@ TEST_P(KvStageContract, EntriesNeverExceedTheDeclaredMost) {
 TEST_P(KvStageContract, WhatIsDroppedIsFreed) {
   auto state = start();
   const auto ids = check::random_ids(1, 640, 50, 5);
-  for (std::int64_t t = 0; t < 640; t += t < 512 ? 64 : 1) (void)run(ids.narrow(1, t, t < 512 ? 64 : 1), state);
+  for (std::int64_t t = 0; t < 640; t += t < 512 ? 64 : 1)
+    (void)run(ids.narrow(1, t, t < 512 ? 64 : 1), state);
   const auto usage = kv_usage(state);
-  const std::int64_t entry = 2 * 8 * 4, heads = 2 * 2;  // bytes of an entry in f32, heads of both layers
+  const std::int64_t entry = 2 * 8 * 4,
+                     heads = 2 * 2;  // bytes of an entry in f32, heads of both layers
   // Pages are filled at least by half, the last few aside.
-  EXPECT_LE(usage.bytes, static_cast<std::int64_t>((2 * usage.kept + 3 * 64) * static_cast<double>(heads * entry)));
-  EXPECT_LE(usage.bytes, evicts() ? 640 * heads * entry : 640 * heads * entry / 2) << "encoded pages are small";
+  EXPECT_LE(usage.bytes, static_cast<std::int64_t>((2 * usage.kept + 3 * 64) *
+                                                   static_cast<double>(heads * entry)));
+  EXPECT_LE(usage.bytes, evicts() ? 640 * heads * entry : 640 * heads * entry / 2)
+      << "encoded pages are small";
 }
 
 TEST_P(EvictStageContract, ATokenSeesTheOnesRightBeforeItWhateverTheChunk) {
   // The last tokens but one of a long chunk lie behind what the stage will keep; they must see themselves nonetheless.
   const auto ids = check::random_ids(1, 300, 50, 6);
   auto state = start(), full = tiny_.model->start(1);
-  EXPECT_TRUE(check::identical(run(ids, state), run(ids, full))) << "the first chunk attends whole, then entries are dropped";
+  EXPECT_TRUE(check::identical(run(ids, state), run(ids, full)))
+      << "the first chunk attends whole, then entries are dropped";
 }
 
 TEST_P(KvStageContract, EqualChunksGiveEqualLogitsInAnyCompany) {
@@ -169,7 +181,8 @@ TEST_P(KvStageContract, EqualChunksGiveEqualLogitsInAnyCompany) {
   for (std::int64_t b = 0; b < 3; ++b) {
     auto alone = start();
     for (std::int64_t t = 0; t < 150; t += 50) {
-      EXPECT_TRUE(check::close(run(ids.narrow(0, b, 1).narrow(1, t, 50), alone), all.narrow(0, b, 1).narrow(1, t, 50), 1e-5));
+      EXPECT_TRUE(check::close(run(ids.narrow(0, b, 1).narrow(1, t, 50), alone),
+                               all.narrow(0, b, 1).narrow(1, t, 50), 1e-5));
     }
   }
 }
@@ -183,8 +196,10 @@ TEST_P(KvStageContract, SavedAndLoadedItGoesOnTheSame) {
   EXPECT_EQ(static_cast<std::int64_t>(bytes.size()), state.bytes());
   auto loaded = State::load(bytes);
   for (const auto* store : kv_stores(std::as_const(loaded))) EXPECT_EQ(store->seen(0), 190);
-  for (std::int64_t t = 190; t < 260; t += 35) {  // the plan, too, comes back: entries go on being dropped
-    EXPECT_TRUE(check::identical(run(ids.narrow(1, t, 35), loaded), run(ids.narrow(1, t, 35), state)));
+  for (std::int64_t t = 190; t < 260;
+       t += 35) {  // the plan, too, comes back: entries go on being dropped
+    EXPECT_TRUE(
+        check::identical(run(ids.narrow(1, t, 35), loaded), run(ids.narrow(1, t, 35), state)));
   }
   EXPECT_EQ(kv_usage(loaded).kept, kv_usage(state).kept);
 }
@@ -216,7 +231,8 @@ TEST_P(KvStageContract, RewindsOrSaysThatItCannot) {
     return;
   }
   EXPECT_EQ(state.positions, shorter.positions);
-  EXPECT_TRUE(check::close(run(ids.narrow(1, 90, 10), state), run(ids.narrow(1, 90, 10), shorter), 1e-5));
+  EXPECT_TRUE(
+      check::close(run(ids.narrow(1, 90, 10), state), run(ids.narrow(1, 90, 10), shorter), 1e-5));
 }
 
 TEST_P(KvStageContract, RowsOfDifferentLengthsJoin) {
@@ -234,15 +250,20 @@ TEST_P(KvStageContract, RowsOfDifferentLengthsJoin) {
 std::vector<std::string> accepted(bool evicting) {
   auto out = stage_specs();
   std::erase_if(out, [&](const auto& spec) {
-    return !refusal(spec).empty() || (evicting && registry().make<KvStage>(spec)->role() != KvRole::evict);
+    return !refusal(spec).empty() ||
+           (evicting && registry().make<KvStage>(spec)->role() != KvRole::evict);
   });
   return out;
 }
-std::string stage_name(const ::testing::TestParamInfo<std::string>& info) { return check::test_name(info.param); }
+std::string stage_name(const ::testing::TestParamInfo<std::string>& info) {
+  return check::test_name(info.param);
+}
 
 INSTANTIATE_TEST_SUITE_P(EveryStage, AnyKvStage, ::testing::ValuesIn(stage_specs()), stage_name);
-INSTANTIATE_TEST_SUITE_P(EveryStage, KvStageContract, ::testing::ValuesIn(accepted(false)), stage_name);
-INSTANTIATE_TEST_SUITE_P(EveryStage, EvictStageContract, ::testing::ValuesIn(accepted(true)), stage_name);
+INSTANTIATE_TEST_SUITE_P(EveryStage, KvStageContract, ::testing::ValuesIn(accepted(false)),
+                         stage_name);
+INSTANTIATE_TEST_SUITE_P(EveryStage, EvictStageContract, ::testing::ValuesIn(accepted(true)),
+                         stage_name);
 
 }  // namespace
 }  // namespace mneme

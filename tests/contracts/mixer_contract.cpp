@@ -1,12 +1,13 @@
 // What every mixer of the registry must do, in double with gradients possible and in single precision without.
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include "gradcheck.h"
 #include "mneme/core/registry.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/mixers/mixer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "gradcheck.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -16,10 +17,12 @@ constexpr std::int64_t kModel = 64;
 /// Every enrolled mixer at its defaults, and further forms of those that have several.
 std::vector<std::string> mixer_specs() {
   auto out = registry().names(Mixer::kKind);
-  const std::vector<std::string> more{
-      "softmax(heads=4, kv_heads=2, head=8)", "softmax(heads=2, head=8, rope_pairs=adjacent)",
-      "softmax(heads=4, kv_heads=1, window=5)", "softmax(heads=4, rope_theta=0, bias=true)",
-      "softmax(heads=3, head=12)", "decaying_sum(width=5)"};
+  const std::vector<std::string> more{"softmax(heads=4, kv_heads=2, head=8)",
+                                      "softmax(heads=2, head=8, rope_pairs=adjacent)",
+                                      "softmax(heads=4, kv_heads=1, window=5)",
+                                      "softmax(heads=4, rope_theta=0, bias=true)",
+                                      "softmax(heads=3, head=12)",
+                                      "decaying_sum(width=5)"};
   out.insert(out.end(), more.begin(), more.end());
   return out;
 }
@@ -136,7 +139,8 @@ TEST_P(MixerContract, OnlyThePastIsRead) {
     auto other = x.clone();
     other.narrow(1, cut, 70 - cut).copy_(input(1, 70 - cut, 2) * 100);
     auto a = start(1), b = start(1);
-    EXPECT_TRUE(check::identical(run(other, a, 0).narrow(1, 0, cut), run(x, b, 0).narrow(1, 0, cut)))
+    EXPECT_TRUE(
+        check::identical(run(other, a, 0).narrow(1, 0, cut), run(x, b, 0).narrow(1, 0, cut)))
         << "outputs before " << cut << " changed with what comes after";
   }
 }
@@ -154,7 +158,8 @@ TEST_P(MixerContract, RowsDoNotSeeEachOther) {
   const auto together = run(x, state, 0);
   for (std::int64_t b = 0; b < 3; ++b) {
     auto alone = start(1);
-    EXPECT_TRUE(check::close(run(x.narrow(0, b, 1), alone, 0), together.narrow(0, b, 1), tolerance()));
+    EXPECT_TRUE(
+        check::close(run(x.narrow(0, b, 1), alone, 0), together.narrow(0, b, 1), tolerance()));
   }
 }
 
@@ -163,7 +168,9 @@ TEST_P(MixerContract, RowsOfDifferentLengthsAreEachAsAlone) {
   const std::vector<std::int64_t> lengths{9, 4, 1};
   auto padded = x.clone();
   for (std::int64_t b = 0; b < 3; ++b) {  // what stands behind a row's end must not matter
-    padded[b].narrow(0, lengths[static_cast<std::size_t>(b)], 9 - lengths[static_cast<std::size_t>(b)]).fill_(1e3);
+    padded[b]
+        .narrow(0, lengths[static_cast<std::size_t>(b)], 9 - lengths[static_cast<std::size_t>(b)])
+        .fill_(1e3);
   }
   auto state = start(3);
   auto c = call(3, 9, 0);
@@ -171,15 +178,19 @@ TEST_P(MixerContract, RowsOfDifferentLengthsAreEachAsAlone) {
   const auto out = mixer_->forward(padded, state, c);
   Call more = call(3, 2, 0);
   for (std::int64_t b = 0; b < 3; ++b) {
-    for (std::int64_t t = 0; t < 2; ++t) more.positions[b][t] = lengths[static_cast<std::size_t>(b)] + t;
+    for (std::int64_t t = 0; t < 2; ++t)
+      more.positions[b][t] = lengths[static_cast<std::size_t>(b)] + t;
   }
   const auto y = input(3, 2, 8);
   const auto next = mixer_->forward(y, state, more);
   for (std::int64_t b = 0; b < 3; ++b) {
     const auto n = lengths[static_cast<std::size_t>(b)];
     auto alone = start(1);
-    EXPECT_TRUE(check::close(out.narrow(0, b, 1).narrow(1, 0, n), run(x.narrow(0, b, 1).narrow(1, 0, n), alone, 0), tolerance())) << "row " << b;
-    EXPECT_TRUE(check::close(next.narrow(0, b, 1), run(y.narrow(0, b, 1), alone, n), tolerance())) << "row " << b << ", continued";
+    EXPECT_TRUE(check::close(out.narrow(0, b, 1).narrow(1, 0, n),
+                             run(x.narrow(0, b, 1).narrow(1, 0, n), alone, 0), tolerance()))
+        << "row " << b;
+    EXPECT_TRUE(check::close(next.narrow(0, b, 1), run(y.narrow(0, b, 1), alone, n), tolerance()))
+        << "row " << b << ", continued";
   }
 }
 
@@ -309,7 +320,8 @@ TEST_P(MixerContract, ATreeIsScoredPathByPath) {
   auto c = call(1, 5, 10);
   const auto out = mixer_->verify(tree, parent, state, c);
   EXPECT_EQ(state.save(), bytes) << "verifying changes nothing";
-  for (const auto& path : {std::vector<std::int64_t>{0, 1, 3}, std::vector<std::int64_t>{0, 2, 4}}) {
+  for (const auto& path :
+       {std::vector<std::int64_t>{0, 1, 3}, std::vector<std::int64_t>{0, 2, 4}}) {
     auto alone = state.fork();
     const auto index = at::tensor(path, at::kLong);
     const auto want = run(tree.index_select(1, index), alone, 10);
@@ -318,8 +330,10 @@ TEST_P(MixerContract, ATreeIsScoredPathByPath) {
     mixer_->commit(tree, path, committed, c);
     EXPECT_TRUE(check::close(answer(committed, 13), answer(alone, 13), tolerance()));
   }
-  check::expect_error(Errc::invalid, "parents", [&] { (void)mixer_->verify(tree, {-1}, state, c); });
-  check::expect_error(Errc::invalid, "before", [&] { (void)mixer_->verify(tree, {-1, 0, 2, 1, 2}, state, c); });
+  check::expect_error(Errc::invalid, "parents",
+                      [&] { (void)mixer_->verify(tree, {-1}, state, c); });
+  check::expect_error(Errc::invalid, "before",
+                      [&] { (void)mixer_->verify(tree, {-1, 0, 2, 1, 2}, state, c); });
 }
 
 TEST_P(MixerContract, ItsSpecPrintsAndParsesBack) {
@@ -350,9 +364,12 @@ std::string case_name(const ::testing::TestParamInfo<Case>& info) {
   return check::test_name(info.param.spec) + (info.param.type == at::kDouble ? "_f64" : "_f32");
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryMixer, MixerContract, ::testing::ValuesIn(cases({at::kDouble, at::kFloat})), case_name);
-INSTANTIATE_TEST_SUITE_P(EveryMixer, MixerInDouble, ::testing::ValuesIn(cases({at::kDouble})), case_name);
-INSTANTIATE_TEST_SUITE_P(EveryMixer, MixerInSingle, ::testing::ValuesIn(cases({at::kFloat})), case_name);
+INSTANTIATE_TEST_SUITE_P(EveryMixer, MixerContract,
+                         ::testing::ValuesIn(cases({at::kDouble, at::kFloat})), case_name);
+INSTANTIATE_TEST_SUITE_P(EveryMixer, MixerInDouble, ::testing::ValuesIn(cases({at::kDouble})),
+                         case_name);
+INSTANTIATE_TEST_SUITE_P(EveryMixer, MixerInSingle, ::testing::ValuesIn(cases({at::kFloat})),
+                         case_name);
 
 }  // namespace
 }  // namespace mneme

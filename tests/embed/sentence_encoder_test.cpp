@@ -2,16 +2,16 @@
 // parity/sentence_encoder_parity.py.
 #include "mneme/embed/sentence_encoder.h"
 
-#include <c10/core/InferenceMode.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
+#include "mneme/models/locate.h"
 
+#include <c10/core/InferenceMode.h>
+
+#include "../tensor_check.h"
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-
-#include "../tensor_check.h"
-#include "mneme/models/locate.h"
+#include <gtest/gtest.h>
+#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -30,7 +30,8 @@ class SentenceEncoderTest : public ::testing::Test {
   }
   static double cosine(const TextEmbedding& a, const TextEmbedding& b) {
     double out = 0;
-    for (std::size_t i = 0; i < a.vector.size(); ++i) out += static_cast<double>(a.vector[i]) * b.vector[i];
+    for (std::size_t i = 0; i < a.vector.size(); ++i)
+      out += static_cast<double>(a.vector[i]) * b.vector[i];
     return out;
   }
   const c10::InferenceMode inference_;
@@ -39,7 +40,8 @@ class SentenceEncoderTest : public ::testing::Test {
 };
 
 TEST_F(SentenceEncoderTest, LikeTextsLieClose) {
-  const auto cat = encoder_->embed("A cat sleeps on the warm roof."), kitten = encoder_->embed("The kitten is napping on top of the house."),
+  const auto cat = encoder_->embed("A cat sleeps on the warm roof."),
+             kitten = encoder_->embed("The kitten is napping on top of the house."),
              tax = encoder_->embed("Income tax must be filed by the end of April.");
   EXPECT_GT(cosine(cat, kitten), cosine(cat, tax) + 0.2);
   EXPECT_NEAR(cosine(cat, cat), 1, 1e-5) << "of length 1";
@@ -48,8 +50,11 @@ TEST_F(SentenceEncoderTest, LikeTextsLieClose) {
 }
 
 TEST_F(SentenceEncoderTest, TogetherAsAloneAndInOrder) {
-  std::vector<std::string> texts{"short", "", "a text of several words, somewhat longer than the first one"};
-  for (int i = 0; i < 40; ++i) texts.push_back("sentence number " + std::to_string(i) + (i % 3 ? " with more to say about itself than others have" : ""));
+  std::vector<std::string> texts{"short", "",
+                                 "a text of several words, somewhat longer than the first one"};
+  for (int i = 0; i < 40; ++i)
+    texts.push_back("sentence number " + std::to_string(i) +
+                    (i % 3 ? " with more to say about itself than others have" : ""));
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   const auto together = encoder_->embed(views);
   ASSERT_EQ(together.size(), texts.size());
@@ -78,7 +83,9 @@ TEST_F(SentenceEncoderTest, SaysWhatItDidNotRead) {
 
 TEST_F(SentenceEncoderTest, TheFastPathIsNear) {
   const auto fast = SentenceEncoder::load("minilm");
-  for (const auto* text : {"A cat sleeps on the warm roof.", "tax", "La mer est calme ce soir, et les bateaux rentrent."}) EXPECT_GE(cosine(fast->embed(text), encoder_->embed(text)), 0.999) << text;
+  for (const auto* text : {"A cat sleeps on the warm roof.", "tax",
+                           "La mer est calme ce soir, et les bateaux rentrent."})
+    EXPECT_GE(cosine(fast->embed(text), encoder_->embed(text)), 0.999) << text;
 }
 
 TEST_F(SentenceEncoderTest, RefusesAnotherPooling) {
@@ -86,19 +93,26 @@ TEST_F(SentenceEncoderTest, RefusesAnotherPooling) {
   ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
   const fs::path copy = pattern;
   for (const auto& entry : fs::directory_iterator(folder_)) {
-    if (entry.is_regular_file()) fs::create_symlink(fs::absolute(entry.path()), copy / entry.path().filename());
+    if (entry.is_regular_file())
+      fs::create_symlink(fs::absolute(entry.path()), copy / entry.path().filename());
   }
   fs::create_directory(copy / "1_Pooling");
-  const auto write = [&](const char* json) { std::ofstream(copy / "1_Pooling" / "config.json") << json; };
-  write(R"({"word_embedding_dimension": 384, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true})");
+  const auto write = [&](const char* json) {
+    std::ofstream(copy / "1_Pooling" / "config.json") << json;
+  };
+  write(
+      R"({"word_embedding_dimension": 384, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true})");
   EXPECT_EQ(SentenceEncoder::load(copy.string())->width(), 384);
-  write(R"({"word_embedding_dimension": 384, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false})");
-  check::expect_error(Errc::unsupported, "mean pooling is", [&] { (void)SentenceEncoder::load(copy.string()); });
+  write(
+      R"({"word_embedding_dimension": 384, "pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false})");
+  check::expect_error(Errc::unsupported, "mean pooling is",
+                      [&] { (void)SentenceEncoder::load(copy.string()); });
   fs::remove_all(copy);
 }
 
 TEST(LoadSentenceEncoder, SaysWhatIsWrong) {
-  check::expect_error(Errc::not_found, "did you mean 'minilm'", [] { (void)SentenceEncoder::load("minilmm"); });
+  check::expect_error(Errc::not_found, "did you mean 'minilm'",
+                      [] { (void)SentenceEncoder::load("minilmm"); });
   try {
     (void)locate_model("smollm2");
   } catch (const Error&) {

@@ -1,14 +1,14 @@
 // The paged store against a plain list of entries per row; stages in it are tested by contracts/kv_stage_contract.cpp.
 #include "mneme/kv/paged_kv.h"
 
+#include "mneme/core/registry.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include <algorithm>
 
 #include "../tensor_check.h"
-#include "mneme/core/registry.h"
+#include <algorithm>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -25,7 +25,9 @@ using Row = std::vector<Entry>;
 
 class PagedKvTest : public ::testing::Test {
  protected:
-  static KvShape shape() { return {kHeads, kWidth, kWidth, std::make_shared<Rope>(kWidth, 500.0, RopePairs::halves)}; }
+  static KvShape shape() {
+    return {kHeads, kWidth, kWidth, std::make_shared<Rope>(kWidth, 500.0, RopePairs::halves)};
+  }
   static std::unique_ptr<KvStore> store(std::int64_t rows, const std::string& plan = "") {
     auto out = registry().make<KvStore>("paged", shape(), rows);
     if (!plan.empty()) out->use(std::make_shared<KvPlan>(parse_chain(plan)), 0);
@@ -39,16 +41,19 @@ class PagedKvTest : public ::testing::Test {
     return out;
   }
   /// Appends T fresh tokens to every row at its next positions, also to the plain rows.
-  void append(KvStore& to, std::vector<Row*> rows, std::int64_t T, std::vector<std::int64_t> lengths = {}, Compute compute = Compute::f32) {
+  void append(KvStore& to, std::vector<Row*> rows, std::int64_t T,
+              std::vector<std::int64_t> lengths = {}, Compute compute = Compute::f32) {
     const auto B = static_cast<std::int64_t>(rows.size());
-    const auto k = check::normal({B, kHeads, T, kWidth}, ++seed_), v = check::normal({B, kHeads, T, kWidth}, ++seed_);
+    const auto k = check::normal({B, kHeads, T, kWidth}, ++seed_),
+               v = check::normal({B, kHeads, T, kWidth}, ++seed_);
     auto positions = at::empty({B, T}, at::kLong);
     for (std::int64_t b = 0; b < B; ++b) {
       auto& row = *rows[static_cast<std::size_t>(b)];
       const auto first = row.empty() ? 0 : row.back().position + 1;
       for (std::int64_t t = 0; t < T; ++t) positions[b][t] = first + t;
       const auto n = lengths.empty() ? T : lengths[static_cast<std::size_t>(b)];
-      for (std::int64_t t = 0; t < n; ++t) row.push_back({k[b].select(1, t), v[b].select(1, t), first + t});
+      for (std::int64_t t = 0; t < n; ++t)
+        row.push_back({k[b].select(1, t), v[b].select(1, t), first + t});
     }
     auto c = call(positions, lengths);
     c.compute = compute;
@@ -56,12 +61,14 @@ class PagedKvTest : public ::testing::Test {
     to.settle();
   }
   /// Attention of one query a head over plain entries, in double.
-  static Partial attend(const Row& row, const at::Tensor& q, std::int64_t position, const Pattern& pattern) {
+  static Partial attend(const Row& row, const at::Tensor& q, std::int64_t position,
+                        const Pattern& pattern) {
     const auto rope = shape().rope;
     std::vector<at::Tensor> k, v;
     std::vector<std::int64_t> positions;
     for (const auto& entry : row) {
-      k.push_back((*rope)(entry.k.to(at::kDouble).view({1, kHeads, 1, kWidth}), at::full({1, 1}, entry.position, at::kLong)));
+      k.push_back((*rope)(entry.k.to(at::kDouble).view({1, kHeads, 1, kWidth}),
+                          at::full({1, 1}, entry.position, at::kLong)));
       v.push_back(entry.v.to(at::kDouble).view({1, kHeads, 1, kWidth}));
       positions.push_back(entry.position);
     }
@@ -69,25 +76,40 @@ class PagedKvTest : public ::testing::Test {
       k.push_back(at::zeros({1, kHeads, 0, kWidth}, at::kDouble));
       v.push_back(k.back());
     }
-    const Entries entries{at::cat(k, 2), at::cat(v, 2), at::tensor(positions, at::kLong).view({1, 1, -1}), {}, {}, {}};
+    const Entries entries{at::cat(k, 2),
+                          at::cat(v, 2),
+                          at::tensor(positions, at::kLong).view({1, 1, -1}),
+                          {},
+                          {},
+                          {}};
     const auto at_query = at::full({1, 1}, position, at::kLong);
-    return attend_plain((*rope)(q.to(at::kDouble), at_query), at_query, {}, entries, pattern, kScale);
+    return attend_plain((*rope)(q.to(at::kDouble), at_query), at_query, {}, entries, pattern,
+                        kScale);
   }
   /// The store's rows answer a fresh query as the plain rows do.
-  void expect_equal(const KvStore& held, const std::vector<const Row*>& rows, double tolerance = 1e-5, Pattern pattern = {}) {
+  void expect_equal(const KvStore& held, const std::vector<const Row*>& rows,
+                    double tolerance = 1e-5, Pattern pattern = {}) {
     const auto B = static_cast<std::int64_t>(rows.size());
     ASSERT_EQ(held.rows(), B);
     const auto q = check::normal({B, kHeads * kGroup, 1, kWidth}, ++seed_);
     auto positions = at::empty({B, 1}, at::kLong);
-    for (std::int64_t b = 0; b < B; ++b) positions[b][0] = rows[static_cast<std::size_t>(b)]->empty() ? 0 : rows[static_cast<std::size_t>(b)]->back().position;
+    for (std::int64_t b = 0; b < B; ++b)
+      positions[b][0] = rows[static_cast<std::size_t>(b)]->empty()
+                            ? 0
+                            : rows[static_cast<std::size_t>(b)]->back().position;
     auto c = call(positions);
     c.pattern = pattern;
     const auto got = held.attend(q, c, kScale, true);
     for (std::int64_t b = 0; b < B; ++b) {
       const auto& row = *rows[static_cast<std::size_t>(b)];
-      const auto want = attend(row, q.narrow(0, b, 1), positions[b][0].item<std::int64_t>(), pattern);
-      EXPECT_TRUE(check::close(got.out.narrow(0, b, 1), want.out, tolerance)) << "row " << b << " of " << row.size();
-      EXPECT_TRUE(row.empty() ? at::isinf(got.lse[b]).all().item<bool>() : static_cast<bool>(check::close(got.lse.narrow(0, b, 1), want.lse, tolerance))) << "row " << b;
+      const auto want =
+          attend(row, q.narrow(0, b, 1), positions[b][0].item<std::int64_t>(), pattern);
+      EXPECT_TRUE(check::close(got.out.narrow(0, b, 1), want.out, tolerance))
+          << "row " << b << " of " << row.size();
+      EXPECT_TRUE(row.empty() ? at::isinf(got.lse[b]).all().item<bool>()
+                              : static_cast<bool>(
+                                    check::close(got.lse.narrow(0, b, 1), want.lse, tolerance)))
+          << "row " << b;
       EXPECT_EQ(held.seen(b), static_cast<std::int64_t>(row.size()));
     }
   }
@@ -103,7 +125,9 @@ class PagedKvTest : public ::testing::Test {
     out->load(reader);
     return out;
   }
-  static std::unique_ptr<KvStore> as_kv(std::unique_ptr<StateStore> from) { return std::unique_ptr<KvStore>(&dynamic_cast<KvStore&>(*from.release())); }
+  static std::unique_ptr<KvStore> as_kv(std::unique_ptr<StateStore> from) {
+    return std::unique_ptr<KvStore>(&dynamic_cast<KvStore&>(*from.release()));
+  }
   static std::unique_ptr<KvStore> fork(const KvStore& from) { return as_kv(from.fork()); }
 
   std::uint64_t seed_ = 100;
@@ -121,7 +145,11 @@ TEST_F(PagedKvTest, EmptyRowsAnswerNothing) {
 TEST_F(PagedKvTest, RaggedRowsEqualTheirEntries) {
   Row a, b, c;
   const auto held = store(3);
-  for (const auto& [T, lengths] : {std::pair{std::int64_t{5}, std::vector<std::int64_t>{5, 2, 0}}, {1, {}}, {64, {64, 63, 1}}, {130, {1, 130, 7}}, {3, {0, 0, 3}}}) {
+  for (const auto& [T, lengths] : {std::pair{std::int64_t{5}, std::vector<std::int64_t>{5, 2, 0}},
+                                   {1, {}},
+                                   {64, {64, 63, 1}},
+                                   {130, {1, 130, 7}},
+                                   {3, {0, 0, 3}}}) {
     append(*held, {&a, &b, &c}, T, lengths);
     expect_equal(*held, {&a, &b, &c});
   }
@@ -140,16 +168,19 @@ TEST_F(PagedKvTest, ManyQueriesOfRaggedRows) {
   const auto q = check::normal({2, kHeads * kGroup, T, kWidth}, 4);
   auto positions = check::positions(2, T, 84);
   positions[1].sub_(50);
-  const auto got = held->attend(q, call(positions, {6, 3}), kScale, true), unasked = held->attend(q, call(positions, {6, 3}), kScale, false);
+  const auto got = held->attend(q, call(positions, {6, 3}), kScale, true),
+             unasked = held->attend(q, call(positions, {6, 3}), kScale, false);
   for (std::int64_t r = 0; r < 2; ++r) {
     for (std::int64_t t = 0; t < (r ? 3 : 6); ++t) {
-      const auto want = attend(r ? b : a, q.narrow(0, r, 1).narrow(2, t, 1), positions[r][t].item<std::int64_t>(), {});
+      const auto want = attend(r ? b : a, q.narrow(0, r, 1).narrow(2, t, 1),
+                               positions[r][t].item<std::int64_t>(), {});
       EXPECT_TRUE(check::close(got.out.narrow(0, r, 1).narrow(2, t, 1), want.out, 1e-5));
       EXPECT_TRUE(check::close(got.lse.narrow(0, r, 1).narrow(2, t, 1), want.lse, 1e-5));
       EXPECT_TRUE(check::close(unasked.out.narrow(0, r, 1).narrow(2, t, 1), want.out, 1e-5));
     }
   }
-  EXPECT_EQ(got.out[1].narrow(1, 3, 3).abs().max().item<float>(), 0) << "padding attends to nothing";
+  EXPECT_EQ(got.out[1].narrow(1, 3, 3).abs().max().item<float>(), 0)
+      << "padding attends to nothing";
 }
 
 TEST_F(PagedKvTest, HalfPrecisionPagesTakeHalf) {
@@ -219,7 +250,8 @@ TEST_F(PagedKvTest, RewindsAcrossPages) {
   expect_equal(*held, {&a, &b});
   EXPECT_LE(held->allocated_bytes(), bytes + 2 * kPage * kHeads * 2 * kWidth * 4);
   const auto before = save(*held);
-  check::expect_error(Errc::invalid, "only", [&] { held->rewind(static_cast<std::int64_t>(b.size()) + 1); });
+  check::expect_error(Errc::invalid, "only",
+                      [&] { held->rewind(static_cast<std::int64_t>(b.size()) + 1); });
   EXPECT_EQ(save(*held), before) << "a refusal changes no row";
   held->rewind(static_cast<std::int64_t>(b.size()));
   a.resize(a.size() - b.size());
@@ -251,8 +283,10 @@ TEST_F(PagedKvTest, JoinsRowsOfDifferentLengths) {
   expect_equal(*joined, {&a1, &b1, &c1});
   expect_equal(*x, {&a});
   expect_equal(*y, {&b, &c});
-  check::expect_error(Errc::mismatch, "different KV plans", [&] { (void)x->concat({store(1, "quantize").get()}); });
-  const auto other = registry().make<KvStore>("paged", KvShape{kHeads + 1, kWidth, kWidth, nullptr}, 1);
+  check::expect_error(Errc::mismatch, "different KV plans",
+                      [&] { (void)x->concat({store(1, "quantize").get()}); });
+  const auto other =
+      registry().make<KvStore>("paged", KvShape{kHeads + 1, kWidth, kWidth, nullptr}, 1);
   check::expect_error(Errc::mismatch, "different models", [&] { (void)x->concat({other.get()}); });
 }
 
@@ -280,7 +314,9 @@ TEST_F(PagedKvTest, WhatIsReadCanBePlacedElsewhere) {
   const auto other = store(1);
   append(*other, {&b}, 10);
   other->place(0, slice, 1000, Compute::f32);
-  for (std::int64_t i = 0; i < 90; ++i) b.push_back({a[static_cast<std::size_t>(50 + i)].k, a[static_cast<std::size_t>(50 + i)].v, 1000 + i});
+  for (std::int64_t i = 0; i < 90; ++i)
+    b.push_back(
+        {a[static_cast<std::size_t>(50 + i)].k, a[static_cast<std::size_t>(50 + i)].v, 1000 + i});
   expect_equal(*other, {&b});
   const auto again = other->read(0, 10, 100);
   EXPECT_TRUE(check::close(again.keys, slice.keys, 1e-5));
@@ -313,9 +349,17 @@ TEST_F(PagedKvTest, RefusesSlicesAndRangesThatDoNotFit) {
   check::expect_error(Errc::invalid, "10", [&] { (void)held->read(0, 5, 11); });
   check::expect_error(Errc::invalid, "10", [&] { (void)held->read(0, -1, 2); });
   check::expect_error(Errc::invalid, "10", [&] { (void)held->read(0, 5, 4); });
-  check::expect_error(Errc::mismatch, "another shape", [&] { held->place(0, {at::zeros({kHeads, 2, kWidth + 2}), at::zeros({kHeads, 2, kWidth})}, 0, Compute::f32); });
-  check::expect_error(Errc::mismatch, "another shape", [&] { held->place(0, {at::zeros({1, 2, kWidth}), at::zeros({1, 2, kWidth})}, 0, Compute::f32); });
-  check::expect_error(Errc::mismatch, "another shape", [&] { held->place(0, {at::zeros({kHeads, 2, kWidth}), at::zeros({kHeads, 3, kWidth})}, 0, Compute::f32); });
+  check::expect_error(Errc::mismatch, "another shape", [&] {
+    held->place(0, {at::zeros({kHeads, 2, kWidth + 2}), at::zeros({kHeads, 2, kWidth})}, 0,
+                Compute::f32);
+  });
+  check::expect_error(Errc::mismatch, "another shape", [&] {
+    held->place(0, {at::zeros({1, 2, kWidth}), at::zeros({1, 2, kWidth})}, 0, Compute::f32);
+  });
+  check::expect_error(Errc::mismatch, "another shape", [&] {
+    held->place(0, {at::zeros({kHeads, 2, kWidth}), at::zeros({kHeads, 3, kWidth})}, 0,
+                Compute::f32);
+  });
   expect_equal(*held, {&a});
 }
 
@@ -331,18 +375,24 @@ TEST_F(PagedKvTest, AWindowKeepsTheFirstAndTheLast) {
     EXPECT_EQ(held->kept(0), static_cast<double>(left.size()));
     const auto q = check::normal({1, kHeads * kGroup, 1, kWidth}, 8);
     const auto position = a.back().position;
-    EXPECT_TRUE(check::close(held->attend(q, call(at::full({1, 1}, position, at::kLong)), kScale, false).out, attend(left, q, position, {}).out, 1e-5));
-    EXPECT_LE(held->allocated_bytes(), 3 * kPage * kHeads * 2 * kWidth * 4) << "the first page and at most two of the last";
+    EXPECT_TRUE(check::close(
+        held->attend(q, call(at::full({1, 1}, position, at::kLong)), kScale, false).out,
+        attend(left, q, position, {}).out, 1e-5));
+    EXPECT_LE(held->allocated_bytes(), 3 * kPage * kHeads * 2 * kWidth * 4)
+        << "the first page and at most two of the last";
   }
   check::expect_error(Errc::unsupported, "evicted", [&] { (void)held->read(0, 0, 50); });
   check::expect_error(Errc::unsupported, "evicted", [&] { held->rewind(1); });
   const auto last = static_cast<std::int64_t>(a.size());
-  EXPECT_TRUE(check::close(held->read(0, last - 20, last).keys.select(1, 0), a[a.size() - 20].k, 1e-5)) << "what is there can be read";
+  EXPECT_TRUE(
+      check::close(held->read(0, last - 20, last).keys.select(1, 0), a[a.size() - 20].k, 1e-5))
+      << "what is there can be read";
 }
 
 TEST_F(PagedKvTest, ScatteredEntriesAreCompacted) {
   const auto entry = kHeads * 2 * kWidth * 4;
-  for (const auto* plan : {"every_other(sinks=2, recent=10)", "every_other(sinks=2, recent=100)", "every_other(sinks=0, recent=70) | quantize"}) {
+  for (const auto* plan : {"every_other(sinks=2, recent=10)", "every_other(sinks=2, recent=100)",
+                           "every_other(sinks=0, recent=70) | quantize"}) {
     const bool coded = std::string(plan).find("quantize") != std::string::npos;
     Row a;
     const auto held = store(1, plan);
@@ -352,32 +402,44 @@ TEST_F(PagedKvTest, ScatteredEntriesAreCompacted) {
     for (int i = 0; i < 330; ++i) append(*held, {&a}, 1);
     EXPECT_EQ(save(*parent), before);
     Row left;
-    const auto recent = std::string(plan).find("recent=100") != std::string::npos ? 100u : coded ? 70u : 10u;
+    const auto recent = std::string(plan).find("recent=100") != std::string::npos ? 100u
+                        : coded                                                   ? 70u
+                                                                                  : 10u;
     const auto sinks = coded ? 0u : 2u;
     for (std::size_t i = 0; i < a.size(); ++i) {
       if (i < sinks || i + recent >= a.size() || i % 2 == 0) left.push_back(a[i]);
     }
     EXPECT_EQ(held->kept(0), static_cast<double>(left.size())) << plan;
     const auto q = check::normal({1, kHeads * kGroup, 1, kWidth}, 8);
-    EXPECT_TRUE(check::close(held->attend(q, call(at::full({1, 1}, a.back().position, at::kLong)), kScale, false).out, attend(left, q, a.back().position, {}).out, coded ? 2e-2 : 1e-5)) << plan;
-    EXPECT_LE(held->allocated_bytes(), static_cast<std::int64_t>(left.size() + 3 * kPage) * entry) << plan << ": pages are full but for a few";
+    EXPECT_TRUE(check::close(
+        held->attend(q, call(at::full({1, 1}, a.back().position, at::kLong)), kScale, false).out,
+        attend(left, q, a.back().position, {}).out, coded ? 2e-2 : 1e-5))
+        << plan;
+    EXPECT_LE(held->allocated_bytes(), static_cast<std::int64_t>(left.size() + 3 * kPage) * entry)
+        << plan << ": pages are full but for a few";
   }
 }
 
 TEST_F(PagedKvTest, EncodedPagesAreSmallAndNear) {
-  for (const auto& [plan, tolerance, most] : {std::tuple{"quantize(bits=8)", 1e-2, 0.35}, {"quantize(bits=4)", 0.12, 0.25}}) {
+  for (const auto& [plan, tolerance, most] :
+       {std::tuple{"quantize(bits=8)", 1e-2, 0.35}, {"quantize(bits=4)", 0.12, 0.25}}) {
     Row a, b;
     const auto coded = store(2, plan), plain = store(2);
     append(*coded, {&a, &b}, 640, {640, 600});
     Row x, y;
     append(*plain, {&x, &y}, 640, {640, 600});
     expect_equal(*coded, {&a, &b}, tolerance);
-    EXPECT_LT(static_cast<double>(coded->allocated_bytes()), most * static_cast<double>(plain->allocated_bytes())) << plan;
-    EXPECT_TRUE(check::close(coded->read(1, 0, 600).values, at::stack([&] {
-                                                              std::vector<at::Tensor> v;
-                                                              for (const auto& entry : b) v.push_back(entry.v);
-                                                              return v;
-                                                            }(), 1),
+    EXPECT_LT(static_cast<double>(coded->allocated_bytes()),
+              most * static_cast<double>(plain->allocated_bytes()))
+        << plan;
+    EXPECT_TRUE(check::close(coded->read(1, 0, 600).values,
+                             at::stack(
+                                 [&] {
+                                   std::vector<at::Tensor> v;
+                                   for (const auto& entry : b) v.push_back(entry.v);
+                                   return v;
+                                 }(),
+                                 1),
                              tolerance));
     // Rewinding into an encoded page and going on.
     coded->rewind(100);
@@ -385,7 +447,8 @@ TEST_F(PagedKvTest, EncodedPagesAreSmallAndNear) {
     b.resize(b.size() - 100);
     append(*coded, {&a, &b}, 90);
     expect_equal(*coded, {&a, &b}, tolerance);
-    check::expect_error(Errc::unsupported, "cannot change its codec", [&] { coded->use(nullptr, 0); });
+    check::expect_error(Errc::unsupported, "cannot change its codec",
+                        [&] { coded->use(nullptr, 0); });
   }
 }
 
@@ -401,7 +464,8 @@ TEST_F(PagedKvTest, AnEncodedPageIsUsedAsItReadsBackFromTheFirstTime) {
 }
 
 TEST_F(PagedKvTest, SavesAndLoads) {
-  for (const auto* plan : {"", "window(sinks=3, size=70)", "quantize", "every_other(sinks=2, recent=20) | quantize(bits=4)"}) {
+  for (const auto* plan : {"", "window(sinks=3, size=70)", "quantize",
+                           "every_other(sinks=2, recent=20) | quantize(bits=4)"}) {
     Row a, b;
     const auto held = store(2, plan);
     append(*held, {&a, &b}, 150, {150, 20});
@@ -411,7 +475,9 @@ TEST_F(PagedKvTest, SavesAndLoads) {
     EXPECT_EQ(save(*loaded), bytes) << plan;
     const auto q = check::normal({2, kHeads * kGroup, 1, kWidth}, 8);
     auto positions = at::tensor({150, 20}, at::kLong).view({2, 1});
-    EXPECT_TRUE(check::identical(loaded->attend(q, call(positions), kScale, false).out, held->attend(q, call(positions), kScale, false).out)) << plan;
+    EXPECT_TRUE(check::identical(loaded->attend(q, call(positions), kScale, false).out,
+                                 held->attend(q, call(positions), kScale, false).out))
+        << plan;
     EXPECT_EQ(loaded->seen(0), 151);
     EXPECT_EQ(loaded->kept(1), held->kept(1));
     const auto seed = seed_;
@@ -429,13 +495,15 @@ TEST_F(PagedKvTest, TruncatedBytesAreRefused) {
   append(*held, {&a}, 80);
   const auto bytes = save(*held);
   for (std::size_t n = 0; n < bytes.size(); n += n < 200 || bytes.size() - n < 200 ? 1 : 37) {
-    check::expect_error(Errc::corrupt, "", [&] { (void)load(std::string_view(bytes).substr(0, n)); });
+    check::expect_error(Errc::corrupt, "",
+                        [&] { (void)load(std::string_view(bytes).substr(0, n)); });
   }
 }
 
 TEST_F(PagedKvTest, DamagedBytesNeverCrash) {
   // Without the State's checksum, which catches every flip: whatever loads must be safe to use.
-  for (const auto* plan : {"", "window(sinks=1, size=70) | quantize(bits=4)", "every_other(sinks=1, recent=5)"}) {
+  for (const auto* plan :
+       {"", "window(sinks=1, size=70) | quantize(bits=4)", "every_other(sinks=1, recent=5)"}) {
     Row a;
     const auto held = store(1, plan);
     append(*held, {&a}, 80);
@@ -446,7 +514,8 @@ TEST_F(PagedKvTest, DamagedBytesNeverCrash) {
       auto damaged = bytes;
       // Headers and counts stand first: half of the flips go there.
       const auto range = round % 2 ? damaged.size() : std::min<std::size_t>(damaged.size(), 400);
-      for (auto flips = 1 + generator.next() % 3; flips > 0; --flips) damaged[generator.next() % range] ^= static_cast<char>(1 << generator.next() % 8);
+      for (auto flips = 1 + generator.next() % 3; flips > 0; --flips)
+        damaged[generator.next() % range] ^= static_cast<char>(1 << generator.next() % 8);
       try {
         auto loaded = load(damaged);
         ++usable;
@@ -456,14 +525,16 @@ TEST_F(PagedKvTest, DamagedBytesNeverCrash) {
           try {
             const auto slice = loaded->read(row, std::max<std::int64_t>(0, last - 5), last);
             if (loaded->rows() == 1 && slice.keys.size(2) == slice.values.size(2)) {
-              (void)loaded->attend(at::ones({1, slice.keys.size(0), 1, slice.keys.size(2)}), call(at::full({1, 1}, last, at::kLong)), kScale, true);
+              (void)loaded->attend(at::ones({1, slice.keys.size(0), 1, slice.keys.size(2)}),
+                                   call(at::full({1, 1}, last, at::kLong)), kScale, true);
             }
-          } catch (const Error&) {  // evicted entries, or another damage that is noticed when it is met
+          } catch (
+              const Error&) {  // evicted entries, or another damage that is noticed when it is met
           }
         }
         auto child = fork(*loaded);
         (void)save(*child);
-        child->rewind(1);
+        child->rewind(std::min<std::int64_t>(child->seen(0), 2000));
         (void)save(*child);
       } catch (const Error&) {
         ++refused;
@@ -492,10 +563,12 @@ TEST_F(PagedKvTest, AStateNoticesEveryFlip) {
 class LiveKvTest : public PagedKvTest {
  protected:
   /// Appends tensors that carry gradients, or numbers in double.
-  void append_live(KvStore& to, std::vector<Row*> rows, std::int64_t T, std::vector<std::int64_t> lengths = {}) {
+  void append_live(KvStore& to, std::vector<Row*> rows, std::int64_t T,
+                   std::vector<std::int64_t> lengths = {}) {
     const c10::AutoGradMode on(true);
     const auto B = static_cast<std::int64_t>(rows.size());
-    const auto k = check::normal({B, kHeads, T, kWidth}, ++seed_).set_requires_grad(true), v = check::normal({B, kHeads, T, kWidth}, ++seed_).set_requires_grad(true);
+    const auto k = check::normal({B, kHeads, T, kWidth}, ++seed_).set_requires_grad(true),
+               v = check::normal({B, kHeads, T, kWidth}, ++seed_).set_requires_grad(true);
     leaves_ = {k, v};
     auto positions = at::empty({B, T}, at::kLong);
     for (std::int64_t b = 0; b < B; ++b) {
@@ -503,7 +576,8 @@ class LiveKvTest : public PagedKvTest {
       const auto first = row.empty() ? 0 : row.back().position + 1;
       for (std::int64_t t = 0; t < T; ++t) positions[b][t] = first + t;
       const auto n = lengths.empty() ? T : lengths[static_cast<std::size_t>(b)];
-      for (std::int64_t t = 0; t < n; ++t) row.push_back({k.detach()[b].select(1, t), v.detach()[b].select(1, t), first + t});
+      for (std::int64_t t = 0; t < n; ++t)
+        row.push_back({k.detach()[b].select(1, t), v.detach()[b].select(1, t), first + t});
     }
     to.append(k, v, call(positions, lengths));
     to.settle();
@@ -568,7 +642,10 @@ TEST_F(LiveKvTest, RewindsSelectsJoinsResetsSaves) {
   append_live(*joined, {&a, &b, &c}, 2);
   expect_equal(*joined, {&a, &b, &c});
   check::expect_error(Errc::unsupported, "gradients", [&] { (void)held->read(0, 0, 1); });
-  check::expect_error(Errc::unsupported, "gradients", [&] { held->place(0, {at::zeros({kHeads, 1, kWidth}), at::zeros({kHeads, 1, kWidth})}, 0, Compute::f32); });
+  check::expect_error(Errc::unsupported, "gradients", [&] {
+    held->place(0, {at::zeros({kHeads, 1, kWidth}), at::zeros({kHeads, 1, kWidth})}, 0,
+                Compute::f32);
+  });
   check::expect_error(Errc::unsupported, "", [&] { held->rewind(100); });
   check::expect_error(Errc::mismatch, "", [&] { (void)held->concat({store(1).get()}); });
 }

@@ -2,12 +2,11 @@
 #include "mneme/kv/plan.h"
 
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include <algorithm>
 
 #include "../tensor_check.h"
 #include "../tiny_models.h"
+#include <algorithm>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -21,8 +20,10 @@ std::vector<std::int64_t> kept(const std::string& spec, const std::vector<std::i
 
 TEST(Window, AWorkedCase) {
   EXPECT_EQ(kept("window(sinks=1, size=2)", {0, 1, 2, 3, 4}), (std::vector<std::int64_t>{0, 3, 4}));
-  EXPECT_EQ(kept("window(sinks=1, size=2)", {0, 3, 4, 5}), (std::vector<std::int64_t>{0, 2, 3})) << "entry 3 goes, the sink stays";
-  EXPECT_EQ(kept("window(sinks=2, size=2)", {5, 6, 7}), (std::vector<std::int64_t>{1, 2})) << "the text's first tokens are sinks, not the first that are left";
+  EXPECT_EQ(kept("window(sinks=1, size=2)", {0, 3, 4, 5}), (std::vector<std::int64_t>{0, 2, 3}))
+      << "entry 3 goes, the sink stays";
+  EXPECT_EQ(kept("window(sinks=2, size=2)", {5, 6, 7}), (std::vector<std::int64_t>{1, 2}))
+      << "the text's first tokens are sinks, not the first that are left";
   EXPECT_EQ(kept("window(sinks=4, size=8)", {0, 1, 2}), (std::vector<std::int64_t>{0, 1, 2}));
   EXPECT_EQ(kept("window(sinks=0, size=1)", {}), (std::vector<std::int64_t>{}));
 }
@@ -35,10 +36,12 @@ TEST(Window, KeepsTheSameWhateverTheChunks) {
     while (next < 100) {
       for (auto n = 1 + generator.next() % 30; n > 0 && next < 100; --n) indices.push_back(next++);
       std::vector<std::int64_t> left;
-      for (auto i : kept("window(sinks=3, size=11)", indices)) left.push_back(indices[static_cast<std::size_t>(i)]);
+      for (auto i : kept("window(sinks=3, size=11)", indices))
+        left.push_back(indices[static_cast<std::size_t>(i)]);
       indices = left;
     }
-    EXPECT_EQ(indices, (std::vector<std::int64_t>{0, 1, 2, 89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99}));
+    EXPECT_EQ(indices,
+              (std::vector<std::int64_t>{0, 1, 2, 89, 90, 91, 92, 93, 94, 95, 96, 97, 98, 99}));
   }
 }
 
@@ -59,7 +62,8 @@ TEST(KvPlan, SaysWhatItHolds) {
 TEST(KvPlan, RefusesBadOptions) {
   check::expect_error(Errc::usage, "4 or 8", [] { KvPlan(parse_chain("quantize(bits=5)")); });
   check::expect_error(Errc::usage, "at least 1", [] { KvPlan(parse_chain("window(size=0)")); });
-  check::expect_error(Errc::usage, "did you mean 'sinks'", [] { KvPlan(parse_chain("window(sink=2)")); });
+  check::expect_error(Errc::usage, "did you mean 'sinks'",
+                      [] { KvPlan(parse_chain("window(sink=2)")); });
 }
 
 TEST(KvUsage, CountsLayersRowsAndBytes) {
@@ -80,11 +84,15 @@ TEST(KvUsage, CountsLayersRowsAndBytes) {
 
 /// "layers.10" comes after "layers.9".
 TEST(KvStores, ComeInTheOrderOfTheLayers) {
-  const check::TinyModel tiny("decoder(vocabulary=50, model=16, layers=11, context=0, mixer=softmax(heads=2), feed_forward=glu(hidden=8))");
+  const check::TinyModel tiny(
+      "decoder(vocabulary=50, model=16, layers=11, context=0, mixer=softmax(heads=2), "
+      "feed_forward=glu(hidden=8))");
   auto state = tiny.model->start(1);
   const auto stores = kv_stores(state);
   ASSERT_EQ(stores.size(), 11u);
-  for (std::size_t i = 0; i < 11; ++i) EXPECT_EQ(stores[i], &dynamic_cast<KvStore&>(state.child("layers." + std::to_string(i)).store("kv")));
+  for (std::size_t i = 0; i < 11; ++i)
+    EXPECT_EQ(stores[i],
+              &dynamic_cast<KvStore&>(state.child("layers." + std::to_string(i)).store("kv")));
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 #include "mneme/layers/embedding.h"
 
+#include "mneme/layers/activation.h"
+
 #include <ATen/ATen.h>
-#include <gtest/gtest.h>
 
 #include "../stored_weights.h"
-#include "mneme/layers/activation.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -16,7 +17,9 @@ TEST(EmbeddingTable, TakesRowsOfAStoredTable) {
     params.set("e.weight", parameter_from(weight));
     const EmbeddingTable table(params, "e", 9, 64);
     const auto ids = at::tensor({3, 0, 8, 3, 1, 1}, at::kLong).view({2, 3});
-    EXPECT_TRUE(check::identical(table(ids), dequantize(weight).index_select(0, ids.flatten()).view({2, 3, 64}))) << name(type);
+    EXPECT_TRUE(check::identical(
+        table(ids), dequantize(weight).index_select(0, ids.flatten()).view({2, 3, 64})))
+        << name(type);
   }
 }
 
@@ -32,8 +35,10 @@ TEST(EmbeddingTable, AFreshTableTrains) {
 TEST(EmbeddingTable, RefusesIdsOutside) {
   Params params;
   const EmbeddingTable table(params, "e", 5, 4);
-  check::expect_error(Errc::invalid, "token id 5", [&] { (void)table(at::tensor({0, 5}, at::kLong).view({1, 2})); });
-  check::expect_error(Errc::invalid, "token id -1", [&] { (void)table(at::tensor({-1}, at::kLong).view({1, 1})); });
+  check::expect_error(Errc::invalid, "token id 5",
+                      [&] { (void)table(at::tensor({0, 5}, at::kLong).view({1, 2})); });
+  check::expect_error(Errc::invalid, "token id -1",
+                      [&] { (void)table(at::tensor({-1}, at::kLong).view({1, 1})); });
 }
 
 TEST(Activation, EqualsItsFormula) {
@@ -41,7 +46,9 @@ TEST(Activation, EqualsItsFormula) {
   const auto phi = 0.5 * (1 + at::erf(x / std::sqrt(2.0)));
   EXPECT_TRUE(check::close(activate("silu", x.clone()), x / (1 + at::exp(-x)), 1e-12));
   EXPECT_TRUE(check::close(activate("gelu", x.clone()), x * phi, 1e-12));
-  EXPECT_TRUE(check::close(activate("gelu_tanh", x.clone()), 0.5 * x * (1 + at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x.pow(3)))), 1e-10));
+  EXPECT_TRUE(check::close(
+      activate("gelu_tanh", x.clone()),
+      0.5 * x * (1 + at::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x.pow(3)))), 1e-10));
   EXPECT_TRUE(check::close(activate("relu", x.clone()), x.clamp_min(0), 1e-12));
 }
 
@@ -53,7 +60,8 @@ TEST(Activation, KeepsWhatAGradientNeeds) {
     EXPECT_TRUE(check::identical(x.detach(), before)) << name;
     EXPECT_TRUE(x.grad().defined());
   }
-  check::expect_error(Errc::usage, "did you mean 'silu'", [] { (void)activate("sliu", at::zeros({1})); });
+  check::expect_error(Errc::usage, "did you mean 'silu'",
+                      [] { (void)activate("sliu", at::zeros({1})); });
 }
 
 }  // namespace

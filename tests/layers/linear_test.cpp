@@ -1,12 +1,13 @@
 #include "mneme/layers/linear.h"
 
+#include "mneme/layers/lora.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
 
 #include "../contracts/gradcheck.h"
 #include "../stored_weights.h"
-#include "mneme/layers/lora.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -22,9 +23,12 @@ struct Stored {
   Params params;
   at::Tensor dense;
   Linear layer;
-  Stored(WeightType type, std::int64_t in, std::int64_t out, std::uint64_t seed = 1) : Stored(check::random_weight(type, out, in, seed)) {}
+  Stored(WeightType type, std::int64_t in, std::int64_t out, std::uint64_t seed = 1)
+      : Stored(check::random_weight(type, out, in, seed)) {}
   explicit Stored(const WeightTensor& weight)
-      : params(with(weight)), dense(dequantize(weight)), layer(params, "w", weight.shape[1], weight.shape[0]) {}
+      : params(with(weight)),
+        dense(dequantize(weight)),
+        layer(params, "w", weight.shape[1], weight.shape[0]) {}
   static Params with(const WeightTensor& weight) {
     Params out;
     out.set("w.weight", parameter_from(weight));
@@ -38,7 +42,8 @@ TEST_P(StoredLinear, EqualsTheDequantizedWeight) {
   const c10::NoGradGuard no_gradient;
   Stored w(GetParam(), 96, 70);
   for (const std::int64_t M : {1, 3, 8, 9, 40}) {
-    const auto x = check::normal({M, 96}, 2), want = at::mm(x.to(at::kDouble), w.dense.to(at::kDouble).t());
+    const auto x = check::normal({M, 96}, 2),
+               want = at::mm(x.to(at::kDouble), w.dense.to(at::kDouble).t());
     EXPECT_TRUE(check::close(w.layer(x, f32()), want, 1e-5)) << M << " rows";
     // The default type rounds activations to 8 bits or products to bf16.
     EXPECT_TRUE(check::close(w.layer(x, {}), want, 2e-2)) << M << " rows, fast";
@@ -56,7 +61,8 @@ TEST_P(StoredLinear, MoreRowsThanATile) {
   EXPECT_TRUE(check::close(x.grad(), at::mm(g, w.dense), 1e-5));
   const c10::NoGradGuard no_gradient;
   EXPECT_TRUE(check::close(w.layer(x.detach(), f32()), y.detach(), 1e-5));
-  EXPECT_TRUE(check::close(w.layer(check::normal({12, 32}, 2), f32()).narrow(0, 0, 1), at::mm(check::normal({12, 32}, 2), w.dense.t()).narrow(0, 0, 1), 1e-5));
+  EXPECT_TRUE(check::close(w.layer(check::normal({12, 32}, 2), f32()).narrow(0, 0, 1),
+                           at::mm(check::normal({12, 32}, 2), w.dense.t()).narrow(0, 0, 1), 1e-5));
 }
 
 TEST_P(StoredLinear, GradientsOfTheInput) {
@@ -81,7 +87,8 @@ TEST_P(StoredLinear, TogetherEqualsEachAlone) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryType, StoredLinear, ::testing::ValuesIn(kWeightTypes), [](const auto& info) { return std::string(name(info.param)); });
+INSTANTIATE_TEST_SUITE_P(EveryType, StoredLinear, ::testing::ValuesIn(kWeightTypes),
+                         [](const auto& info) { return std::string(name(info.param)); });
 
 TEST(Linear, BiasAndLeadingSizes) {
   Params params;
@@ -95,12 +102,14 @@ TEST(Linear, BiasAndLeadingSizes) {
     for (std::int64_t t = 0; t < 4; ++t) {
       for (std::int64_t o = 0; o < 3; ++o) {
         double sum = params.find("w.bias")->tensor[o].item<double>();
-        for (std::int64_t i = 0; i < 5; ++i) sum += x[b][t][i].item<double>() * w[o][i].item<double>();
+        for (std::int64_t i = 0; i < 5; ++i)
+          sum += x[b][t][i].item<double>() * w[o][i].item<double>();
         EXPECT_NEAR(y[b][t][o].item<double>(), sum, 1e-5);
       }
     }
   }
-  EXPECT_TRUE(check::close(layer(x.transpose(0, 1).contiguous().transpose(0, 1), f32()), y, 1e-6)) << "strided input";
+  EXPECT_TRUE(check::close(layer(x.transpose(0, 1).contiguous().transpose(0, 1), f32()), y, 1e-6))
+      << "strided input";
 }
 
 TEST(Linear, ATrainedWeightGetsItsGradient) {
@@ -116,7 +125,8 @@ TEST(Linear, ATrainedWeightGetsItsGradient) {
 TEST(Linear, RefusesWhatDoesNotFit) {
   Params params;
   Linear layer(params, "w", 5, 3);
-  check::expect_error(Errc::invalid, "5 inputs was given 4", [&] { (void)layer(check::normal({2, 4}, 1), f32()); });
+  check::expect_error(Errc::invalid, "5 inputs was given 4",
+                      [&] { (void)layer(check::normal({2, 4}, 1), f32()); });
   check::expect_error(Errc::mismatch, "w.weight", [&] { Linear other(params, "w", 5, 4); });
 }
 
@@ -136,7 +146,8 @@ TEST(LoRA, AddsItsLowRankProduct) {
   Params adapters;
   EXPECT_EQ(attach_lora(w.params, "*.weight", adapters, 2, 8.0), 1);
   const auto x = check::normal({4, 32}, 1);
-  EXPECT_TRUE(check::close(w.layer(x, f32()), at::mm(x, w.dense.t()), 1e-5)) << "starts without effect";
+  EXPECT_TRUE(check::close(w.layer(x, f32()), at::mm(x, w.dense.t()), 1e-5))
+      << "starts without effect";
   const auto names = adapters.names();
   ASSERT_EQ(names, (std::vector<std::string>{"w.weight.lora_a", "w.weight.lora_b"}));
   auto a = adapters.find(names[0])->tensor, b = adapters.find(names[1])->tensor;
@@ -167,7 +178,8 @@ TEST(LoRA, TrainsBesideAFrozenWeight) {
 TEST(LoRA, SaysWhenNothingMatches) {
   Stored w(WeightType::q4_0, 32, 6);
   Params adapters;
-  check::expect_error(Errc::not_found, "layers.9", [&] { attach_lora(w.params, "layers.9.*", adapters, 2, 2.0); });
+  check::expect_error(Errc::not_found, "layers.9",
+                      [&] { attach_lora(w.params, "layers.9.*", adapters, 2, 2.0); });
 }
 
 /// Adapters apply one after another, each to what the ones before it left.

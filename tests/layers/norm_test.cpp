@@ -2,11 +2,10 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
 
 #include "../contracts/gradcheck.h"
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -26,7 +25,8 @@ TEST_P(NormTest, RmsEqualsItsFormula) {
     double sum = 0;
     for (std::int64_t i = 0; i < D; ++i) sum += static_cast<double>(in[i]) * in[i];
     for (std::int64_t i = 0; i < D; ++i) {
-      EXPECT_NEAR(y.const_data_ptr<float>()[r * D + i], in[i] / std::sqrt(sum / static_cast<double>(D) + 1e-5) * w[i], 1e-5);
+      EXPECT_NEAR(y.const_data_ptr<float>()[r * D + i],
+                  in[i] / std::sqrt(sum / static_cast<double>(D) + 1e-5) * w[i], 1e-5);
     }
   }
   const auto tracked = x.clone().set_requires_grad(true);
@@ -46,9 +46,14 @@ TEST_P(NormTest, LayerNormEqualsItsFormula) {
   for (std::int64_t r = 0; r < 4; ++r) {
     double mean = 0, variance = 0;
     for (std::int64_t i = 0; i < D; ++i) mean += x[r][i].item<double>() / static_cast<double>(D);
-    for (std::int64_t i = 0; i < D; ++i) variance += std::pow(x[r][i].item<double>() - mean, 2) / static_cast<double>(D);
+    for (std::int64_t i = 0; i < D; ++i)
+      variance += std::pow(x[r][i].item<double>() - mean, 2) / static_cast<double>(D);
     for (std::int64_t i = 0; i < D; ++i) {
-      EXPECT_NEAR(y[r][i].item<double>(), (x[r][i].item<double>() - mean) / std::sqrt(variance + 1e-6) * w[i].item<double>() + b[i].item<double>(), 2e-4);
+      EXPECT_NEAR(
+          y[r][i].item<double>(),
+          (x[r][i].item<double>() - mean) / std::sqrt(variance + 1e-6) * w[i].item<double>() +
+              b[i].item<double>(),
+          2e-4);
     }
   }
 }

@@ -1,11 +1,10 @@
 #include "mneme/layers/rope.h"
 
 #include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
 
 #include "../contracts/gradcheck.h"
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -23,7 +22,8 @@ class RopeTest : public ::testing::TestWithParam<Case> {
 };
 
 /// [B,H,T,d] turned one pair after another.
-at::Tensor brute_force(const at::Tensor& x, const at::Tensor& positions, const Case& c, double sign = 1) {
+at::Tensor brute_force(const at::Tensor& x, const at::Tensor& positions, const Case& c,
+                       double sign = 1) {
   auto out = x.to(at::kDouble).clone();
   for (std::int64_t b = 0; b < x.size(0); ++b) {
     for (std::int64_t h = 0; h < x.size(1); ++h) {
@@ -31,8 +31,11 @@ at::Tensor brute_force(const at::Tensor& x, const at::Tensor& positions, const C
         auto* v = out[b][h][t].mutable_data_ptr<double>();
         const auto p = static_cast<double>(positions[b][t].item<std::int64_t>());
         for (std::int64_t i = 0; i < c.width / 2; ++i) {
-          const auto angle = sign * p * std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.width));
-          const auto first = c.pairs == RopePairs::halves ? i : 2 * i, second = c.pairs == RopePairs::halves ? i + c.width / 2 : 2 * i + 1;
+          const auto angle =
+              sign * p *
+              std::pow(c.theta, -2.0 * static_cast<double>(i) / static_cast<double>(c.width));
+          const auto first = c.pairs == RopePairs::halves ? i : 2 * i,
+                     second = c.pairs == RopePairs::halves ? i + c.width / 2 : 2 * i + 1;
           const auto a = v[first], z = v[second];
           v[first] = a * std::cos(angle) - z * std::sin(angle);
           v[second] = z * std::cos(angle) + a * std::sin(angle);
@@ -45,11 +48,13 @@ at::Tensor brute_force(const at::Tensor& x, const at::Tensor& positions, const C
 
 TEST_P(RopeTest, EqualsTurningPairByPair) {
   const auto x = check::normal({2, 3, 5, d_}, 1);
-  const auto positions = at::tensor({0, 1, 2, 500, 8191, 7, 7, 0, 100000, 3}, at::kLong).view({2, 5});
+  const auto positions =
+      at::tensor({0, 1, 2, 500, 8191, 7, 7, 0, 100000, 3}, at::kLong).view({2, 5});
   const auto want = brute_force(x, positions, GetParam());
   EXPECT_TRUE(check::close(rope_(x, positions), want, 1e-6));
   EXPECT_TRUE(check::close(rope_(x.to(at::kDouble), positions), want, 1e-12));
-  EXPECT_TRUE(check::close(rope_(x, positions, true), brute_force(x, positions, GetParam(), -1), 1e-6));
+  EXPECT_TRUE(
+      check::close(rope_(x, positions, true), brute_force(x, positions, GetParam(), -1), 1e-6));
 }
 
 TEST_P(RopeTest, BackIsTheInverse) {
@@ -70,9 +75,12 @@ TEST_P(RopeTest, TheKernelEqualsTheDifferentiableForm) {
 }
 
 TEST_P(RopeTest, ProductsDependOnTheDistanceAlone) {
-  const auto q = check::normal({1, 1, 1, d_}, 4, at::kDouble), k = check::normal({1, 1, 1, d_}, 5, at::kDouble);
+  const auto q = check::normal({1, 1, 1, d_}, 4, at::kDouble),
+             k = check::normal({1, 1, 1, d_}, 5, at::kDouble);
   const auto product = [&](std::int64_t at_q, std::int64_t at_k) {
-    return (rope_(q, check::positions(1, 1, at_q)) * rope_(k, check::positions(1, 1, at_k))).sum().item<double>();
+    return (rope_(q, check::positions(1, 1, at_q)) * rope_(k, check::positions(1, 1, at_k)))
+        .sum()
+        .item<double>();
   };
   EXPECT_NEAR(product(17, 5), product(1012, 1000), 1e-9);
   EXPECT_NEAR(product(0, 0), (q * k).sum().item<double>(), 1e-12);
@@ -81,14 +89,19 @@ TEST_P(RopeTest, ProductsDependOnTheDistanceAlone) {
 
 TEST_P(RopeTest, Gradients) {
   const auto x = check::normal({2, 2, 3, d_}, 6, at::kDouble);
-  EXPECT_TRUE(check::gradients_match([&] { return rope_(x, check::positions(2, 3, 11)); }, {{"x", x}}));
+  EXPECT_TRUE(
+      check::gradients_match([&] { return rope_(x, check::positions(2, 3, 11)); }, {{"x", x}}));
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, RopeTest,
-                         ::testing::Values(Case{RopePairs::halves, 2, 10000}, Case{RopePairs::halves, 64, 10000}, Case{RopePairs::adjacent, 64, 100000},
-                                           Case{RopePairs::adjacent, 10, 500}, Case{RopePairs::halves, 12, 10000}),
+                         ::testing::Values(Case{RopePairs::halves, 2, 10000},
+                                           Case{RopePairs::halves, 64, 10000},
+                                           Case{RopePairs::adjacent, 64, 100000},
+                                           Case{RopePairs::adjacent, 10, 500},
+                                           Case{RopePairs::halves, 12, 10000}),
                          [](const auto& info) {
-                           return (info.param.pairs == RopePairs::halves ? "halves" : "adjacent") + std::to_string(info.param.width);
+                           return (info.param.pairs == RopePairs::halves ? "halves" : "adjacent") +
+                                  std::to_string(info.param.width);
                          });
 
 TEST(Rope, AnOddWidthIsRefused) {

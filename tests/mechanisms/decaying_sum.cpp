@@ -6,12 +6,12 @@
 // spec      decaying_sum(width=16)
 // state     M numbers per sequence, whatever its length
 // cost      O(T M D)
-#include <ATen/ATen.h>
-
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/linear.h"
 #include "mneme/mixers/mixer.h"
+
+#include <ATen/ATen.h>
 
 namespace mneme::mechanisms::decaying_sum {
 
@@ -32,8 +32,8 @@ class DecayingSum final : public Mixer {
 
   at::Tensor forward(const at::Tensor& x, State& state, Call& call) const override {
     const auto T = x.size(1);
-    const auto v = in_(x, call);                                             // [B,T,M]
-    const auto a = at::sigmoid(decay_->tensor.to(v.scalar_type()));          // [M]
+    const auto v = in_(x, call);                                     // [B,T,M]
+    const auto a = at::sigmoid(decay_->tensor.to(v.scalar_type()));  // [M]
     auto S = std::as_const(state).tensor("S");
     const auto held = call.lengths.empty() ? at::Tensor() : at::tensor(call.lengths, at::kLong);
     std::vector<at::Tensor> sums;

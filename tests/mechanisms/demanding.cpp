@@ -2,10 +2,10 @@
 // must be refused.
 //
 // spec      demanding(of=attention)
-#include <string>
-
 #include "mneme/core/registry.h"
 #include "mneme/kv/stage.h"
+
+#include <string>
 
 namespace mneme::mechanisms::demanding {
 

@@ -1,12 +1,11 @@
 #include "mneme/mixers/attention/partial.h"
 
 #include <ATen/ATen.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
-#include <limits>
 
 #include "../contracts/gradcheck.h"
+#include <cmath>
+#include <gtest/gtest.h>
+#include <limits>
 
 namespace mneme {
 namespace {
@@ -15,17 +14,25 @@ constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 struct Attention {
   std::int64_t B = 2, G = 3, H = 2, T = 4, N = 11, K = 5, V = 6;
-  at::Tensor q = check::normal({B, G * H, T, K}, 1, at::kDouble), q_positions = check::positions(B, T, 6);
+  at::Tensor q = check::normal({B, G* H, T, K}, 1, at::kDouble),
+             q_positions = check::positions(B, T, 6);
   at::Tensor q_segments = at::tensor({0, 1, 1, 2, 0, 0, 1, 1}, at::kLong).view({2, 4});
-  Entries entries{check::normal({B, H, N, K}, 2, at::kDouble), check::normal({B, H, N, V}, 3, at::kDouble),
-                  check::positions(B, N).unsqueeze(1), {}, {}, {}};
+  Entries entries{check::normal({B, H, N, K}, 2, at::kDouble),
+                  check::normal({B, H, N, V}, 3, at::kDouble),
+                  check::positions(B, N).unsqueeze(1),
+                  {},
+                  {},
+                  {}};
   Pattern pattern;
 
-  [[nodiscard]] Partial run() const { return attend_plain(q, q_positions, q_segments, entries, pattern, 0.4); }
+  [[nodiscard]] Partial run() const {
+    return attend_plain(q, q_positions, q_segments, entries, pattern, 0.4);
+  }
 
   /// One query and one entry after another.
   [[nodiscard]] Partial brute_force() const {
-    Partial out{at::zeros({B, G * H, T, V}, at::kDouble), at::full({B, G * H, T}, kNone, at::kDouble)};
+    Partial out{at::zeros({B, G * H, T, V}, at::kDouble),
+                at::full({B, G * H, T}, kNone, at::kDouble)};
     const auto at_entry = [&](const at::Tensor& x, std::int64_t b, std::int64_t h, std::int64_t n) {
       return x.expand({B, H, N})[b][h][n];
     };
@@ -40,10 +47,13 @@ struct Attention {
             const auto p = at_entry(entries.positions, b, h, n).item<std::int64_t>();
             if (pattern.causal && p > at_query) continue;
             if (pattern.window > 0 && at_query - p >= pattern.window) continue;
-            if (pattern.by_segment && at_entry(entries.segments, b, h, n).item<std::int64_t>() != q_segments[b][t].item<std::int64_t>()) continue;
+            if (pattern.by_segment && at_entry(entries.segments, b, h, n).item<std::int64_t>() !=
+                                          q_segments[b][t].item<std::int64_t>())
+              continue;
             if (entries.valid.defined() && !at_entry(entries.valid, b, h, n).item<bool>()) continue;
             auto logit = 0.4 * (q[b][head][t] * entries.keys[b][h][n]).sum().item<double>();
-            if (entries.log_mass.defined()) logit += at_entry(entries.log_mass, b, h, n).item<double>();
+            if (entries.log_mass.defined())
+              logit += at_entry(entries.log_mass, b, h, n).item<double>();
             logits.push_back(logit);
             seen.push_back(n);
           }
@@ -51,7 +61,8 @@ struct Attention {
           for (auto logit : logits) sum += std::exp(logit);
           if (seen.empty()) continue;
           out.lse[b][head][t] = std::log(sum);
-          for (std::size_t i = 0; i < seen.size(); ++i) out.out[b][head][t] += std::exp(logits[i]) / sum * entries.values[b][h][seen[i]];
+          for (std::size_t i = 0; i < seen.size(); ++i)
+            out.out[b][head][t] += std::exp(logits[i]) / sum * entries.values[b][h][seen[i]];
         }
       }
     }
@@ -63,7 +74,8 @@ struct Attention {
     EXPECT_TRUE(check::close(got.out, want.out, 1e-10));
     const auto nothing = at::isinf(want.lse);
     EXPECT_TRUE(check::identical(at::isinf(got.lse), nothing));
-    EXPECT_TRUE(check::close(got.lse.masked_fill(nothing, 0), want.lse.masked_fill(nothing, 0), 1e-10));
+    EXPECT_TRUE(
+        check::close(got.lse.masked_fill(nothing, 0), want.lse.masked_fill(nothing, 0), 1e-10));
   }
 };
 
@@ -117,7 +129,12 @@ TEST(AttendPlain, SeesNothingWhereNothingIsVisible) {
   EXPECT_EQ(partial.out.narrow(2, 0, 2).abs().max().item<double>(), 0);
   EXPECT_TRUE(at::isinf(partial.lse.narrow(2, 0, 2)).all().item<bool>());
   a.N = 0;
-  a.entries = {at::empty({2, 2, 0, 5}, at::kDouble), at::empty({2, 2, 0, 6}, at::kDouble), at::empty({2, 1, 0}, at::kLong), {}, {}, {}};
+  a.entries = {at::empty({2, 2, 0, 5}, at::kDouble),
+               at::empty({2, 2, 0, 6}, at::kDouble),
+               at::empty({2, 1, 0}, at::kLong),
+               {},
+               {},
+               {}};
   a.expect_equal();
 }
 
@@ -125,27 +142,38 @@ TEST(AttendPlain, Gradients) {
   Attention a;
   a.pattern.window = 4;
   a.q_positions = check::positions(2, 4, 2);
-  EXPECT_TRUE(check::gradients_match([&] { return a.run().out; }, {{"q", a.q}, {"keys", a.entries.keys}, {"values", a.entries.values}}));
-  a.q_positions = check::positions(2, 4, -2);  // rows that see nothing must not turn gradients into NaN
-  EXPECT_TRUE(check::gradients_match([&] { return a.run().out; }, {{"q", a.q}, {"keys", a.entries.keys}, {"values", a.entries.values}}));
+  EXPECT_TRUE(
+      check::gradients_match([&] { return a.run().out; },
+                             {{"q", a.q}, {"keys", a.entries.keys}, {"values", a.entries.values}}));
+  a.q_positions =
+      check::positions(2, 4, -2);  // rows that see nothing must not turn gradients into NaN
+  EXPECT_TRUE(
+      check::gradients_match([&] { return a.run().out; },
+                             {{"q", a.q}, {"keys", a.entries.keys}, {"values", a.entries.values}}));
 }
 
 Entries part(const Entries& all, std::int64_t begin, std::int64_t n) {
-  const auto cut = [&](const at::Tensor& x, std::int64_t dim) { return x.defined() ? x.narrow(dim, begin, n) : x; };
-  return {cut(all.keys, 2), cut(all.values, 2), cut(all.positions, 2), cut(all.valid, 2), cut(all.log_mass, 2), cut(all.segments, 2)};
+  const auto cut = [&](const at::Tensor& x, std::int64_t dim) {
+    return x.defined() ? x.narrow(dim, begin, n) : x;
+  };
+  return {cut(all.keys, 2),  cut(all.values, 2),   cut(all.positions, 2),
+          cut(all.valid, 2), cut(all.log_mass, 2), cut(all.segments, 2)};
 }
 
 TEST(Merge, AnyPartitionEqualsOneSegment) {
   Attention a;
   a.pattern.window = 7;
   const auto whole = a.run();
-  for (const std::vector<std::int64_t>& cuts : {std::vector<std::int64_t>{5}, std::vector<std::int64_t>{1, 2}, std::vector<std::int64_t>{0, 3, 3, 10, 11},
-                                                std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}) {
+  for (const std::vector<std::int64_t>& cuts :
+       {std::vector<std::int64_t>{5}, std::vector<std::int64_t>{1, 2},
+        std::vector<std::int64_t>{0, 3, 3, 10, 11},
+        std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}) {
     std::vector<Partial> parts;
     std::int64_t begin = 0;
     for (std::size_t i = 0; i <= cuts.size(); ++i) {
       const auto end = i < cuts.size() ? cuts[i] : a.N;
-      parts.push_back(attend_plain(a.q, a.q_positions, a.q_segments, part(a.entries, begin, end - begin), a.pattern, 0.4));
+      parts.push_back(attend_plain(a.q, a.q_positions, a.q_segments,
+                                   part(a.entries, begin, end - begin), a.pattern, 0.4));
       begin = end;
     }
     const auto merged = merge(parts);

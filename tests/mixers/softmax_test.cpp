@@ -1,15 +1,15 @@
 // softmax attention as a mixer, against loops written here; what every mixer does is in contracts/mixer_contract.cpp.
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include <cmath>
-
-#include "../tensor_check.h"
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/mixers/mixer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "../tensor_check.h"
+#include <cmath>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -20,20 +20,25 @@ struct Layer {
   Params params;
   std::unique_ptr<Mixer> mixer;
 
-  Layer(const std::string& spec, std::int64_t D_, std::int64_t heads_, std::int64_t kv_heads_, std::int64_t head_) : D(D_), heads(heads_), kv_heads(kv_heads_), head(head_) {
+  Layer(const std::string& spec, std::int64_t D_, std::int64_t heads_, std::int64_t kv_heads_,
+        std::int64_t head_)
+      : D(D_), heads(heads_), kv_heads(kv_heads_), head(head_) {
     params.seed(5);
     mixer = registry().make<Mixer>(spec, Shape{D, 0}, params);
     for (const auto& name : params.names()) params.find(name)->tensor.mul_(3);
   }
 
   [[nodiscard]] at::Tensor project(const char* name, const at::Tensor& x, std::int64_t of) const {
-    return at::matmul(x, params.find(std::string(name) + ".weight")->tensor.to(at::kDouble).t()).view({x.size(0), x.size(1), of, head});
+    return at::matmul(x, params.find(std::string(name) + ".weight")->tensor.to(at::kDouble).t())
+        .view({x.size(0), x.size(1), of, head});
   }
-  [[nodiscard]] at::Tensor turn(const at::Tensor& x, std::int64_t position) const {  // pairs i, i + head/2
+  [[nodiscard]] at::Tensor turn(const at::Tensor& x,
+                                std::int64_t position) const {  // pairs i, i + head/2
     auto out = x.clone();
     if (theta == 0) return out;
     for (std::int64_t i = 0; i < head / 2; ++i) {
-      const auto angle = static_cast<double>(position) * std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head));
+      const auto angle = static_cast<double>(position) *
+                         std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head));
       out[i] = x[i] * std::cos(angle) - x[i + head / 2] * std::sin(angle);
       out[i + head / 2] = x[i + head / 2] * std::cos(angle) + x[i] * std::sin(angle);
     }
@@ -42,9 +47,11 @@ struct Layer {
 
   /// Attention of every query over the entries for which visible(b, query, entry) holds.
   template <class Visible>
-  [[nodiscard]] at::Tensor brute_force(const at::Tensor& input, const at::Tensor& positions, Visible visible) const {
+  [[nodiscard]] at::Tensor brute_force(const at::Tensor& input, const at::Tensor& positions,
+                                       Visible visible) const {
     const auto x = input.to(at::kDouble);
-    const auto q = project("q", x, heads), k = project("k", x, kv_heads), v = project("v", x, kv_heads);
+    const auto q = project("q", x, heads), k = project("k", x, kv_heads),
+               v = project("v", x, kv_heads);
     auto out = at::zeros({x.size(0), x.size(1), heads, head}, at::kDouble);
     for (std::int64_t b = 0; b < x.size(0); ++b) {
       for (std::int64_t h = 0; h < heads; ++h) {
@@ -54,7 +61,11 @@ struct Layer {
           double sum = 0;
           for (std::int64_t j = 0; j < x.size(1); ++j) {
             if (!visible(b, i, j)) continue;
-            const auto weight = std::exp((query * turn(k[b][j][g], positions[b][j].item<std::int64_t>())).sum().item<double>() / std::sqrt(static_cast<double>(head)));
+            const auto weight =
+                std::exp((query * turn(k[b][j][g], positions[b][j].item<std::int64_t>()))
+                             .sum()
+                             .item<double>() /
+                         std::sqrt(static_cast<double>(head)));
             out[b][i][h] += weight * v[b][j][g];
             sum += weight;
           }
@@ -83,13 +94,17 @@ class SoftmaxTest : public ::testing::Test {
 
 TEST_F(SoftmaxTest, EqualsTheLoop) {
   auto c = call(positions_);
-  EXPECT_TRUE(check::close(layer_.mixer->forward(x_, state_, c), layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 1e-5));
+  EXPECT_TRUE(check::close(
+      layer_.mixer->forward(x_, state_, c),
+      layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 1e-5));
 }
 
 TEST_F(SoftmaxTest, TheFastPathIsNear) {
   auto c = call(positions_);
   c.compute = Compute::automatic;
-  EXPECT_TRUE(check::close(layer_.mixer->forward(x_, state_, c), layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 3e-2));
+  EXPECT_TRUE(check::close(
+      layer_.mixer->forward(x_, state_, c),
+      layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 3e-2));
 }
 
 TEST_F(SoftmaxTest, AWorkedCase) {
@@ -107,7 +122,8 @@ TEST_F(SoftmaxTest, AWorkedCase) {
 }
 
 TEST_F(SoftmaxTest, TheWindowCountsPositions) {
-  for (const auto* spec : {"softmax(heads=4, kv_heads=2, head=8, window=3)", "softmax(heads=4, kv_heads=2, head=8)"}) {
+  for (const auto* spec :
+       {"softmax(heads=4, kv_heads=2, head=8, window=3)", "softmax(heads=4, kv_heads=2, head=8)"}) {
     const Layer layer(spec, 24, 4, 2, 8);
     auto positions = positions_.clone();
     positions.narrow(1, 4, 3).add_(10);  // a gap: what lies before it is out of the window
@@ -115,7 +131,9 @@ TEST_F(SoftmaxTest, TheWindowCountsPositions) {
     if (!std::string(spec).ends_with("window=3)")) c.pattern.window = 3;
     auto state = layer.mixer->start(2, {});
     const auto want = layer.brute_force(x_, positions, [&](auto b, auto i, auto j) {
-      return j <= i && positions[b][i].template item<std::int64_t>() - positions[b][j].template item<std::int64_t>() < 3;
+      return j <= i && positions[b][i].template item<std::int64_t>() -
+                               positions[b][j].template item<std::int64_t>() <
+                           3;
     });
     EXPECT_TRUE(check::close(layer.mixer->forward(x_, state, c), want, 1e-5)) << spec;
   }
@@ -126,12 +144,18 @@ TEST_F(SoftmaxTest, TheNarrowerWindowHolds) {
   auto c = call(positions_);
   c.pattern.window = 2;
   auto state = wide.mixer->start(2, {});
-  EXPECT_TRUE(check::close(wide.mixer->forward(x_, state, c), wide.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i && i - j < 2; }), 1e-5));
+  EXPECT_TRUE(check::close(
+      wide.mixer->forward(x_, state, c),
+      wide.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i && i - j < 2; }),
+      1e-5));
 }
 
 TEST_F(SoftmaxTest, SegmentsDoNotSeeEachOther) {
-  const auto segments = at::tensor({0, 0, 1, 1, 0, 1, 1, 5, 5, 5, 5, 6, 6, 5}, at::kLong).view({2, 7});
-  const auto same = [&](auto b, auto i, auto j) { return j <= i && at::equal(segments[b][i], segments[b][j]); };
+  const auto segments =
+      at::tensor({0, 0, 1, 1, 0, 1, 1, 5, 5, 5, 5, 6, 6, 5}, at::kLong).view({2, 7});
+  const auto same = [&](auto b, auto i, auto j) {
+    return j <= i && at::equal(segments[b][i], segments[b][j]);
+  };
   const auto want = layer_.brute_force(x_, positions_, same);
   auto c = call(positions_);
   c.pattern.by_segment = true;
@@ -159,7 +183,12 @@ TEST_F(SoftmaxTest, SegmentsDoNotSeeEachOther) {
   both.segments = segments;
   State none;
   const c10::NoGradGuard off;
-  EXPECT_TRUE(check::close(layer_.mixer->forward(x_, none, both), layer_.brute_force(x_, positions_, [&](auto b, auto i, auto j) { return at::equal(segments[b][i], segments[b][j]); }), 1e-5));
+  EXPECT_TRUE(check::close(layer_.mixer->forward(x_, none, both),
+                           layer_.brute_force(x_, positions_,
+                                              [&](auto b, auto i, auto j) {
+                                                return at::equal(segments[b][i], segments[b][j]);
+                                              }),
+                           1e-5));
 }
 
 TEST_F(SoftmaxTest, BothDirections) {
@@ -169,15 +198,21 @@ TEST_F(SoftmaxTest, BothDirections) {
     auto c = call(positions_);
     c.pattern.causal = false;
     State none;
-    EXPECT_TRUE(check::close(layer.mixer->forward(x_, none, c), layer.brute_force(x_, positions_, [](auto, auto, auto) { return true; }), 1e-5));
+    EXPECT_TRUE(check::close(
+        layer.mixer->forward(x_, none, c),
+        layer.brute_force(x_, positions_, [](auto, auto, auto) { return true; }), 1e-5));
     EXPECT_TRUE(none.empty()) << "keeps nothing";
     c.lengths = {7, 4};
-    const auto y = layer.mixer->forward(x_, none, c), want = layer.brute_force(x_, positions_, [](auto b, auto, auto j) { return b == 0 || j < 4; });
+    const auto y = layer.mixer->forward(x_, none, c),
+               want = layer.brute_force(x_, positions_,
+                                        [](auto b, auto, auto j) { return b == 0 || j < 4; });
     EXPECT_TRUE(check::close(y[0], want[0], 1e-5));
     EXPECT_TRUE(check::close(y[1].narrow(0, 0, 4), want[1].narrow(0, 0, 4), 1e-5));
     c.lengths = {};
     c.pattern.window = 2;
-    EXPECT_TRUE(check::close(layer.mixer->forward(x_, none, c), layer.brute_force(x_, positions_, [](auto, auto i, auto j) { return i - j < 2; }), 1e-5));
+    EXPECT_TRUE(check::close(
+        layer.mixer->forward(x_, none, c),
+        layer.brute_force(x_, positions_, [](auto, auto i, auto j) { return i - j < 2; }), 1e-5));
   }
 }
 
@@ -190,7 +225,9 @@ TEST_F(SoftmaxTest, ExtraKeysAreSeenByAll) {
   c.extra_keys = layer.project("k", front.to(at::kDouble), 2).transpose(1, 2).to(at::kFloat);
   c.extra_values = layer.project("v", front.to(at::kDouble), 2).transpose(1, 2).to(at::kFloat);
   auto state = layer.mixer->start(2, {});
-  const auto want = layer.brute_force(all, check::positions(2, 10), [](auto, auto i, auto j) { return j <= i; }).narrow(1, 3, 7);
+  const auto want =
+      layer.brute_force(all, check::positions(2, 10), [](auto, auto i, auto j) { return j <= i; })
+          .narrow(1, 3, 7);
   EXPECT_TRUE(check::close(layer.mixer->forward(x_, state, c), want, 1e-5));
   const auto& store = dynamic_cast<const KvStore&>(std::as_const(state).store("kv"));
   EXPECT_EQ(store.seen(0), 7) << "they are not taken into the State";
@@ -206,13 +243,16 @@ TEST_F(SoftmaxTest, ReadOnlySeesStateAndItself) {
   (void)layer_.mixer->forward(x_.narrow(1, 0, 4), state_, first);
   const auto bytes = state_.save();
   second.mode = Mode::read_only;
-  const auto want = layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }).narrow(1, 4, 3);
+  const auto want = layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; })
+                        .narrow(1, 4, 3);
   EXPECT_TRUE(check::close(layer_.mixer->forward(x_.narrow(1, 4, 3), state_, second), want, 1e-5));
   EXPECT_EQ(state_.save(), bytes);
   State none;  // nothing to read: only the call's own tokens
   auto alone = call(positions_);
   alone.mode = Mode::read_only;
-  EXPECT_TRUE(check::close(layer_.mixer->forward(x_, none, alone), layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 1e-5));
+  EXPECT_TRUE(check::close(
+      layer_.mixer->forward(x_, none, alone),
+      layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 1e-5));
 }
 
 TEST_F(SoftmaxTest, TapsSeeQueriesKeysValuesAndOutput) {
@@ -225,20 +265,34 @@ TEST_F(SoftmaxTest, TapsSeeQueriesKeysValuesAndOutput) {
     return value;
   });
   c.taps = &taps;
-  EXPECT_TRUE(check::close(layer_.mixer->forward(x_, state_, c), layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 1e-5));
-  const std::map<std::string, std::vector<std::int64_t>> want{
-      {"layers.3.attn.q", {2, 4, 7, 8}}, {"layers.3.attn.k", {2, 2, 7, 8}}, {"layers.3.attn.v", {2, 2, 7, 8}}, {"layers.3.attn.out", {2, 7, 24}}};
+  EXPECT_TRUE(check::close(
+      layer_.mixer->forward(x_, state_, c),
+      layer_.brute_force(x_, positions_, [](auto, auto i, auto j) { return j <= i; }), 1e-5));
+  const std::map<std::string, std::vector<std::int64_t>> want{{"layers.3.attn.q", {2, 4, 7, 8}},
+                                                              {"layers.3.attn.k", {2, 2, 7, 8}},
+                                                              {"layers.3.attn.v", {2, 2, 7, 8}},
+                                                              {"layers.3.attn.out", {2, 7, 24}}};
   EXPECT_EQ(seen, want);
 }
 
 TEST_F(SoftmaxTest, RefusesWhatDoesNotFit) {
   Params params;
-  check::expect_error(Errc::usage, "kv_heads=3 does not divide heads=4", [&] { (void)registry().make<Mixer>("softmax(heads=4, kv_heads=3)", Shape{24, 0}, params); });
-  check::expect_error(Errc::usage, "does not divide the model's width", [&] { (void)registry().make<Mixer>("softmax(heads=5)", Shape{24, 0}, params); });
-  check::expect_error(Errc::usage, "at least 1", [&] { (void)registry().make<Mixer>("softmax(heads=0)", Shape{24, 0}, params); });
-  check::expect_error(Errc::invalid, "even", [&] { (void)registry().make<Mixer>("softmax(heads=8)", Shape{24, 0}, params); });
+  check::expect_error(Errc::usage, "kv_heads=3 does not divide heads=4", [&] {
+    (void)registry().make<Mixer>("softmax(heads=4, kv_heads=3)", Shape{24, 0}, params);
+  });
+  check::expect_error(Errc::usage, "does not divide the model's width", [&] {
+    (void)registry().make<Mixer>("softmax(heads=5)", Shape{24, 0}, params);
+  });
+  check::expect_error(Errc::usage, "at least 1", [&] {
+    (void)registry().make<Mixer>("softmax(heads=0)", Shape{24, 0}, params);
+  });
+  check::expect_error(Errc::invalid, "even", [&] {
+    (void)registry().make<Mixer>("softmax(heads=8)", Shape{24, 0}, params);
+  });
   auto c = call(check::positions(3, 7));
-  check::expect_error(Errc::invalid, "holds 2 sequences", [&] { (void)layer_.mixer->forward(check::normal({3, 7, 24}, 1), state_, c); });
+  check::expect_error(Errc::invalid, "holds 2 sequences", [&] {
+    (void)layer_.mixer->forward(check::normal({3, 7, 24}, 1), state_, c);
+  });
 }
 
 }  // namespace

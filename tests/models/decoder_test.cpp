@@ -1,24 +1,29 @@
 // The decoder on small random weights: what State promises, and every way of calling it.
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <c10/core/InferenceMode.h>
-#include <gtest/gtest.h>
-
-#include "../tiny_models.h"
 #include "mneme/core/taps.h"
 #include "mneme/kv/plan.h"
 #include "mneme/layers/linear.h"
 #include "mneme/layers/norm.h"
 #include "mneme/mixers/mixer.h"
 
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+
+#include "../tiny_models.h"
+#include <gtest/gtest.h>
+
 namespace mneme {
 namespace {
 
 class DecoderTest : public ::testing::TestWithParam<std::string> {
  protected:
-  [[nodiscard]] at::Tensor logits(const at::Tensor& ids, State& state, const std::vector<std::int64_t>& lengths = {}) const { return tiny_.logits(ids, state, lengths); }
+  [[nodiscard]] at::Tensor logits(const at::Tensor& ids, State& state,
+                                  const std::vector<std::int64_t>& lengths = {}) const {
+    return tiny_.logits(ids, state, lengths);
+  }
   [[nodiscard]] State start(std::int64_t B = 1) const { return tiny_.model->start(B); }
-  [[nodiscard]] at::Tensor logits_in_chunks(const at::Tensor& ids, State& state, const std::vector<std::int64_t>& sizes) const {
+  [[nodiscard]] at::Tensor logits_in_chunks(const at::Tensor& ids, State& state,
+                                            const std::vector<std::int64_t>& sizes) const {
     std::vector<at::Tensor> out;
     std::int64_t t = 0;
     for (std::size_t i = 0; t < ids.size(1); ++i) {
@@ -36,7 +41,9 @@ class DecoderTest : public ::testing::TestWithParam<std::string> {
 TEST_P(DecoderTest, AnyChunkingGivesTheSameLogits) {
   auto state = start(2);
   const auto whole = logits(ids_, state);
-  for (const auto& sizes : {std::vector<std::int64_t>{1}, std::vector<std::int64_t>{7}, std::vector<std::int64_t>{64}, std::vector<std::int64_t>{1, 100, 3}, std::vector<std::int64_t>{149, 1}}) {
+  for (const auto& sizes :
+       {std::vector<std::int64_t>{1}, std::vector<std::int64_t>{7}, std::vector<std::int64_t>{64},
+        std::vector<std::int64_t>{1, 100, 3}, std::vector<std::int64_t>{149, 1}}) {
     auto other = start(2);
     EXPECT_LE(check::largest_difference(logits_in_chunks(ids_, other, sizes), whole), 1e-4);
     EXPECT_EQ(other.positions, state.positions);
@@ -61,7 +68,8 @@ TEST_P(DecoderTest, LogitsAreWhereTheyAreAskedFor) {
   batch.ids = at::Tensor();
   batch.embeddings = tiny_.model->embed(ids_);
   batch.logits_at = LogitsAt::all;
-  EXPECT_TRUE(check::identical(tiny_.model->forward(batch, d).logits[0], all[0])) << "embeddings in place of ids";
+  EXPECT_TRUE(check::identical(tiny_.model->forward(batch, d).logits[0], all[0]))
+      << "embeddings in place of ids";
 }
 
 TEST_P(DecoderTest, SavedAndLoadedItGoesOnTheSame) {
@@ -69,7 +77,8 @@ TEST_P(DecoderTest, SavedAndLoadedItGoesOnTheSame) {
   (void)logits(ids_.narrow(1, 0, 100), state);
   auto loaded = State::load(state.save());
   EXPECT_EQ(loaded.positions, state.positions);
-  EXPECT_TRUE(check::identical(logits(ids_.narrow(1, 100, 50), loaded), logits(ids_.narrow(1, 100, 50), state)));
+  EXPECT_TRUE(check::identical(logits(ids_.narrow(1, 100, 50), loaded),
+                               logits(ids_.narrow(1, 100, 50), state)));
 }
 
 TEST_P(DecoderTest, ForksDiverge) {
@@ -77,7 +86,8 @@ TEST_P(DecoderTest, ForksDiverge) {
   (void)logits(ids_.narrow(1, 0, 70), parent);
   auto child = parent.fork();
   const auto others = check::random_ids(2, 30, 50, 9);
-  const auto child_logits = logits(others, child), parent_logits = logits(ids_.narrow(1, 70, 30), parent);
+  const auto child_logits = logits(others, child),
+             parent_logits = logits(ids_.narrow(1, 70, 30), parent);
   auto a = start(2), b = start(2);
   (void)logits(ids_.narrow(1, 0, 70), a);
   (void)logits(ids_.narrow(1, 0, 70), b);
@@ -110,7 +120,8 @@ TEST_P(DecoderTest, RowsOfDifferentLengthsEqualEachAlone) {
   const auto ids = check::random_ids(4, 129, 50, 5), next = check::random_ids(4, 40, 50, 6);
   for (std::int64_t b = 0; b < 4; ++b) {
     alone.push_back(start());
-    (void)logits(ids.narrow(0, b, 1).narrow(1, 0, lengths[static_cast<std::size_t>(b)]), alone.back());
+    (void)logits(ids.narrow(0, b, 1).narrow(1, 0, lengths[static_cast<std::size_t>(b)]),
+                 alone.back());
   }
   for (const auto& state : alone) pointers.push_back(&state);
   auto joined = State::concat(pointers), padded = start(4);
@@ -121,9 +132,12 @@ TEST_P(DecoderTest, RowsOfDifferentLengthsEqualEachAlone) {
   const auto a = logits(next, joined, more), b = logits(next, padded, more);
   for (std::int64_t row = 0; row < 3; ++row) {
     const auto n = more[static_cast<std::size_t>(row)];
-    const auto want = logits(next.narrow(0, row, 1).narrow(1, 0, n), alone[static_cast<std::size_t>(row)]);
-    EXPECT_LE(check::largest_difference(a.narrow(0, row, 1).narrow(1, 0, n), want), 1e-4) << "joined, row " << row;
-    EXPECT_LE(check::largest_difference(b.narrow(0, row, 1).narrow(1, 0, n), want), 1e-4) << "padded, row " << row;
+    const auto want =
+        logits(next.narrow(0, row, 1).narrow(1, 0, n), alone[static_cast<std::size_t>(row)]);
+    EXPECT_LE(check::largest_difference(a.narrow(0, row, 1).narrow(1, 0, n), want), 1e-4)
+        << "joined, row " << row;
+    EXPECT_LE(check::largest_difference(b.narrow(0, row, 1).narrow(1, 0, n), want), 1e-4)
+        << "padded, row " << row;
   }
   EXPECT_EQ(joined.positions, (std::vector<std::int64_t>{43, 71, 136, 1}));
 }
@@ -170,7 +184,8 @@ TEST_P(DecoderTest, TheDifferentiablePathGivesTheSameLogits) {
   const check::TinyModel trained(GetParam());
   trained.params.requires_grad(true);
   auto live = trained.model->start(2);
-  const auto head = trained.logits(ids_.narrow(1, 0, 40).clone(), live), tail = trained.logits(ids_.narrow(1, 40, 30).clone(), live);
+  const auto head = trained.logits(ids_.narrow(1, 0, 40).clone(), live),
+             tail = trained.logits(ids_.narrow(1, 40, 30).clone(), live);
   EXPECT_LE(check::largest_difference(at::cat({head, tail}, 1).detach(), plain), 1e-4);
   tail.sum().backward();
   for (const auto& name : trained.params.names()) {
@@ -183,7 +198,9 @@ TEST_P(DecoderTest, TheDifferentiablePathGivesTheSameLogits) {
   trained.params.requires_grad(false);
   auto reference = start(2);
   (void)logits(ids_.narrow(1, 0, 70), reference);
-  EXPECT_LE(check::largest_difference(trained.logits(ids_.narrow(1, 70, 9).clone(), live), logits(ids_.narrow(1, 70, 9), reference)), 1e-4);
+  EXPECT_LE(check::largest_difference(trained.logits(ids_.narrow(1, 70, 9).clone(), live),
+                                      logits(ids_.narrow(1, 70, 9), reference)),
+            1e-4);
 }
 
 TEST_P(DecoderTest, RefusesImpossibleBatches) {
@@ -219,8 +236,10 @@ TEST_P(DecoderTest, RefusesImpossibleBatches) {
 
 const std::vector<std::string> kSpecs{
     check::kTinyDecoder,
-    "decoder(vocabulary=50, model=32, layers=3, context=0, tied=false, mixer=softmax(heads=4, rope_pairs=adjacent, window=20), feed_forward=mlp(hidden=40))",
-    "decoder(vocabulary=50, model=32, layers=2, context=0, mixer=decaying_sum(width=24), feed_forward=glu(hidden=48))"};
+    "decoder(vocabulary=50, model=32, layers=3, context=0, tied=false, mixer=softmax(heads=4, "
+    "rope_pairs=adjacent, window=20), feed_forward=mlp(hidden=40))",
+    "decoder(vocabulary=50, model=32, layers=2, context=0, mixer=decaying_sum(width=24), "
+    "feed_forward=glu(hidden=48))"};
 std::string kind_name(const ::testing::TestParamInfo<std::string>& info) {
   static const char* const kNames[] = {"grouped", "windowed", "recurrent"};
   return kNames[info.index];
@@ -230,12 +249,16 @@ INSTANTIATE_TEST_SUITE_P(Mixers, DecoderTest, ::testing::ValuesIn(kSpecs), kind_
 /// The block written out: what the decoder is.
 TEST(Decoder, IsItsEquations) {
   const c10::NoGradGuard no_gradient;
-  check::TinyModel tiny("decoder(vocabulary=50, model=32, layers=1, context=0, norm_eps=1e-3, tied=false, mixer=softmax(heads=4), feed_forward=glu(hidden=48))");
+  check::TinyModel tiny(
+      "decoder(vocabulary=50, model=32, layers=1, context=0, norm_eps=1e-3, tied=false, "
+      "mixer=softmax(heads=4), feed_forward=glu(hidden=48))");
   const auto ids = check::random_ids(1, 9, 50, 1);
   auto state = tiny.model->start(1);
   const auto got = tiny.logits(ids, state);
   const auto w = [&](const std::string& name) { return tiny.params.find(name)->tensor; };
-  const auto norm = [&](const at::Tensor& x, const std::string& name) { return x / at::sqrt(x.square().mean(-1, true) + 1e-3) * w(name); };
+  const auto norm = [&](const at::Tensor& x, const std::string& name) {
+    return x / at::sqrt(x.square().mean(-1, true) + 1e-3) * w(name);
+  };
   auto x = w("embed.weight").index_select(0, ids[0]).unsqueeze(0);
   auto mixer_params = tiny.params.scope("layers.0").scope("attn");
   const auto mixer = registry().make<Mixer>("softmax(heads=4)", Shape{32, 0}, mixer_params);
@@ -245,18 +268,24 @@ TEST(Decoder, IsItsEquations) {
   auto own = mixer->start(1, {});
   x = x + mixer->forward(norm(x, "layers.0.norm1.weight"), own, call);
   const auto z = norm(x, "layers.0.norm2.weight");
-  x = x + at::matmul(at::silu(at::matmul(z, w("layers.0.mlp.gate.weight").t())) * at::matmul(z, w("layers.0.mlp.up.weight").t()), w("layers.0.mlp.down.weight").t());
+  x = x + at::matmul(at::silu(at::matmul(z, w("layers.0.mlp.gate.weight").t())) *
+                         at::matmul(z, w("layers.0.mlp.up.weight").t()),
+                     w("layers.0.mlp.down.weight").t());
   EXPECT_TRUE(check::close(got, at::matmul(norm(x, "norm.weight"), w("head.weight").t()), 1e-5));
 }
 
 TEST(Decoder, TheContextIsALimit) {
-  const check::TinyModel tiny("decoder(vocabulary=50, model=16, layers=1, context=10, mixer=softmax(heads=2), feed_forward=glu(hidden=8))");
+  const check::TinyModel tiny(
+      "decoder(vocabulary=50, model=16, layers=1, context=10, mixer=softmax(heads=2), "
+      "feed_forward=glu(hidden=8))");
   const c10::NoGradGuard no_gradient;
   auto state = tiny.model->start(1);
   const auto ids = check::random_ids(1, 11, 50, 1);
-  check::expect_error(Errc::full, "position 10 is past the model's context of 10", [&] { (void)tiny.logits(ids, state); });
+  check::expect_error(Errc::full, "position 10 is past the model's context of 10",
+                      [&] { (void)tiny.logits(ids, state); });
   (void)tiny.logits(ids.narrow(1, 0, 10), state);
-  check::expect_error(Errc::full, "context of 10", [&] { (void)tiny.logits(ids.narrow(1, 10, 1), state); });
+  check::expect_error(Errc::full, "context of 10",
+                      [&] { (void)tiny.logits(ids.narrow(1, 10, 1), state); });
   Batch batch;  // positions given by hand may start over
   batch.ids = ids.narrow(1, 0, 1);
   batch.positions = at::zeros({1, 1}, at::kLong);
@@ -294,16 +323,21 @@ TEST(Decoder, AReplacedFeedForwardIsUsed) {
   auto a = tiny.model->start(1), b = tiny.model->start(1);
   tiny.model->set_feed_forward(1, std::make_shared<Nothing>());
   EXPECT_TRUE(check::identical(tiny.logits(ids, a), silenced.logits(ids, b)));
-  check::expect_error(Errc::invalid, "layer 2", [&] { tiny.model->set_feed_forward(2, std::make_shared<Nothing>()); });
+  check::expect_error(Errc::invalid, "layer 2",
+                      [&] { tiny.model->set_feed_forward(2, std::make_shared<Nothing>()); });
 }
 
 TEST(Decoder, SaysWhatItsSpecLacks) {
   Params params;
-  check::expect_error(Errc::usage, "did you mean 'softmax'", [&] { (void)registry().make<Model>("decoder(mixer=softmx)", params); });
-  check::expect_error(Errc::usage, "one stage each", [&] { (void)registry().make<Model>("decoder(mixer={softmax | softmax})", params); });
+  check::expect_error(Errc::usage, "did you mean 'softmax'",
+                      [&] { (void)registry().make<Model>("decoder(mixer=softmx)", params); });
+  check::expect_error(Errc::usage, "one stage each", [&] {
+    (void)registry().make<Model>("decoder(mixer={softmax | softmax})", params);
+  });
   Params wrong;
   (void)wrong.weight("embed.weight", {7, 64});
-  check::expect_error(Errc::mismatch, "embed.weight", [&] { (void)registry().make<Model>("decoder", wrong); });
+  check::expect_error(Errc::mismatch, "embed.weight",
+                      [&] { (void)registry().make<Model>("decoder", wrong); });
 }
 
 }  // namespace

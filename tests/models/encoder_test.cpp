@@ -1,19 +1,23 @@
 // The BERT-type encoder on small random weights; parity with transformers is in parity/sentence_encoder_parity.py.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
 
 #include "../contracts/gradcheck.h"
 #include "../tiny_models.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
 
-constexpr const char* kTiny = "encoder(vocabulary=50, model=32, layers=2, context=40, mixer=softmax(heads=4, rope_theta=0, bias=true), feed_forward=mlp(hidden=48))";
+constexpr const char* kTiny =
+    "encoder(vocabulary=50, model=32, layers=2, context=40, mixer=softmax(heads=4, rope_theta=0, "
+    "bias=true), feed_forward=mlp(hidden=48))";
 
 class EncoderTest : public ::testing::Test {
  protected:
-  [[nodiscard]] at::Tensor hidden(const at::Tensor& ids, const std::vector<std::int64_t>& lengths = {}, Compute compute = Compute::f32) const {
+  [[nodiscard]] at::Tensor hidden(const at::Tensor& ids,
+                                  const std::vector<std::int64_t>& lengths = {},
+                                  Compute compute = Compute::f32) const {
     Batch batch;
     batch.ids = ids;
     batch.lengths = lengths;
@@ -31,7 +35,9 @@ TEST_F(EncoderTest, ARaggedBatchEqualsEachTextAlone) {
   const auto together = hidden(ids, lengths);
   for (std::int64_t b = 0; b < 4; ++b) {
     const auto n = lengths[static_cast<std::size_t>(b)];
-    EXPECT_TRUE(check::close(together[b].narrow(0, 0, n), hidden(ids.narrow(0, b, 1).narrow(1, 0, n))[0], 1e-5)) << "text " << b;
+    EXPECT_TRUE(check::close(together[b].narrow(0, 0, n),
+                             hidden(ids.narrow(0, b, 1).narrow(1, 0, n))[0], 1e-5))
+        << "text " << b;
   }
   auto other = ids.clone();  // the padding is not read
   other[1].narrow(0, 1, 39).fill_(7);
@@ -51,7 +57,9 @@ TEST_F(EncoderTest, TheFastPathIsNear) {
 }
 
 TEST_F(EncoderTest, IsItsEquations) {
-  check::TinyModel tiny("encoder(vocabulary=50, model=8, layers=1, context=40, norm_eps=1e-6, mixer=softmax(heads=1, rope_theta=0, bias=true), feed_forward=mlp(hidden=12))");
+  check::TinyModel tiny(
+      "encoder(vocabulary=50, model=8, layers=1, context=40, norm_eps=1e-6, mixer=softmax(heads=1, "
+      "rope_theta=0, bias=true), feed_forward=mlp(hidden=12))");
   const auto ids = check::random_ids(1, 5, 50, 4);
   Batch batch;
   batch.ids = ids;
@@ -60,11 +68,17 @@ TEST_F(EncoderTest, IsItsEquations) {
   const auto w = [&](const std::string& name) { return tiny.params.find(name)->tensor; };
   const auto norm = [&](const at::Tensor& x, const std::string& name) {
     const auto centred = x - x.mean(-1, true);
-    return centred / at::sqrt(centred.square().mean(-1, true) + 1e-6) * w(name + ".weight") + w(name + ".bias");
+    return centred / at::sqrt(centred.square().mean(-1, true) + 1e-6) * w(name + ".weight") +
+           w(name + ".bias");
   };
-  const auto linear = [&](const at::Tensor& x, const std::string& name) { return at::matmul(x, w("layers.0." + name + ".weight").t()) + w("layers.0." + name + ".bias"); };
-  auto x = norm(w("embed.weight").index_select(0, ids[0]) + w("positions.weight").narrow(0, 0, 5) + w("types.weight")[0], "norm");
-  const auto weights = at::softmax(at::matmul(linear(x, "attn.q"), linear(x, "attn.k").t()) / std::sqrt(8.0), -1);
+  const auto linear = [&](const at::Tensor& x, const std::string& name) {
+    return at::matmul(x, w("layers.0." + name + ".weight").t()) + w("layers.0." + name + ".bias");
+  };
+  auto x = norm(w("embed.weight").index_select(0, ids[0]) + w("positions.weight").narrow(0, 0, 5) +
+                    w("types.weight")[0],
+                "norm");
+  const auto weights =
+      at::softmax(at::matmul(linear(x, "attn.q"), linear(x, "attn.k").t()) / std::sqrt(8.0), -1);
   x = norm(x + linear(at::matmul(weights, linear(x, "attn.v")), "attn.out"), "layers.0.norm1");
   x = norm(x + linear(at::gelu(linear(x, "mlp.up")), "mlp.down"), "layers.0.norm2");
   EXPECT_TRUE(check::close(tiny.model->forward(batch, none).hidden[0], x, 1e-5));
@@ -93,13 +107,16 @@ TEST_F(EncoderTest, IsDifferentiable) {
 }
 
 TEST_F(EncoderTest, RefusesWhatDoesNotFit) {
-  check::expect_error(Errc::full, "context of 40", [&] { (void)hidden(check::random_ids(1, 41, 50, 1)); });
-  check::expect_error(Errc::invalid, "token id", [&] { (void)hidden(at::full({1, 2}, 50, at::kLong)); });
+  check::expect_error(Errc::full, "context of 40",
+                      [&] { (void)hidden(check::random_ids(1, 41, 50, 1)); });
+  check::expect_error(Errc::invalid, "token id",
+                      [&] { (void)hidden(at::full({1, 2}, 50, at::kLong)); });
   Batch batch;
   batch.ids = check::random_ids(1, 4, 50, 1);
   batch.to_layer = 5;
   State none;
-  check::expect_error(Errc::invalid, "layers 0 to 5", [&] { (void)tiny_.model->forward(batch, none); });
+  check::expect_error(Errc::invalid, "layers 0 to 5",
+                      [&] { (void)tiny_.model->forward(batch, none); });
 }
 
 }  // namespace

@@ -1,21 +1,22 @@
 // What State promises, on the default model's real weights.
+#include "../smollm2.h"
+
+#include "mneme/kv/plan.h"
+#include "mneme/models/locate.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
-#include <gtest/gtest.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
+#include "../tensor_check.h"
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <gtest/gtest.h>
 #include <iterator>
+#include <spawn.h>
 #include <sstream>
-
-#include "../smollm2.h"
-#include "../tensor_check.h"
-#include "mneme/kv/plan.h"
-#include "mneme/models/locate.h"
+#include <sys/wait.h>
+#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -28,17 +29,25 @@ class SmolLM2Test : public ::testing::Test {
     ASSERT_GT(ids_.size(), 140u);
   }
   /// ids [begin, end) of the text.
-  [[nodiscard]] std::vector<std::int32_t> ids(std::size_t begin, std::size_t end) const { return {ids_.begin() + static_cast<std::ptrdiff_t>(begin), ids_.begin() + static_cast<std::ptrdiff_t>(end)}; }
+  [[nodiscard]] std::vector<std::int32_t> ids(std::size_t begin, std::size_t end) const {
+    return {ids_.begin() + static_cast<std::ptrdiff_t>(begin),
+            ids_.begin() + static_cast<std::ptrdiff_t>(end)};
+  }
   /// Logits of ids [begin, end), in pieces.
-  [[nodiscard]] at::Tensor run(const LanguageModel& model, State& state, std::size_t begin, std::size_t end, std::size_t piece = 1000) const {
+  [[nodiscard]] at::Tensor run(const LanguageModel& model, State& state, std::size_t begin,
+                               std::size_t end, std::size_t piece = 1000) const {
     std::vector<at::Tensor> out;
-    for (; begin < end; begin += piece) out.push_back(model.run(ids(begin, std::min(end, begin + piece)), state, LogitsAt::all).logits[0]);
+    for (; begin < end; begin += piece)
+      out.push_back(
+          model.run(ids(begin, std::min(end, begin + piece)), state, LogitsAt::all).logits[0]);
     return at::cat(out);
   }
-  static std::vector<std::int32_t> greedy(const LanguageModel& model, State& state, std::int32_t first, int n) {
+  static std::vector<std::int32_t> greedy(const LanguageModel& model, State& state,
+                                          std::int32_t first, int n) {
     std::vector<std::int32_t> out{first};
     while (static_cast<int>(out.size()) < n) {
-      out.push_back(static_cast<std::int32_t>(model.run({out.back()}, state).logits[0].argmax().item<std::int64_t>()));
+      out.push_back(static_cast<std::int32_t>(
+          model.run({out.back()}, state).logits[0].argmax().item<std::int64_t>()));
     }
     return out;
   }
@@ -58,7 +67,9 @@ TEST_F(SmolLM2Test, AnyChunkingGivesTheSameLogits) {
   for (const std::size_t piece : {1u, 50u, 119u}) {
     auto other = model.model->start(1);
     // Step by step for the last few only: every step unpacks all weights in this compute type.
-    const auto logits = piece == 1 ? at::cat({run(model, other, 0, 115), run(model, other, 115, 120, 1)}) : run(model, other, 0, 120, piece);
+    const auto logits = piece == 1
+                            ? at::cat({run(model, other, 0, 115), run(model, other, 115, 120, 1)})
+                            : run(model, other, 0, 120, piece);
     EXPECT_LE(check::largest_difference(logits, whole), 1e-4) << "pieces of " << piece;
   }
 }
@@ -78,7 +89,8 @@ TEST_F(SmolLM2Test, SavedItGoesOnInAnotherProcess) {
   for (const auto* plan : {"", "window(sinks=4, size=48) | quantize"}) {
     auto state = model.model->start(1);
     if (*plan) use_plan(state, std::make_shared<KvPlan>(parse_chain(plan)));
-    const auto first = static_cast<std::int32_t>(run(model, state, 0, 100, 60)[-1].argmax().item<std::int64_t>());
+    const auto first =
+        static_cast<std::int32_t>(run(model, state, 0, 100, 60)[-1].argmax().item<std::int64_t>());
     auto pattern = (std::filesystem::temp_directory_path() / "mneme-state-XXXXXX").string();
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     const std::filesystem::path folder = pattern;
@@ -86,7 +98,8 @@ TEST_F(SmolLM2Test, SavedItGoesOnInAnotherProcess) {
     std::ofstream(folder / "first") << first;
     ASSERT_EQ(::setenv("MNEME_TEST_STATE", folder.c_str(), 1), 0);
     std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
-    std::string filter = "--gtest_filter=SmolLM2Test.DISABLED_TheOtherProcess", disabled = "--gtest_also_run_disabled_tests";
+    std::string filter = "--gtest_filter=SmolLM2Test.DISABLED_TheOtherProcess",
+                disabled = "--gtest_also_run_disabled_tests";
     char* arguments[] = {program.data(), filter.data(), disabled.data(), nullptr};
     pid_t child = 0;
     ASSERT_EQ(::posix_spawn(&child, program.c_str(), nullptr, nullptr, arguments, environ), 0);
@@ -154,12 +167,18 @@ TEST_F(SmolLM2Test, ABatchOfDifferentLengthsEqualsEachAlone) {
   batch.lengths = {9, 4, 12};
   batch.ids = at::zeros({3, 12}, at::kLong);
   for (std::int64_t b = 0; b < 3; ++b) {
-    for (std::int64_t t = 0; t < batch.lengths[static_cast<std::size_t>(b)]; ++t) batch.ids[b][t] = ids_[static_cast<std::size_t>(80 + 15 * b + t)];
+    for (std::int64_t t = 0; t < batch.lengths[static_cast<std::size_t>(b)]; ++t)
+      batch.ids[b][t] = ids_[static_cast<std::size_t>(80 + 15 * b + t)];
   }
   const auto together = model.model->forward(batch, joined).logits;
   for (std::size_t b = 0; b < 3; ++b) {
-    const auto want = model.run(ids(80 + 15 * b, 80 + 15 * b + static_cast<std::size_t>(batch.lengths[b])), alone[b]).logits;
-    EXPECT_LE(check::largest_difference(together[static_cast<std::int64_t>(b)], want[0]), 1e-4) << "row " << b;
+    const auto want =
+        model
+            .run(ids(80 + 15 * b, 80 + 15 * b + static_cast<std::size_t>(batch.lengths[b])),
+                 alone[b])
+            .logits;
+    EXPECT_LE(check::largest_difference(together[static_cast<std::int64_t>(b)], want[0]), 1e-4)
+        << "row " << b;
   }
 }
 
@@ -176,20 +195,28 @@ TEST_F(SmolLM2Test, KnowsWhatItIs) {
   EXPECT_EQ(shape.context, 8192);
   EXPECT_EQ(model.params.count(), 134515008);
   auto state = model.model->start(1);
-  const auto next = model.run(model.tokenizer->encode("The capital of France is"), state).logits[0].argmax().item<std::int64_t>();
-  EXPECT_EQ(model.tokenizer->decode(std::vector<std::int32_t>{static_cast<std::int32_t>(next)}, false), " Paris");
+  const auto next = model.run(model.tokenizer->encode("The capital of France is"), state)
+                        .logits[0]
+                        .argmax()
+                        .item<std::int64_t>();
+  EXPECT_EQ(
+      model.tokenizer->decode(std::vector<std::int32_t>{static_cast<std::int32_t>(next)}, false),
+      " Paris");
 }
 
 TEST(LoadLanguageModel, SaysWhatIsWrong) {
-  check::expect_error(Errc::not_found, "did you mean 'smollm2'", [] { (void)load_language_model("smolm2"); });
-  check::expect_error(Errc::not_found, "smollm2, minilm", [] { (void)load_language_model("/no/such/file.gguf"); });
+  check::expect_error(Errc::not_found, "did you mean 'smollm2'",
+                      [] { (void)load_language_model("smolm2"); });
+  check::expect_error(Errc::not_found, "smollm2, minilm",
+                      [] { (void)load_language_model("/no/such/file.gguf"); });
   bool installed = true;
   try {
     (void)locate_model("minilm");
   } catch (const Error&) {
     installed = false;
   }
-  if (installed) check::expect_error(Errc::mismatch, "encoder", [] { (void)load_language_model("minilm"); });
+  if (installed)
+    check::expect_error(Errc::mismatch, "encoder", [] { (void)load_language_model("minilm"); });
 }
 
 }  // namespace

@@ -3,6 +3,12 @@
 // encoder_tool embed MODEL COMPUTE   : texts, each as a length (int32) and its bytes, on stdin
 //                                    -> for each tokens, truncated (int32), then the vector (float)
 // COMPUTE is f32 or automatic. tests/parity/sentence_encoder_parity.py drives it.
+#include "mneme/core/registry.h"
+#include "mneme/embed/sentence_encoder.h"
+#include "mneme/models/architecture.h"
+#include "mneme/models/locate.h"
+#include "mneme/weights/checkpoint.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -11,12 +17,6 @@
 #include <cstring>
 #include <iostream>
 #include <iterator>
-
-#include "mneme/core/registry.h"
-#include "mneme/embed/sentence_encoder.h"
-#include "mneme/models/architecture.h"
-#include "mneme/models/locate.h"
-#include "mneme/weights/checkpoint.h"
 
 namespace {
 
@@ -33,7 +33,9 @@ void hidden(const std::string& path, mneme::Compute compute, const std::string& 
   mneme::Batch batch;
   batch.compute = compute;
   batch.lengths.assign(numbers.begin() + 2, numbers.begin() + 2 + B);
-  batch.ids = at::tensor(at::ArrayRef<std::int32_t>(numbers).slice(static_cast<std::size_t>(2 + B)), at::kLong).view({B, T});
+  batch.ids = at::tensor(at::ArrayRef<std::int32_t>(numbers).slice(static_cast<std::size_t>(2 + B)),
+                         at::kLong)
+                  .view({B, T});
   mneme::State none;
   const auto out = model->forward(batch, none).hidden.contiguous();
   write(out.const_data_ptr(), out.nbytes());
@@ -67,6 +69,7 @@ int main(int argc, char** argv) {
   const c10::InferenceMode inference;
   const auto compute = arguments[2] == "f32" ? mneme::Compute::f32 : mneme::Compute::automatic;
   const std::string input{std::istreambuf_iterator<char>(std::cin), {}};
-  arguments[0] == "hidden" ? hidden(arguments[1], compute, input) : embed(arguments[1], compute, input);
+  arguments[0] == "hidden" ? hidden(arguments[1], compute, input)
+                           : embed(arguments[1], compute, input);
   return 0;
 }

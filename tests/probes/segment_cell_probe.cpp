@@ -7,23 +7,31 @@
 // source    Bulatov et al. 2022, arXiv:2207.06881
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
 
 #include "../smollm2.h"
 #include "../tensor_check.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
 
 class SegmentCell final : public Model {
  public:
-  SegmentCell(const Model& decoder, std::int64_t m, Params& params) : decoder_(decoder), m_(m), shape_(decoder.shape()), memory_(params.weight("memory.weight", {m, decoder.shape().model}, Init::normal_002)) {
+  SegmentCell(const Model& decoder, std::int64_t m, Params& params)
+      : decoder_(decoder),
+        m_(m),
+        shape_(decoder.shape()),
+        memory_(params.weight("memory.weight", {m, decoder.shape().model}, Init::normal_002)) {
     shape_.context = 0;  // segments begin at position 0 each
   }
 
   [[nodiscard]] const ModelShape& shape() const override { return shape_; }
-  [[nodiscard]] State start(std::int64_t B) const override { return State{{"memory", memory_->tensor.unsqueeze(0).expand({B, m_, shape_.model})}}; }
-  [[nodiscard]] at::Tensor embed(const at::Tensor& ids) const override { return decoder_.embed(ids); }
+  [[nodiscard]] State start(std::int64_t B) const override {
+    return State{{"memory", memory_->tensor.unsqueeze(0).expand({B, m_, shape_.model})}};
+  }
+  [[nodiscard]] at::Tensor embed(const at::Tensor& ids) const override {
+    return decoder_.embed(ids);
+  }
 
   /// One segment: logits for its own tokens; the State takes the new memory.
   [[nodiscard]] Output forward(const Batch& batch, State& state) const override {
@@ -111,9 +119,12 @@ TEST_F(SegmentCellProbe, GradientsReachTheMemoryThroughQuantizedWeights) {
     auto direction = at::zeros_like(memory_);
     direction[token][largest] = 1;
     const auto want = gradient[token][largest].item<double>();
-    EXPECT_NEAR(difference(direction, 3e-5), want, 0.05 * std::abs(want)) << "token " << token << ", coordinate " << largest;
+    EXPECT_NEAR(difference(direction, 3e-5), want, 0.05 * std::abs(want))
+        << "token " << token << ", coordinate " << largest;
   }
-  EXPECT_FALSE(check::smollm2(Compute::f32)->params.find("layers.0.attn.q.weight")->tensor.defined()) << "no weight was unpacked for good";
+  EXPECT_FALSE(
+      check::smollm2(Compute::f32)->params.find("layers.0.attn.q.weight")->tensor.defined())
+      << "no weight was unpacked for good";
 }
 
 TEST_F(SegmentCellProbe, TheStateIsAllThatCrossesTheBorder) {
@@ -130,7 +141,8 @@ TEST_F(SegmentCellProbe, TheStateIsAllThatCrossesTheBorder) {
   const auto carried = cell_->forward(batch, state).logits;
   EXPECT_TRUE(check::identical(cell_->forward(batch, loaded).logits, carried));
   EXPECT_TRUE(check::identical(cell_->forward(batch, other).logits, carried));
-  EXPECT_GT(check::largest_difference(cell_->forward(batch, fresh).logits, carried), 1e-2) << "the first segment was heard of";
+  EXPECT_GT(check::largest_difference(cell_->forward(batch, fresh).logits, carried), 1e-2)
+      << "the first segment was heard of";
 }
 
 TEST_F(SegmentCellProbe, ADetachedStateCutsTheHistory) {

@@ -5,37 +5,45 @@
 //   q = W_q x = (q_1, q_2);   score(i, j) = q_1' a_i + q_2' b_j;   y = sum over the best k of softmax(score) v_(i,j)
 //
 // source    Lample et al. 2019, arXiv:1907.05242
+#include "mneme/core/taps.h"
+#include "mneme/layers/linear.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <gtest/gtest.h>
-
-#include <set>
-#include <unordered_map>
 
 #include "../smollm2.h"
 #include "../tensor_check.h"
-#include "mneme/core/taps.h"
-#include "mneme/layers/linear.h"
+#include <gtest/gtest.h>
+#include <set>
+#include <unordered_map>
 
 namespace mneme {
 namespace {
 
 class ProductKeyLookup final : public FeedForward {
  public:
-  ProductKeyLookup(std::int64_t model, std::int64_t keys, std::int64_t half, std::int64_t k, Params& params)
-      : keys_(keys), half_(half), k_(k), query_(params, "query", model, 2 * half), first_(params.weight("first.weight", {keys, half})),
-        second_(params.weight("second.weight", {keys, half})), values_(params.weight("values.weight", {keys * keys, model}, Init::normal_002)) {}
+  ProductKeyLookup(std::int64_t model, std::int64_t keys, std::int64_t half, std::int64_t k,
+                   Params& params)
+      : keys_(keys),
+        half_(half),
+        k_(k),
+        query_(params, "query", model, 2 * half),
+        first_(params.weight("first.weight", {keys, half})),
+        second_(params.weight("second.weight", {keys, half})),
+        values_(params.weight("values.weight", {keys * keys, model}, Init::normal_002)) {}
 
   at::Tensor forward(const at::Tensor& x, Call& call) const override {
     const auto q = query_(x, call).flatten(0, 1);  // [B T, 2 half]
-    const auto a = at::matmul(q.narrow(1, 0, half_), first_->tensor.t()).topk(k_, -1), b = at::matmul(q.narrow(1, half_, half_), second_->tensor.t()).topk(k_, -1);
+    const auto a = at::matmul(q.narrow(1, 0, half_), first_->tensor.t()).topk(k_, -1),
+               b = at::matmul(q.narrow(1, half_, half_), second_->tensor.t()).topk(k_, -1);
     const auto& [a_scores, a_rows] = a;
     const auto& [b_scores, b_rows] = b;
-    const auto pairs = (a_scores.unsqueeze(2) + b_scores.unsqueeze(1)).flatten(1);                   // [B T, k k]
+    const auto pairs = (a_scores.unsqueeze(2) + b_scores.unsqueeze(1)).flatten(1);  // [B T, k k]
     const auto rows = (a_rows.unsqueeze(2) * keys_ + b_rows.unsqueeze(1)).flatten(1);
     const auto [scores, best] = pairs.topk(k_, -1);
-    picked = rows.gather(1, best);                                                                   // [B T, k]
-    const auto v = at::embedding(values_->tensor, picked, -1, false, /*sparse=*/true);               // [B T, k, D]
+    picked = rows.gather(1, best);  // [B T, k]
+    const auto v =
+        at::embedding(values_->tensor, picked, -1, false, /*sparse=*/true);  // [B T, k, D]
     const auto hidden = tap(call, "mlp.act", at::softmax(scores, -1));
     return at::matmul(hidden.unsqueeze(1), v).squeeze(1).view(x.sizes());
   }
@@ -61,11 +69,13 @@ class SparseAdam {
       const auto row = rows[i].item<std::int64_t>();
       auto& moments = rows_[row];
       const auto g = gradient.values()[i];
-      if (moments.steps++ == 0) moments.first = at::zeros_like(g), moments.second = at::zeros_like(g);
+      if (moments.steps++ == 0)
+        moments.first = at::zeros_like(g), moments.second = at::zeros_like(g);
       moments.first.mul_(0.9).add_(g, 0.1);
       moments.second.mul_(0.999).addcmul_(g, g, 0.001);
       const auto t = static_cast<double>(moments.steps);
-      table_[row].sub_(rate_ * (moments.first / (1 - std::pow(0.9, t))) / ((moments.second / (1 - std::pow(0.999, t))).sqrt() + 1e-8));
+      table_[row].sub_(rate_ * (moments.first / (1 - std::pow(0.9, t))) /
+                       ((moments.second / (1 - std::pow(0.999, t))).sqrt() + 1e-8));
     }
     table_.mutable_grad() = at::Tensor();
   }
@@ -112,7 +122,8 @@ class SparseLookupProbe : public ::testing::Test {
   }
   static std::set<std::int64_t> set_of(const at::Tensor& x) {
     const auto flat = x.contiguous();
-    return {flat.const_data_ptr<std::int64_t>(), flat.const_data_ptr<std::int64_t>() + flat.numel()};
+    return {flat.const_data_ptr<std::int64_t>(),
+            flat.const_data_ptr<std::int64_t>() + flat.numel()};
   }
   std::unique_ptr<LanguageModel> model_;
   Params params_;
@@ -128,7 +139,8 @@ TEST_F(SparseLookupProbe, GradientsHoldOnlyTheRowsThatWerePicked) {
   EXPECT_EQ(set_of(gradient.indices()), set_of(lookup_->picked));
   EXPECT_LE(gradient.values().size(0), 11 * 4);
   EXPECT_GT(gradient.values().abs().max().item<float>(), 0) << "through fifteen quantized layers";
-  for (const auto* name : {"query.weight", "first.weight", "second.weight"}) EXPECT_GT(params_.find(name)->tensor.grad().abs().max().item<float>(), 0) << name;
+  for (const auto* name : {"query.weight", "first.weight", "second.weight"})
+    EXPECT_GT(params_.find(name)->tensor.grad().abs().max().item<float>(), 0) << name;
   // One number of a picked row against a difference.
   const c10::NoGradGuard no_gradient;
   const auto flat = gradient.values().abs().argmax().item<std::int64_t>();

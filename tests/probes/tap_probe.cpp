@@ -1,11 +1,12 @@
 // Probe: patching `mlp.act` in layer 10 of the default model while it runs.
+#include "mneme/core/taps.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
-#include <gtest/gtest.h>
 
 #include "../smollm2.h"
 #include "../tensor_check.h"
-#include "mneme/core/taps.h"
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -18,7 +19,8 @@ class TapProbe : public ::testing::Test {
     ids_ = at::empty({1, 24}, at::kLong);
     for (std::int64_t t = 0; t < 24; ++t) ids_[0][t] = ids[static_cast<std::size_t>(t)];
   }
-  [[nodiscard]] Output run(const Taps* taps, std::int64_t to_layer = -1, Compute compute = Compute::f32) const {
+  [[nodiscard]] Output run(const Taps* taps, std::int64_t to_layer = -1,
+                           Compute compute = Compute::f32) const {
     const auto& model = *check::smollm2(compute)->model;
     auto state = model.start(1);
     Batch batch;
@@ -43,14 +45,19 @@ TEST_F(TapProbe, AnIdentityChangesNothing) {
   });
   EXPECT_LE(check::largest_difference(run(&taps).logits, run(nullptr).logits), 1e-4);
   EXPECT_EQ(seen, (std::vector<std::string>{"layers.10.mlp.act"})) << "no other layer was asked";
-  EXPECT_LE(check::rms_error(run(&taps, -1, Compute::automatic).logits, run(nullptr, -1, Compute::automatic).logits), 1e-2) << "on the default path too";
+  EXPECT_LE(check::rms_error(run(&taps, -1, Compute::automatic).logits,
+                             run(nullptr, -1, Compute::automatic).logits),
+            1e-2)
+      << "on the default path too";
 }
 
 TEST_F(TapProbe, ZeroingTheActivationRemovesTheLayersFeedForward) {
   Taps taps;
-  taps.add("layers.10.mlp.act", [](std::string_view, const at::Tensor& value) { return at::zeros_like(value); });
+  taps.add("layers.10.mlp.act",
+           [](std::string_view, const at::Tensor& value) { return at::zeros_like(value); });
   EXPECT_GT(check::largest_difference(run(&taps).logits, run(nullptr).logits), 0.1);
-  EXPECT_TRUE(check::identical(run(&taps, 10).hidden, run(nullptr, 10).hidden)) << "the layers before it are as they were";
+  EXPECT_TRUE(check::identical(run(&taps, 10).hidden, run(nullptr, 10).hidden))
+      << "the layers before it are as they were";
   // After layer 10 what is missing is exactly what its feed-forward added: the residual stream behind its attention stays.
   at::Tensor before, attended, after;
   Taps watching;
@@ -69,7 +76,8 @@ TEST_F(TapProbe, PatchesOneTokenFromAnotherRun) {
   // The activation of the last token is replaced by the one of another text: only the last token's logits move.
   at::Tensor other;
   Taps recording, patching;
-  recording.add("layers.10.mlp.act", [&](std::string_view, const at::Tensor& value) { return other = value.clone(); });
+  recording.add("layers.10.mlp.act",
+                [&](std::string_view, const at::Tensor& value) { return other = value.clone(); });
   const auto own = ids_.clone();
   const auto plain = run(nullptr).logits;
   ids_ = ids_.roll(5, 1);
@@ -99,7 +107,8 @@ TEST_F(TapProbe, OnlyArmedLayersAreArmed) {
   EXPECT_FALSE(tapped(call));
   const auto none = run(nullptr).logits;
   Taps elsewhere;  // a tap on a point that no layer passes costs no difference at all
-  elsewhere.add("layers.77.*", [](std::string_view, const at::Tensor& value) { return at::zeros_like(value); });
+  elsewhere.add("layers.77.*",
+                [](std::string_view, const at::Tensor& value) { return at::zeros_like(value); });
   EXPECT_TRUE(check::identical(run(&elsewhere).logits, none));
 }
 

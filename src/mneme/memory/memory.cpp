@@ -258,7 +258,9 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
   }
   // The document's tokens are counted as the model sees them; a passage never outgrows what fits behind the prefix.
   const CountTokens count = [&](std::string_view text) { return static_cast<std::int64_t>(model->tokenizer->encode(text).size()); };
-  std::int64_t truncated = 0;
+  std::int64_t truncated = 0, total_bytes = 0;
+  for (const auto& document : documents) total_bytes += static_cast<std::int64_t>(document.text.size());
+  if (!options.dry_run) progress("indexing", 0, total_bytes);
   for (std::size_t i = 0; i < documents.size() && !report.interrupted; ++i) {
     auto& document = documents[i];
     SourceReport source{document.label, 0, 0, static_cast<std::int64_t>(document.text.size()), 0, "added"};
@@ -268,6 +270,7 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
       source.tokens = existing->tokens;
       source.spans = existing->spans;
       source.with_states = existing->with_states;
+      progress("indexing", source.bytes, total_bytes);
       report.sources.push_back(std::move(source));
       continue;
     }
@@ -308,9 +311,9 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
           truncated += embeddings[j].truncated;
           reps.push_back(std::move(rep));
         }
-        std::int64_t tokens = 0;
-        for (std::size_t j = first; j < first + n; ++j) tokens += passages[j].tokens;
-        progress("indexing", tokens, 0);
+        // Bytes up to the passage that comes next, those between passages included.
+        const auto last = first + n;
+        progress("indexing", (last < passages.size() ? passages[last].begin : source.bytes) - (first > 0 ? passages[first].begin : 0), total_bytes);
       }
       if (report.interrupted) break;
       const auto put = file_->put_document(document, spans, reps);
@@ -322,6 +325,7 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
   }
   if (truncated > 0) log::warn("{} passages are longer than the embedder reads: they are found by their first {} tokens", truncated, embedder->max_tokens());
   if (!options.dry_run && !report.interrupted) {
+    file_->sync_states(options.sync);
     if (options.eager || options.context == ContextMode::stream) compute_states(report, options);
     store_index();
     for (auto& source : report.sources) {
@@ -353,6 +357,7 @@ void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
     for (const auto& span : passages) total += span.tokens;
     work.emplace_back(info->document.id, std::move(passages));
   }
+  if (options.progress && !work.empty()) options.progress("reading", 0, total);
   for (const auto& [document, passages] : work) {
     std::optional<Reader::Stream> streaming;
     if (stream) streaming.emplace(reader, kStreamWindow);

@@ -47,7 +47,8 @@ struct ReadOptions {
   bool dry_run = false;                              ///< cut and count, store nothing
   bool sync = false;                                 ///< states wait for the disk too
   std::function<bool()> cancelled;                   ///< asked between pieces of work; true stops cleanly
-  /// Progress: what is being done, how much of it is done, of how much.
+  /// Progress: what is being done ("indexing", in bytes of the texts; "reading", in tokens), how much more of it is done
+  /// than at the call before, of how much in all. The first call of each comes before the work, with 0.
   std::function<void(std::string_view what, std::int64_t done, std::int64_t total)> progress;
 };
 

@@ -251,6 +251,8 @@ class MemoryFile {
   /// budget, in transactions of a few megabytes each. Never throws for a file that is busy, full or
   /// cannot be written: the report says so.
   StoreReport put(std::span<const Rep> reps, Admission admission);
+  /// Whether states, too, are on the disk when put returns; off, a crash may lose the last ones, which can be remade.
+  void sync_states(bool on) { sync_states_ = on; }
   /// Deletes all states (of one span): they are remade on use.
   void drop_states(std::optional<std::int64_t> span = std::nullopt);
   /// Representations whose checksum was wrong since this object was opened.
@@ -373,6 +375,7 @@ class MemoryFile {
   std::int64_t rungs_ = 0;
   std::unique_ptr<memory::Database> db_;
   bool writable_ = false;
+  bool sync_states_ = false;
   std::int64_t budget_bytes_ = kDefaultBudgetBytes;
   int writer_lock_ = -1;
   mutable std::int64_t damaged_reps_ = 0;

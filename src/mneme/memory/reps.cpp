@@ -344,7 +344,7 @@ StoreReport MemoryFile::put(std::span<const Rep> reps, Admission admission) {
     std::vector<StoreReport::Obstacle> obstacles;
     std::size_t next = at;
     try {
-      begin_writing(false);
+      begin_writing(sync_states_);
       Transaction transaction(*db_, Transaction::Kind::write);
       auto wal_pages = leftover_wal_pages();
       for (std::int64_t bytes = 0; next < reps.size() && bytes < kBatchBytes; ++next) {

@@ -15,9 +15,9 @@ def body(s):
     memory = s.folder / "memory.mneme"
     step.mneme("read", folder / "kept.txt", folder / "secret.txt", "-o", memory, "--eager")
     label = next(x["name"] for x in step.mneme_json("show", memory)["sources"] if x["name"].endswith("secret.txt"))
-    # A chat that speaks of it, and an answer from it.
-    step.mneme("ask", memory, f"What did {words[0]} say?", "--always")
-    step.mneme("chat", memory, "--max-tokens", 24, input=f"What did {words[1]} say?\nAnd {words[2]}?\n")
+    # A chat whose replies were made from it, and an answer from it. The questions do not name it: they are not its text.
+    step.mneme("ask", memory, "Who said it again?", "--always")
+    step.mneme("chat", memory, "--max-tokens", 24, input="Who said it again?\nWhat was said?\n")
     secrets = secrets_of(memory, label, words)
     before = search(memory, secrets)
     s.check("the search finds text, words, embeddings and states while they are there", set(before) == set(secrets), before)
@@ -25,8 +25,7 @@ def body(s):
     after = search(memory, secrets)
     s.check("after forget it finds nothing", not after, after or "")
     s.check("forget says that the file was rewritten", report["cleaned"])
-    s.check("only the source is gone", [x["name"] for x in step.mneme_json("show", memory)["sources"]] == [str(folder / "kept.txt")] or
-            len(step.mneme_json("show", memory)["sources"]) == 1)
+    s.check("only the source is gone", [x["name"].split("/")[-1] for x in step.mneme_json("show", memory)["sources"]] == ["kept.txt"])
     s.check("the other source is still found", bool(step.mneme_json("search", memory, "the governess")["results"]))
     s.check("verify is content", step.mneme("verify", memory, "--deep", 3, check=False).returncode == 0)
     shown = step.mneme("search", memory, words[0], check=False).stdout

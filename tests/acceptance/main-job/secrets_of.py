@@ -13,7 +13,7 @@ def marker(generator):
 
 def secrets_of(memory, label, words):
     """What the file holds of a source, by kind: packed text, search words, embeddings, states, and the words as they are."""
-    found = {"search words": [w[4:].encode() for w in words]}
+    found = {}
     piece = lambda blob, at, n=48: bytes(blob[at:at + n])
     of = "FROM documents d JOIN spans s ON s.document_id = d.id JOIN reps r ON r.span_id = s.id"
     texts = step.query(memory, "SELECT zstd FROM texts t JOIN documents d ON d.id = t.document_id WHERE d.label = ?", label)
@@ -22,16 +22,22 @@ def secrets_of(memory, label, words):
     found["embeddings"] = [piece(b, 64) for (b,) in embeddings]
     states = step.query(memory, f"SELECT p.data {of} JOIN state_parts p ON p.rep_id = r.id WHERE d.label = ? LIMIT 40", label)
     found["states"] = [piece(b, at) for (b,) in states for at in range(100, len(b) - 48, max(1, len(b) // 4))]
-    return {kind: [x for x in pieces if len(x) >= 8] for kind, pieces in found.items()}
+    # Words lie packed in the text and, without the beginning that they share with a neighbour, in the search index.
+    found["search words"] = [w[4:].encode() for w in words]
+    # Pieces that stand elsewhere too say nothing: states of different spans begin alike.
+    held = bytes_of(memory)
+    return {kind: [x for x in pieces if len(x) >= 8 and (kind == "search words" or held.count(x) <= 1)] for kind, pieces in found.items()}
+
+
+def bytes_of(memory):
+    """The file and what lies beside it."""
+    paths = [pathlib.Path(f"{memory}{suffix}") for suffix in ("", "-wal", "-journal", "-shm")]
+    return b"".join(path.read_bytes() for path in paths if path.exists())
 
 
 def search(memory, secrets):
     """The kinds of which a piece is in the file, or in what lies beside it, each with how many of its pieces."""
-    held = b""
-    for suffix in ("", "-wal", "-journal", "-shm"):
-        path = pathlib.Path(f"{memory}{suffix}")
-        if path.exists():
-            held += path.read_bytes()
+    held = bytes_of(memory)
     counts = {kind: sum(piece in held for piece in pieces) for kind, pieces in secrets.items()}
     return {kind: n for kind, n in counts.items() if n}
 
