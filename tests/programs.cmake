@@ -9,9 +9,6 @@ add_test(NAME rooms_include_upward.self_test
 add_executable(tokenize_texts ${CMAKE_CURRENT_SOURCE_DIR}/parity/tokenize_texts.cpp)
 target_link_libraries(tokenize_texts PRIVATE mneme_registry)
 # Skipped where that Python lacks transformers and tokenizers, or the data is not there.
-if(NOT MNEME_REFERENCE_PYTHON)
-  set(MNEME_REFERENCE_PYTHON ${MNEME_PYTHON})
-endif()
 file(GLOB mneme_packages ${CMAKE_SOURCE_DIR}/.venv/lib/python*/site-packages)
 add_test(NAME tokenizers_parity
   COMMAND ${MNEME_REFERENCE_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/parity/tokenizers_parity.py

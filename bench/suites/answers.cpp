@@ -34,13 +34,14 @@ class Answers final : public Suite {
   struct Options {
     std::string split = "final";
     std::int64_t questions = 500;
-    std::string variants = "all";
+    std::string variants = "all", compute = "automatic";
     std::string resume, peer;
   };
   static void describe(Describe& d, Options& o) {
     d("split", o.split, one_of({"tuning", "final"}), "articles that are asked: set defaults on tuning, report final");
     d("questions", o.questions, at_least(2), "how many of the split's fixed list of questions");
     d("variants", o.variants, "ways to answer, separated by commas; all: every one");
+    d("compute", o.compute, one_of({"automatic", "f32", "bf16"}), "number type of products; automatic: what mneme uses on this CPU");
     d("resume", o.resume, "file that keeps a row a question and way: an interrupted run goes on from it");
     d("peer", o.peer, "file with another engine's answers to the gold paragraphs, a line {\"id\", \"answer\"} each");
   }
@@ -49,7 +50,10 @@ class Answers final : public Suite {
   SuiteReport run(const SuiteSetup& setup) override {
     const auto wanted = wanted_variants();
     const auto set = choose_questions(setup.data, o_.split, o_.questions);
-    const auto models = std::make_shared<MemoryModels>(setup.language_model, setup.embedder);
+    const auto models = std::make_shared<MemoryModels>(setup.language_model, setup.embedder,
+                                                       o_.compute == "f32"    ? Compute::f32
+                                                       : o_.compute == "bf16" ? Compute::bf16
+                                                                              : Compute::automatic);
     const auto model = models->language_model("");
     const auto encoder = models->embedder("");
     const ScratchFolder scratch;
@@ -62,7 +66,7 @@ class Answers final : public Suite {
                               {"embedder", encoder->digest()},
                               {"prompt", nlohmann::json::parse(prompt.to_json())},
                               {"level", std::string(kernels::name(kernels::level()))},
-                              {"compute", model->compute == Compute::bf16 ? "bf16" : "f32"}});
+                              {"compute", o_.compute}});
     Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt.not_found_below, {}};
     if (!o_.peer.empty()) findings.peer = read_peer();
 

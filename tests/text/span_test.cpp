@@ -4,7 +4,7 @@
 #include "mneme/text/sentence.h"
 #include "mneme/text/white_space.h"
 
-#include <chrono>
+#include <ctime>
 #include <gtest/gtest.h>
 #include <random>
 #include <set>
@@ -371,13 +371,14 @@ TEST(Spans, TenMegabytesInTwoSecondsOfAnyShape) {
 #endif
   for (const auto& [name, text] : shapes) {
     for (const auto media : {Media::text, Media::code}) {
-      const auto start = std::chrono::steady_clock::now();
+      // Time of the processor, not of the clock: other tests run beside this one.
+      const auto start = std::clock();
       const auto n = cut_spans(text, media, quarter).size();
-      const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+      const auto took = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
       EXPECT_GT(n, 0U);
-      EXPECT_LT(took.count(), limit) << name << " as " << media_name(media);
+      EXPECT_LT(took, limit) << name << " as " << media_name(media);
       RecordProperty(name + "_" + std::string(media_name(media)) + "_ms",
-                     static_cast<int>(1000 * took.count()));
+                     static_cast<int>(1000 * took));
     }
   }
 }

@@ -37,7 +37,7 @@ def found(memory, questions):
 
 def body(s):
     text = step.novel_text(200_000 if s.quick else 1_000_000)
-    half = text.find("\n\n", len(text) // 2) + 2
+    half = text.find("\n", len(text) // 2) + 1
     folder = s.folder / "text"
     folder.mkdir()
     (folder / "first.txt").write_text(text[:half])

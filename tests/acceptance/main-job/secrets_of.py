@@ -44,8 +44,8 @@ def search(memory, secrets):
 
 def secret_text(generator, words, size=9000):
     """A text of novels into whose paragraphs the words are sown."""
-    paragraphs = step.novel_text(size, skip=generator.randrange(100_000, 4_000_000)).split("\n\n")
+    paragraphs = step.novel_text(size, skip=generator.randrange(100_000, 4_000_000)).splitlines()
     for i, word in enumerate(words):
         at = (i * 7) % len(paragraphs)
         paragraphs[at] += f" {word.capitalize()} said {word} again."
-    return "\n\n".join(paragraphs)
+    return "\n".join(paragraphs) + "\n"

@@ -133,7 +133,7 @@ def books():
 
 
 def novel_text(size, skip=0):
-    """About `size` bytes of novels from the byte `skip` on, cut at a blank line."""
+    """About `size` bytes of novels from the byte `skip` on, whole lines."""
     out, seen = [], 0
     for _, text in books():
         if seen + len(text) > skip:
@@ -141,9 +141,9 @@ def novel_text(size, skip=0):
             if sum(map(len, out)) > size + 10_000:
                 break
         seen += len(text)
-    text = "\n\n".join(out)
-    start = text.find("\n\n") + 2 if skip else 0
-    end = text.rfind("\n\n", start, start + size)
+    text = "\n".join(out)
+    start = text.find("\n") + 1 if skip else 0
+    end = text.rfind("\n", start, start + size)
     return text[start:end if end > start else start + size] + "\n"
 
 
