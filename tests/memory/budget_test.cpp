@@ -135,7 +135,7 @@ TEST(Budget, KeepsWhatWasAskedFor) {
   EXPECT_EQ(full.text_only_spans + full.spans_with_states, 60);
 
   // A question about another span: something never asked for goes, the asked ones stay.
-  const auto late = check::state_of(book.spans[40], 1'500'000);
+  const auto late = check::state_of(book.spans[40], 1'300'000);
   file->touch(std::vector{book.spans[40]});
   const auto report = file->put({&late, 1}, Admission::for_question);
   EXPECT_EQ(report.stored, 1);
@@ -185,10 +185,10 @@ TEST(Budget, WhatCannotFitAloneMovesNothing) {
 
 TEST(Budget, AStateAloneCanBeReplacedByItself) {
   const Folder folder;
-  const auto file = MemoryFile::open(folder / "a.mneme", Access::create, with_budget(1 << 20));
+  const auto file = MemoryFile::open(folder / "a.mneme", Access::create, with_budget(3 << 19));
   const auto book = put_text(*file, "book", story(0, 3));
   for (std::uint64_t seed = 0; seed < 5; ++seed) {
-    const auto state = check::state_of(book.spans[1], 300'000, seed);
+    const auto state = check::state_of(book.spans[1], 400'000, seed);
     ASSERT_EQ(file->put({&state, 1}, Admission::ahead).stored, 1) << seed;
     EXPECT_EQ(file->get(state.key)->blob, state.blob);
   }

@@ -1,7 +1,7 @@
-// The byte budget: pages of states and free pages, never more than the budget, the -wal of their
-// writing included.
+// The byte budget: what states, free pages and the -wal of their writing may take beside the text and
+// its index, which stay.
 //
-//   state_pages + free_pages + wal_pages <= budget / page size      at every moment
+//   state_pages + free_pages + wal_pages <= budget / page size - min(text_pages, half of that)
 //
 // state_pages is a counter in the file, kept by the difference in used pages around every change of
 // `state_parts`. What is written stands twice for a moment, in the -wal and in the pages set aside
@@ -52,6 +52,13 @@ std::int64_t MemoryFile::state_pages() const {
                                   std::int64_t{1} << 32);  // no file has more pages
 }
 
+// What states, free pages and the -wal may take together: the budget less the text and its index, so
+// that the whole file keeps to it. Text is never given up, and never leaves states less than half.
+std::int64_t MemoryFile::state_limit_pages() const {
+  const auto budget = budget_bytes_ / kPageBytes;
+  return budget - std::clamp<std::int64_t>(used_pages() - state_pages(), 0, budget / 2);
+}
+
 void MemoryFile::recount_state_pages() {
   // In dbstat's aggregate form `pageno` is the number of pages of one table or index.
   const auto pages = db_->integer(
@@ -62,7 +69,7 @@ void MemoryFile::recount_state_pages() {
 
 // How many pages are missing for a state of `pages` more when the -wal holds `wal_pages`.
 std::int64_t MemoryFile::shortage(std::int64_t pages, std::int64_t wal_pages) const {
-  const auto limit = budget_bytes_ / kPageBytes;
+  const auto limit = state_limit_pages();
   const auto reserve =
       std::max(pages + kSmallChangePages, std::min(limit / kReserveShare, kMaxReservePages));
   const auto free = db_->integer("PRAGMA freelist_count");
@@ -119,7 +126,7 @@ std::vector<MemoryFile::HeldState> MemoryFile::held_states(const RepKey* except)
 MemoryFile::Room MemoryFile::make_room(std::int64_t pages, const RepKey& incoming,
                                        Admission admission, std::int64_t wal_pages,
                                        StoreReport& report) {
-  const auto limit = budget_bytes_ / kPageBytes;
+  const auto limit = state_limit_pages();
   // Nothing gives way for what cannot fit even alone.
   if (shortage(pages, 0) - state_pages() - db_->integer("PRAGMA freelist_count") > 0)
     return Room::none;
@@ -231,7 +238,7 @@ void MemoryFile::drop(const HeldState& state) {
 // Gives back free pages that the budget does not allow; part of the caller's transaction.
 void MemoryFile::release_free_pages() {
   const auto excess =
-      state_pages() + db_->integer("PRAGMA freelist_count") - budget_bytes_ / kPageBytes;
+      state_pages() + db_->integer("PRAGMA freelist_count") - state_limit_pages();
   if (excess > 0) db_->execute("PRAGMA incremental_vacuum(" + std::to_string(excess) + ")");
 }
 

@@ -144,7 +144,8 @@ class MemoryFile {
     create,      ///< as read_write; a missing or empty file becomes a new memory
   };
   struct Options {
-    /// What the states may take, in bytes; unset: what the file says, 1 GiB in a new one.
+    /// What the file may take, in bytes, as long as states can give way: text and its index stay, and leave states
+    /// at least half. Unset: what the file says, 1 GiB in a new one.
     std::optional<std::int64_t> budget_bytes;
     /// How long to wait for another process before `busy`.
     std::chrono::milliseconds busy_timeout{2000};
@@ -343,6 +344,7 @@ class MemoryFile {
   // budget.cpp
   std::int64_t used_pages() const;
   std::int64_t state_pages() const;
+  std::int64_t state_limit_pages() const;
   void recount_state_pages();
   std::int64_t shortage(std::int64_t pages, std::int64_t wal_pages) const;
   std::int64_t leftover_wal_pages() const;
