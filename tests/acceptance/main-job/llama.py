@@ -15,6 +15,21 @@ def weights():
     return next(m["path"] for m in models if m["name"] == "smollm2")
 
 
+def without_amx_buffers(api):
+    """llama-cpp-python 0.3.36 ends with a segmentation fault in llama_decode where the processor has AMX and the weights
+    are Q4_1; its other code paths work there too."""
+    if "amx_tile" not in open("/proc/cpuinfo").read():
+        return
+    defaults = api.llama_model_default_params
+
+    def changed():
+        params = defaults()
+        params.use_extra_bufts = False
+        return params
+    api.llama_model_default_params = changed
+    api.llama_cpp.llama_model_default_params = changed
+
+
 class Llama:
     def __init__(self, context=4096):
         try:
@@ -22,6 +37,7 @@ class Llama:
         except ImportError as reason:
             raise step.CannotRun(f"{reason}: make acceptance installs it (requirements-acceptance.txt)")
         self.api = llama_cpp
+        without_amx_buffers(llama_cpp)
         self.model = llama_cpp.Llama(weights(), n_ctx=context, n_batch=512, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
         self.ctx = self.model.ctx
 
@@ -29,17 +45,11 @@ class Llama:
         return self.model.tokenize(text.encode(), add_bos=False, special=True)
 
     def forget(self, keep=0):
-        """Drops all tokens but the first `keep`."""
+        """Drops all tokens but the first `keep`: eval goes on from there."""
         self.model.n_tokens = keep
-        self.model._ctx.kv_cache_seq_rm(-1, keep, -1)
 
     def read(self, ids):
         """Runs ids behind what the context holds, logits of the last one; seconds taken."""
         started = time.perf_counter()
-        for at in range(0, len(ids), 512):
-            piece = ids[at:at + 512]
-            batch = self.api.llama_batch_get_one((self.api.llama_token * len(piece))(*piece), len(piece))
-            if self.api.llama_decode(self.ctx, batch) != 0:
-                raise RuntimeError("llama_decode failed")
-        self.api.llama_get_logits_ith(self.ctx, -1)  # waits for the result
+        self.model.eval(ids)
         return time.perf_counter() - started
