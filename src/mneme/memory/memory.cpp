@@ -385,6 +385,7 @@ void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
       report.states_computed += static_cast<std::int64_t>(n);
       report.states_stored += stored.stored;
       if (options.progress) options.progress("reading", tokens, total);
+      if (stored.obstacle == StoreReport::Obstacle::disk) throw Error(Errc::io, stored.reason);
       if (stored.not_stored > 0) {
         report.obstacle = stored.reason;
         // A full budget takes nothing more that nobody asked for: going on would only burn time.

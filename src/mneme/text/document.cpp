@@ -90,7 +90,18 @@ std::optional<std::string> complaint(std::string_view text, bool whole) {
     return fmt::format("is binary (a zero byte at byte {}); mneme reads text in UTF-8", nul);
   }
   const auto bad = find_invalid_utf8(text);
-  if (bad < 0) return std::nullopt;
+  if (bad < 0) {
+    for (std::size_t begin = 0; whole && begin < text.size();) {
+      const auto end = std::min(text.find('\n', begin), text.size());
+      if (end - begin > static_cast<std::size_t>(kMaxLineBytes)) {
+        return fmt::format(
+            "holds a line of {} bytes (line {}), which no text has; break lines longer than {} MiB",
+            end - begin, line_of_byte(text, begin), kMaxLineBytes >> 20);
+      }
+      begin = end + 1;
+    }
+    return std::nullopt;
+  }
   const auto at = static_cast<std::size_t>(bad);
   if (!whole && text.size() - at < 4) return std::nullopt;
   return fmt::format(

@@ -34,6 +34,9 @@ struct Document {
 /// The most bytes that one document may hold.
 inline constexpr std::int64_t kMaxDocumentBytes = std::int64_t{1} << 30;
 
+/// The longest line of a document: what is longer is data, and would take hours to be read as text.
+inline constexpr std::int64_t kMaxLineBytes = std::int64_t{64} << 20;
+
 /// The first invalid byte of a text that claims to be UTF-8, or -1: overlong forms, surrogates and
 /// code points above U+10FFFF are invalid.
 std::int64_t find_invalid_utf8(std::string_view text) noexcept;
