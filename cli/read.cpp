@@ -42,7 +42,7 @@ class Read final : public Verb {
     flags("--embedder", embedder_, "NAME",
           "model that embeds spans for search; unset: the memory's, or minilm");
     flags("--budget", budget_, "SIZE",
-          "what states may take in the file, as 64MiB or 1GiB; unset: the memory's, or 1GiB");
+          "what the file may take while states can give way, as 64MiB; unset: the memory's, or 1GiB");
     flags("--memory,--kv", kv_, "SPEC",
           "how states are kept, only for a new memory; unset: \"quantize(bits=8)\"");
     flags("--context", context_, std::vector<std::string>{"span", "stream"},

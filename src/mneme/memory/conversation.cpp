@@ -9,6 +9,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/memory/clock.h"
+#include "mneme/memory/embedding_rep.h"
 #include "mneme/decode/generate.h"
 #include "mneme/memory/memory.h"
 #include "mneme/memory/quotation.h"
@@ -88,12 +89,7 @@ std::int64_t Memory::move_old_turns(const std::string& session, const std::vecto
   for (std::size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].kind != "passage") continue;
     const auto embedding = embedder->embed(std::string_view(document.text).substr(static_cast<std::size_t>(spans[i].begin), static_cast<std::size_t>(spans[i].end - spans[i].begin)));
-    Rep rep;
-    rep.key = {static_cast<std::int64_t>(i), RepKind::embedding, embedder->digest(), -1, "f32", ""};
-    rep.n_vec = 1;
-    rep.d = embedder->width();
-    rep.blob.assign(reinterpret_cast<const char*>(embedding.vector.data()), embedding.vector.size() * sizeof(float));
-    reps.push_back(std::move(rep));
+    reps.push_back(memory::embedding_rep(static_cast<std::int64_t>(i), *embedder, embedding));
   }
   MemoryFile::PutOptions put;
   put.session = session;

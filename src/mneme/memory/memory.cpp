@@ -11,6 +11,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/memory/clock.h"
+#include "mneme/memory/embedding_rep.h"
 #include "mneme/core/generator.h"
 #include "mneme/core/log.h"
 #include "mneme/memory/span_states.h"
@@ -31,10 +32,6 @@ constexpr std::size_t kEmbedBatch = 128;
 constexpr std::size_t kStateBatch = 16;
 // Entries before a span that a streamed context carries over when positions start over.
 constexpr std::int64_t kStreamWindow = 1024;
-
-std::string blob_of(const std::vector<float>& vector) {
-  return {reinterpret_cast<const char*>(vector.data()), vector.size() * sizeof(float)};
-}
 
 std::vector<Span> passages_of(const std::vector<Span>& spans) {
   std::vector<Span> out;
@@ -300,16 +297,8 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
         }
         const auto embeddings = embedder->embed(texts);
         for (std::size_t j = 0; j < n; ++j) {
-          Rep rep;
-          rep.key.span = static_cast<std::int64_t>(index_of[first + j]);
-          rep.key.kind = RepKind::embedding;
-          rep.key.model_digest = embedder->digest();
-          rep.key.codec = "f32";
-          rep.n_vec = 1;
-          rep.d = embedder->width();
-          rep.blob = blob_of(embeddings[j].vector);
           truncated += embeddings[j].truncated;
-          reps.push_back(std::move(rep));
+          reps.push_back(memory::embedding_rep(static_cast<std::int64_t>(index_of[first + j]), *embedder, embeddings[j]));
         }
         // Bytes up to the passage that comes next, those between passages included.
         const auto last = first + n;
