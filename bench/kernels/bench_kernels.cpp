@@ -116,18 +116,18 @@ struct Weights {
     head = of(WeightType::q8_0, kVocabulary, kModel);
   }
 
-  void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y) const {
+  void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y, Activations activations) const {
     const auto part = [&](const Bytes& w, std::int64_t N, float* to) { return MatvecPart{WeightType::q4_1, w.data(), N, to, N}; };
     for (const Layer& l : layers) {
       const MatvecPart qkv[] = {part(l.q, kModel, y.data()), part(l.k, kKvHeads * kWidth, y.data() + M * kModel),
                                 part(l.v, kKvHeads * kWidth, y.data() + M * (kModel + kKvHeads * kWidth))};
-      matvec(qkv, x.data(), M, kModel);
-      matvec(WeightType::q4_1, l.o.data(), kModel, kModel, x.data(), M, y.data());
+      matvec(qkv, x.data(), M, kModel, activations);
+      matvec(WeightType::q4_1, l.o.data(), kModel, kModel, x.data(), M, y.data(), activations);
       const MatvecPart gate_up[] = {part(l.gate, kInner, y.data()), part(l.up, kInner, y.data() + M * kInner)};
-      matvec(gate_up, x.data(), M, kModel);
-      matvec(WeightType::q4_1, l.down.data(), kModel, kInner, x.data(), M, y.data());
+      matvec(gate_up, x.data(), M, kModel, activations);
+      matvec(WeightType::q4_1, l.down.data(), kModel, kInner, x.data(), M, y.data(), activations);
     }
-    matvec(WeightType::q8_0, head.data(), kVocabulary, kModel, x.data(), M, y.data());
+    matvec(WeightType::q8_0, head.data(), kVocabulary, kModel, x.data(), M, y.data(), activations);
   }
 };
 
@@ -162,7 +162,9 @@ void bench_weights(const std::vector<std::int64_t>& batch) {
   for (std::int64_t M : batch) {
     const auto x = numbers(M * kInner);
     std::vector<float> y(static_cast<std::size_t>(M * kVocabulary));
-    report("weights", "smollm2 rows=" + std::to_string(M), measure([&] { w.run(x, M, y); }), w.bytes * 1e-9, "GB");
+    for (const auto& [name, activations] : {std::pair("8-bit", Activations::q8), std::pair("f32", Activations::f32)}) {
+      report("weights", "smollm2 rows=" + std::to_string(M) + ", " + name + " activations", measure([&] { w.run(x, M, y, activations); }), w.bytes * 1e-9, "GB");
+    }
   }
   const auto x = numbers(kInner);
   std::vector<float> y(kVocabulary);

@@ -180,6 +180,10 @@ TEST_P(Quantized, ProductsOfEveryTypeAndShape) {
           matvec(type, w.bytes.data(), N, K, x.data(), M, y.data());
           ASSERT_LT(worst_error(y, product(w.numbers, N, K, seen, M)), 1e-6)
               << name(type) << " N " << N << " K " << K << " M " << M;
+          std::fill(y.begin(), y.end(), kNan);
+          matvec(type, w.bytes.data(), N, K, x.data(), M, y.data(), Activations::f32);
+          ASSERT_LT(worst_error(y, product(w.numbers, N, K, {x.begin(), x.end()}, M)), 1e-6)
+              << name(type) << " N " << N << " K " << K << " M " << M << ", activations not quantized";
         }
       }
     }

@@ -69,7 +69,7 @@ std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state,
     auto* ids = batch.ids.mutable_data_ptr<std::int64_t>();
     for (std::size_t row = 0; row < speaking.size(); ++row)
       ids[row] = out[speaking[row]].ids.back();
-    batch.compute = model.compute;
+    batch.compute = options.compute.value_or(model.compute);
     logits = model.model->forward(batch, state).logits;
   }
   for (auto& answer : out) answer.text = tokenizer.decode(answer.ids, true);

@@ -79,6 +79,9 @@ struct KernelTable {
   /// Rows n_begin..n_end of W against every activation row: y[m * y_stride + n]. Indexed by WeightType.
   void (*matvec[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end, const ActivationRows& a, float* y,
                     std::int64_t y_stride) noexcept;
+  /// The same without the 8-bit form of the activations.
+  void (*matvec_f32[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end, const ActivationRows& a,
+                        float* y, std::int64_t y_stride) noexcept;
   void (*quantize_activations)(const float* x, std::int64_t M, std::int64_t K, const ActivationTarget& to) noexcept;
   /// `blocks` blocks in sequence to numbers. Indexed by WeightType; a block of a plain type is one number.
   void (*to_f32[6])(const std::uint8_t* blocks_in, std::int64_t blocks, float* out) noexcept;

@@ -100,9 +100,6 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
   std::int64_t rows = 0, bytes = 0;
   for (const MatvecPart& part : parts) {
     check_columns(part.type, a.K);
-    if (is_quantized(part.type) && a.q == nullptr && a.M > 0) {
-      throw Error(Errc::invalid, "weights in " + std::string(name(part.type)) + " need quantized activations");
-    }
     if (part.N < 0 || (part.y_stride < part.N && a.M > 1)) {
       throw Error(Errc::invalid, "a product of " + std::to_string(part.N) + " columns into rows " +
                                      std::to_string(part.y_stride) + " apart");
@@ -111,7 +108,7 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
     bytes += part.N * row_bytes(part.type, a.K);
   }
   if (rows == 0 || a.M == 0) return;
-  const KernelTable& kernels = table();
+  const auto& kernels = a.q == nullptr ? table().matvec_f32 : table().matvec;
   // Threads take equal shares of bytes, in steps of rows that kernels take together.
   constexpr std::int64_t kStep = 4;
   const std::int64_t work = bytes * std::max<std::int64_t>(1, a.M / 4);
@@ -126,8 +123,8 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
       };
       const std::int64_t n_begin = index(first), n_end = last >= bytes ? part.N : index(last);
       if (n_begin < n_end) {
-        kernels.matvec[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w), n_begin, n_end, a,
-                                                            part.y, part.y_stride);
+        kernels[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w), n_begin, n_end, a, part.y,
+                                                     part.y_stride);
       }
       before += part.N * row_bytes(part.type, a.K);
     }
@@ -137,15 +134,18 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
   });
 }
 
-void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K) {
+void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K, Activations activations) {
   thread_local QuantizedRows rows;
-  rows.assign(x, M, K, std::any_of(parts.begin(), parts.end(), [](const MatvecPart& p) { return is_quantized(p.type); }));
+  rows.assign(x, M, K, activations == Activations::q8 && std::any_of(parts.begin(), parts.end(), [](const MatvecPart& p) {
+                         return is_quantized(p.type);
+                       }));
   matvec(parts, rows);
 }
 
-void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y) {
+void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y,
+            Activations activations) {
   const MatvecPart part{type, w, N, y, N};
-  matvec(std::span(&part, 1), x, M, K);
+  matvec(std::span(&part, 1), x, M, K, activations);
 }
 
 }  // namespace mneme::kernels

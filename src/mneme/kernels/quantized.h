@@ -30,7 +30,7 @@ class QuantizedRows {
   QuantizedRows(QuantizedRows&&) noexcept;
   QuantizedRows& operator=(QuantizedRows&&) noexcept;
 
-  /// As the constructor; with `quantize` false no 8-bit form is made.
+  /// As the constructor; with `quantize` false no 8-bit form is made, and weights of every type meet x itself.
   void assign(const float* x, std::int64_t M, std::int64_t K, bool quantize = true);
 
   [[nodiscard]] std::int64_t rows() const noexcept;
@@ -56,15 +56,24 @@ struct MatvecPart {
   std::int64_t y_stride;  ///< at least N
 };
 
-/// y = x W' for each part, without unpacking W, in one run over all threads: meant for few rows (M up to about 16;
-/// beyond, dequantize and a matrix product are faster). Quantized weights meet activations of 8 bits with one scale per
-/// 32; plain ones meet x itself. Sums are in single precision. Throws Error (invalid) on a shape that does not fit.
+/// What quantized weights meet in a product of few rows.
+enum class Activations : std::uint8_t {
+  q8,   ///< 8 bits with one scale per 32 numbers: fastest, but rounding makes jumps of small differences
+  f32,  ///< the numbers themselves
+};
+
+/// y = x W' for each part, without unpacking W to memory, in one run over all threads: meant for few rows (M up to about
+/// 16; beyond, dequantize and a matrix product are faster). Quantized weights meet the 8-bit form of the rows where they
+/// have one, else the rows themselves, which plain ones always meet. Sums are in single precision. Throws Error (invalid)
+/// on a shape that does not fit.
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x);
 
 /// The same for x [M,K] in single precision, quantized here if a part needs it.
-void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K);
+void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K,
+            Activations activations = Activations::q8);
 
 /// y [M,N] = x [M,K] W [N,K]'.
-void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y);
+void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y,
+            Activations activations = Activations::q8);
 
 }  // namespace mneme::kernels

@@ -7,7 +7,8 @@
 //   q4_1  w = d u + m             x'w = dx d sum(q u) + m (dx sum q)
 //   q4_0  w = (d / 16)(16 u - 128)     the -128 is an initial value of the integer sums: ActivationRows::offset
 //   q8_0  w = d (u - 128), u = byte ^ 0x80   likewise
-// where AVX-512's instruction for bytes wants one unsigned side.
+// where AVX-512's instruction for bytes wants one unsigned side. Where small differences of x must stay small, W is
+// unpacked in registers and meets x itself.
 #pragma once
 
 #include "mneme/kernels/simd.inl"
@@ -511,5 +512,50 @@ inline void unpack_q4_1(const u8* in, i64 blocks, typename To::Number* out) noex
   }
 }
 #endif
+
+// ---- quantized weights and activations of single precision ----
+
+inline constexpr i64 kNumbersUnpacked = 512;  // 2 KiB: they stay in the first cache
+
+// kM rows of activations meet n rows of weights, unpacked piece by piece.
+template <void (*kUnpack)(const u8*, i64, float*) noexcept, i64 kBytes, int kM>
+inline void unpacked_rows(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, i64 m, float* y, i64 y_stride) {
+  alignas(64) float piece[kNumbersUnpacked];
+  const i64 blocks = a.K / kBlock;
+  const float* x = a.x + m * a.K;
+  for (i64 n = n_begin; n < n_end; ++n) {
+    const u8* row = w + n * blocks * kBytes;
+    fetch(row + kAhead, blocks * kBytes);
+    F even[kM], odd[kM];
+    for (int j = 0; j < kM; ++j) even[j] = odd[j] = zero();
+    for (i64 b = 0; b < blocks; b += kNumbersUnpacked / kBlock) {
+      const i64 numbers = kBlock * smaller(kNumbersUnpacked / kBlock, blocks - b);
+      kUnpack(row + b * kBytes, numbers / kBlock, piece);
+      for (i64 k = 0; k < numbers; k += 2 * kLanes) {
+        const F w0 = load(piece + k), w1 = load(piece + k + kLanes);
+        for (int j = 0; j < kM; ++j) {
+          const float* at = x + j * a.K + b * kBlock + k;
+          even[j] = fma(w0, load(at), even[j]);
+          odd[j] = fma(w1, load(at + kLanes), odd[j]);
+        }
+      }
+    }
+    for (int j = 0; j < kM; ++j) y[(m + j) * y_stride + n] = sum(even[j] + odd[j]);
+  }
+}
+
+template <void (*kUnpack)(const u8*, i64, float*) noexcept, i64 kBytes>
+inline void matvec_unpacked(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y, i64 y_stride) noexcept {
+  static_assert(kBlock % (2 * kLanes) == 0);
+  i64 m = 0;
+  for (; m + 8 <= a.M; m += 8) unpacked_rows<kUnpack, kBytes, 8>(w, n_begin, n_end, a, m, y, y_stride);
+  if (a.M - m >= 4) {
+    unpacked_rows<kUnpack, kBytes, 4>(w, n_begin, n_end, a, m, y, y_stride);
+    m += 4;
+  }
+  if (a.M - m == 3) unpacked_rows<kUnpack, kBytes, 3>(w, n_begin, n_end, a, m, y, y_stride);
+  if (a.M - m == 2) unpacked_rows<kUnpack, kBytes, 2>(w, n_begin, n_end, a, m, y, y_stride);
+  if (a.M - m == 1) unpacked_rows<kUnpack, kBytes, 1>(w, n_begin, n_end, a, m, y, y_stride);
+}
 
 }  // namespace mneme::kernels::MNEME_LEVEL

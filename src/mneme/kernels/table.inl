@@ -15,6 +15,8 @@ inline constexpr KernelTable kTable{
     kLanes,
     {matvec_plain<PlainF32>, matvec_plain<PlainF16>, matvec_plain<PlainBf16>, matvec_quantized<Q8_0>,
      matvec_quantized<Q4_0>, matvec_quantized<Q4_1>},
+    {matvec_plain<PlainF32>, matvec_plain<PlainF16>, matvec_plain<PlainBf16>, matvec_unpacked<unpack_q8_0<ToF32>, 34>,
+     matvec_unpacked<unpack_q4_0<ToF32>, 18>, matvec_unpacked<unpack_q4_1<ToF32>, 20>},
     quantize_activations,
     {unpack_plain<PlainF32, ToF32>, unpack_plain<PlainF16, ToF32>, unpack_plain<PlainBf16, ToF32>, unpack_q8_0<ToF32>,
      unpack_q4_0<ToF32>, unpack_q4_1<ToF32>},

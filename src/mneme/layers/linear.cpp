@@ -26,30 +26,41 @@ struct HeldWeight final : torch::CustomClassHolder {
   std::shared_ptr<const StoredWeight> weight;
 };
 
-/// y = x W' for a stored W, keeping only W's place: backward dequantizes again instead of holding a float copy.
+/// Rows of a stored weight as numbers of `type`.
+at::Tensor rows_as(const StoredWeight& weight, std::int64_t begin, std::int64_t end, at::ScalarType type) {
+  return type == at::kBFloat16 ? weight.rows(begin, end, type) : weight.rows(begin, end, at::kFloat).to(type);
+}
+
+/// y = x W' for a stored W, in numbers of `type`, keeping only W's place: backward dequantizes again instead of holding a
+/// float copy.
 class StoredProduct : public torch::autograd::Function<StoredProduct> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const std::shared_ptr<const StoredWeight>& weight) {
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const std::shared_ptr<const StoredWeight>& weight,
+                            at::ScalarType type) {
     context->saved_data["weight"] = at::IValue::make_capsule(c10::make_intrusive<HeldWeight>(weight));
+    context->saved_data["type"] = static_cast<std::int64_t>(type);
     const auto N = weight->sizes().front();
+    const auto input = x.to(type);
     auto y = at::empty({x.size(0), N}, x.options());
     for (std::int64_t n = 0; n < N; n += kTileRows) {
       const auto end = std::min(N, n + kTileRows);
-      auto part = y.narrow(1, n, end - n);
-      part.copy_(at::mm(x, weight->rows(n, end, at::kFloat).to(x.scalar_type()).t()));
+      y.narrow(1, n, end - n).copy_(at::mm(input, rows_as(*weight, n, end, type).t()));
     }
     return y;
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context, const torch::autograd::variable_list& gradients) {
     const auto held = c10::static_intrusive_pointer_cast<HeldWeight>(context->saved_data["weight"].toCapsule());
-    const auto& weight = held->weight;
-    const auto& g = gradients[0];
-    auto dx = at::zeros({g.size(0), weight->sizes().back()}, g.options());
-    for (std::int64_t n = 0, N = weight->sizes().front(); n < N; n += kTileRows) {
+    const auto type = static_cast<at::ScalarType>(context->saved_data["type"].toInt());
+    const auto& weight = *held->weight;
+    const auto N = weight.sizes().front();
+    const auto g = gradients[0].to(type);
+    const auto part = [&](std::int64_t n) {
       const auto end = std::min(N, n + kTileRows);
-      dx.addmm_(g.narrow(1, n, end - n), weight->rows(n, end, at::kFloat).to(g.scalar_type()));
-    }
-    return {dx, at::Tensor()};
+      return at::mm(N <= kTileRows ? g : g.narrow(1, n, end - n), rows_as(weight, n, end, type)).to(gradients[0].scalar_type());
+    };
+    auto dx = part(0);
+    for (std::int64_t n = kTileRows; n < N; n += kTileRows) dx.add_(part(n));
+    return {dx, at::Tensor(), at::Tensor()};
   }
 };
 
@@ -58,9 +69,13 @@ bool wants_gradient(const at::Tensor& x, const Parameter& weight) {
 }
 
 /// The weight's file form where the fused kernel for few rows serves this product, else null.
-const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight, Compute compute) {
-  if (M > kFusedRows || compute == Compute::f32 || x.scalar_type() != at::kFloat || wants_gradient(x, weight)) return nullptr;
+const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight) {
+  if (M > kFusedRows || x.scalar_type() != at::kFloat || wants_gradient(x, weight)) return nullptr;
   return dynamic_cast<const FileWeight*>(weight.stored.get());
+}
+
+kernels::Activations activations(Compute compute) {
+  return compute == Compute::f32 ? kernels::Activations::f32 : kernels::Activations::q8;
 }
 
 }  // namespace
@@ -73,14 +88,16 @@ at::ScalarType product_type(Compute compute) {
 at::Tensor product(const at::Tensor& x, const Parameter& weight, Compute compute) {
   if (wants_gradient(x, weight)) {
     if (!weight.stored) return at::mm(x, weight.tensor.to(x.scalar_type()).t());
-    return StoredProduct::apply(x, weight.stored);
+    // Gradients are exact unless the caller asks for speed: `automatic` stays in the number type of x.
+    const bool narrow = compute == Compute::bf16 && x.scalar_type() == at::kFloat && kernels::has_bf16_products();
+    return StoredProduct::apply(x, weight.stored, narrow ? at::kBFloat16 : x.scalar_type());
   }
   const auto M = x.size(0), N = weight.sizes().front();
   const auto type = x.scalar_type() == at::kDouble ? at::kDouble : product_type(compute);
-  if (const auto* file = fused_file(x, M, weight, compute)) {
+  if (const auto* file = fused_file(x, M, weight)) {
     auto y = at::empty({M, N}, x.options());
     const auto rows = x.contiguous();
-    kernels::matvec(file->weight().type, file->weight().data, N, x.size(1), rows.const_data_ptr<float>(), M, y.mutable_data_ptr<float>());
+    kernels::matvec(file->weight().type, file->weight().data, N, x.size(1), rows.const_data_ptr<float>(), M, y.mutable_data_ptr<float>(), activations(compute));
     return y;
   }
   const auto input = x.to(type);
@@ -123,7 +140,7 @@ at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
 std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layers, const at::Tensor& x, const Call& call) {
   const auto M = x.numel() / x.size(-1);
   bool fused = true;
-  for (const auto* layer : layers) fused = fused && fused_file(x, M, *layer->weight_, call.compute) != nullptr;
+  for (const auto* layer : layers) fused = fused && fused_file(x, M, *layer->weight_) != nullptr;
   std::vector<at::Tensor> out;
   if (!fused) {
     for (const auto* layer : layers) out.push_back((*layer)(x, call));
@@ -134,10 +151,10 @@ std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layer
   for (const auto* layer : layers) {
     layer->count(x, call);
     out.push_back(at::empty({M, layer->out_}, x.options()));
-    const auto& weight = fused_file(x, M, *layer->weight_, call.compute)->weight();
+    const auto& weight = fused_file(x, M, *layer->weight_)->weight();
     parts.push_back({weight.type, weight.data, layer->out_, out.back().mutable_data_ptr<float>(), layer->out_});
   }
-  kernels::matvec(parts, rows.const_data_ptr<float>(), M, rows.size(1));
+  kernels::matvec(parts, rows.const_data_ptr<float>(), M, rows.size(1), activations(call.compute));
   for (std::size_t i = 0; i < layers.size(); ++i) out[i] = layers[i]->finish(x, std::move(out[i]));
   return out;
 }

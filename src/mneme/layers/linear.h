@@ -19,8 +19,9 @@ class Linear {
   Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out, bool bias = false);
 
   /// x [..., in] -> [..., out] in f32. Where a gradient is wanted a stored weight is dequantized by tiles, forward and
-  /// backward, and only dX is computed; otherwise few rows take the fused kernel on the weight as stored and many rows
-  /// one product in the compute type of the call.
+  /// backward, in the number type of x unless the call says bf16, and only dX is computed; otherwise few rows take the
+  /// fused kernel on the weight as stored (rounding x to 8 bits unless the call says f32) and many rows one product in the
+  /// compute type of the call.
   at::Tensor operator()(const at::Tensor& x, const Call& call) const;
 
   /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.

@@ -184,11 +184,15 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
   const auto started = std::chrono::steady_clock::now();
   auto state = joined(states);
   states.clear();
-  const auto logits = model_->model->forward(ragged(ids, model_->compute, LogitsAt::last), state).logits;
+  // The fast path's rounding depends on the batch and makes jumps of the small differences that codecs leave: an answer
+  // near a tie would change with them. The question and the answer are few tokens, so they run in single precision.
+  const auto compute = model_->compute == Compute::automatic ? Compute::f32 : model_->compute;
+  const auto logits = model_->model->forward(ragged(ids, compute, LogitsAt::last), state).logits;
   out.first_token_seconds = seconds_since(started);
   const auto decoding = std::chrono::steady_clock::now();
   DecodeRowsOptions options;
   options.max_tokens = max_tokens;
+  options.compute = compute;
   options.stops = [this](std::int32_t id, const std::string& bytes) {
     return bytes.find('\n') != std::string::npos || model_->tokenizer->is_special(id) ||
            (!prompt_.answer_ends_at.empty() && bytes.starts_with(prompt_.answer_ends_at));
