@@ -29,7 +29,7 @@ enum class Compute { automatic, f32, bf16 };
 struct Pattern {
   bool causal = true;
   std::int64_t window = 0;    ///< 0: unlimited; else visible if query position - key position < window
-  bool by_segment = false;    ///< only entries of the same segment id are visible
+  bool by_segment = false;    ///< only entries of the same segment, or of those that it sees, are visible
   bool operator==(const Pattern&) const = default;
 };
 
@@ -42,6 +42,7 @@ struct Call {
   at::Tensor positions;               ///< [B,T] int64: the position of every token
   std::vector<std::int64_t> lengths;  ///< tokens of each row, at most T; empty: all T. Rows are padded at their end.
   at::Tensor segments;                ///< [B,T] int64 or undefined
+  at::Tensor segment_sees;            ///< [B,S,S] bool: segment i sees entries of segment j; undefined: its own only
   Mode mode = Mode::infer;
   Compute compute = Compute::automatic;
   Pattern pattern;

@@ -333,7 +333,10 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
   const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3), G = Hq / shape_.heads;
   if (!fused(queries, call)) {
     const auto q = shape_.rope ? (*shape_.rope)(queries, call.positions) : queries;
-    return attend_plain(q, call.positions, call.segments, dense(queries.scalar_type()), call.pattern, scale);
+    const auto entries = dense(queries.scalar_type());
+    const bool blockwise = !want_lse && !entries.log_mass.defined() && shape_.key == shape_.value && q.scalar_type() != at::kDouble;
+    return blockwise ? attend_blockwise(q, call.positions, call.segments, entries, call.pattern, scale, call.segment_sees)
+                     : attend_plain(q, call.positions, call.segments, entries, call.pattern, scale, call.segment_sees);
   }
   auto q = queries.contiguous();
   if (shape_.rope && q.is_same(queries)) q = q.clone();

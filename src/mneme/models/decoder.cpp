@@ -94,9 +94,10 @@ class Decoder final : public Model {
       if (batch.mode != Mode::read_only) advance(state, prepared);
       x = norm_(x);
       if (batch.logits_at != LogitsAt::none) {
-        const auto at_rows = batch.logits_at == LogitsAt::last ? last_of_rows(x, call) : x.reshape({-1, shape_.model});
+        auto at_rows = batch.logits_at == LogitsAt::last ? last_of_rows(x, call) : x.reshape({-1, shape_.model});
+        if (batch.logits_at == LogitsAt::chosen) at_rows = at_rows.index_select(0, batch.chosen);
         auto logits = product(at_rows.contiguous(), *head_, call.compute);
-        out.logits = batch.logits_at == LogitsAt::last ? logits : logits.view({prepared.B, prepared.T, shape_.vocabulary});
+        out.logits = batch.logits_at == LogitsAt::all ? logits.view({prepared.B, prepared.T, shape_.vocabulary}) : logits;
       }
     }
     out.hidden = std::move(x);

@@ -52,8 +52,20 @@ Prepared prepare(const Batch& batch, const State& state, const Model& model) {
       if (last >= context) throw Error(Errc::full, fmt::format("position {} is past the model's context of {} tokens", last, context));
     }
   }
+  if (batch.segment_sees.defined()) {
+    const auto& sees = batch.segment_sees;
+    if (!batch.segments.defined() || sees.scalar_type() != at::kBool || sees.dim() != 3 || sees.size(0) != B || sees.size(1) != sees.size(2)) {
+      throw Error(Errc::invalid, "which segments see which wants segments, and a bool tensor [B,S,S]");
+    }
+    const auto largest = batch.segments.max().item<std::int64_t>(), smallest = batch.segments.min().item<std::int64_t>();
+    if (smallest < 0 || largest >= sees.size(1)) {
+      throw Error(Errc::invalid, fmt::format("segments {} to {} where visibility is given for {}", smallest, largest, sees.size(1)));
+    }
+  }
+  if ((batch.logits_at == LogitsAt::chosen) != batch.chosen.defined()) throw Error(Errc::invalid, "chosen tokens go with LogitsAt::chosen");
   call.pattern = batch.pattern;
   call.segments = batch.segments;
+  call.segment_sees = batch.segment_sees;
   call.mode = batch.mode;
   call.compute = batch.compute;
   call.taps = batch.taps;

@@ -17,8 +17,8 @@
 
 namespace mneme {
 
-/// Where the vocabulary is projected: nowhere, at the last token of each row, or at all tokens.
-enum class LogitsAt { none, last, all };
+/// Where the vocabulary is projected: nowhere, at the last token of each row, at all tokens, or at the batch's `chosen`.
+enum class LogitsAt { none, last, all, chosen };
 
 /// One forward pass. Rows shorter than T are padded at their end.
 struct Batch {
@@ -28,7 +28,9 @@ struct Batch {
   std::vector<std::int64_t> lengths;  ///< tokens of each row; empty: all T
   Pattern pattern;                    ///< decoders are causal, encoders bidirectional unless said otherwise
   at::Tensor segments;                ///< [B,T] int64 or undefined
+  at::Tensor segment_sees;            ///< [B,S,S] bool: segment i sees entries of segment j; undefined: its own only
   LogitsAt logits_at = LogitsAt::last;
+  at::Tensor chosen;                  ///< [N] int64, places b T + t of tokens, for LogitsAt::chosen
   const Taps* taps = nullptr;
   std::int64_t from_layer = 0, to_layer = -1;  ///< layers [from, to); -1: all. From > 0 takes embeddings as hidden states.
   Mode mode = Mode::infer;
@@ -38,7 +40,7 @@ struct Batch {
 
 /// What a pass gives.
 struct Output {
-  at::Tensor logits;  ///< [B,V] for `last`, [B,T,V] for `all`, undefined for `none`; float
+  at::Tensor logits;  ///< [B,V] for `last`, [B,T,V] for `all`, [N,V] for `chosen`, undefined for `none`; float
   at::Tensor hidden;  ///< [B,T,D] after the last layer run (normalised if it is the model's last); float
   std::map<std::string, at::Tensor> aux;  ///< named losses
 };

@@ -109,7 +109,7 @@ class Softmax final : public Mixer {
       return at::scaled_dot_product_attention(turn(q), turn(k), v, valid.defined() ? std::optional<at::Tensor>(valid.unsqueeze(1)) : std::nullopt, 0.0, false, scale);
     }
     Entries own{turn(k), v, call.positions.unsqueeze(1), valid, {}, call.segments.defined() ? call.segments.unsqueeze(1) : at::Tensor()};
-    auto partial = attend_plain(turn(q), call.positions, call.segments, own, call.pattern, scale);
+    auto partial = attend_plain(turn(q), call.positions, call.segments, own, call.pattern, scale, call.segment_sees);
     if (call.mode == Mode::read_only && state.has("kv")) {
       partial = merge({partial, dynamic_cast<const KvStore&>(state.store("kv")).attend(q, call, scale, true)});
     }
