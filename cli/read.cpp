@@ -262,7 +262,7 @@ class Read final : public Verb {
           counted(report.states_computed - report.states_stored, "state was", "states were"),
           report.obstacle);
     if (report.interrupted)
-      say("  interrupted: what is listed is stored; the same command goes on from here\n");
+      say("  interrupted: what was read is stored; the same command goes on from here\n");
   }
 
   std::string output_, model_, embedder_, kv_, context_, label_;

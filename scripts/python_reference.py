@@ -1,8 +1,6 @@
-"""Writes the Python Language Reference that ships inside every Python: a text file a topic.
+"""Writes the Python Language Reference that ships inside every Python: a text file a topic."""
 
-usage: python_reference.py FOLDER
-"""
-
+import argparse
 import pathlib
 import sys
 from pydoc_data.topics import topics
@@ -19,6 +17,6 @@ def main(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(pathlib.Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=pathlib.Path, metavar="FOLDER")
+    main(parser.parse_args().folder)

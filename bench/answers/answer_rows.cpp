@@ -3,15 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <iterator>
-#include <limits>
 #include <list>
 #include <numeric>
 
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
+#include "mneme/memory/choice.h"
 
 namespace mneme::bench {
 namespace {
@@ -31,6 +30,7 @@ constexpr Variant kVariants[] = {
     {"together", "best 3 spans placed", Variant::How::placed, 3, "q8"},
     {"together-f16", "best 3 spans placed, states uncoded", Variant::How::placed, 3, kUncoded},
     {"together-q4", "best 3 spans placed, states at 4 bits", Variant::How::placed, 3, "q4"},
+    {"each", "best 3 spans apart", Variant::How::apart, 3, "q8"},
     {"each-f16", "best 3 spans apart, states uncoded", Variant::How::apart, 3, kUncoded},
     {"ask-each", "ask --place each --top 3", Variant::How::ask_each, 3, "q8"},
     {"ask-together", "ask --place together --top 3", Variant::How::ask_together, 3, "q8"},
@@ -105,7 +105,7 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
         const auto cited = text.substr(static_cast<std::size_t>(citation.start), static_cast<std::size_t>(citation.end - citation.start));
         c["inside"] = !citation.excerpt.empty() && cited.find(citation.excerpt) != std::string_view::npos &&
                       citation.line == 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(citation.start), '\n');
-        c["holds_answer"] = holds_words(cited, answer.answer);
+        c["holds_answer"] = tasks::holds_words(cited, answer.answer);
         c["holds_gold"] = holds_gold_answer(cited, question);
         c["gold"] = is_gold(set, question, article, citation.start, citation.end);
       }
@@ -152,7 +152,11 @@ class Run {
         said.push_back(answers[r].text);
         likely.push_back(answers[r].mean_log_probability);
       }
-      const auto best = choose_row(said, likely, 1);
+      std::size_t best = 0;
+      if (said.size() > 1) {
+        const auto scores = std::span(retrieved_[questions[i]].scores).first(said.size());
+        best = memory::choose_answer(said, likely, scores, reader_.prompt().score_weight);
+      }
       auto out = scored(said[best], question);
       out["tokens"] = answers[row + best].tokens;
       if (rows_of[i] > 1) {
@@ -281,20 +285,7 @@ void AnswerRows::flush() {
 }
 
 json scored(const std::string& answer, const ArticleQuestion& question) {
-  return {{"answer", answer}, {"f1", word_f1(answer, question.answers)}, {"em", exact_match(answer, question.answers)}, {"contains", holds_gold_answer(answer, question) ? 1 : 0}};
-}
-
-std::size_t choose_row(std::span<const std::string> answers, std::span<const double> mean_log_probabilities, double weight) {
-  std::size_t best = 0;
-  double largest = -std::numeric_limits<double>::infinity();
-  for (std::size_t i = 0; i < answers.size(); ++i) {
-    const double score = mean_log_probabilities[i] - weight * std::log(static_cast<double>(i + 1));
-    if (!answers[i].empty() && score > largest) {
-      largest = score;
-      best = i;
-    }
-  }
-  return best;
+  return {{"answer", answer}, {"f1", tasks::word_f1(answer, question.answers)}, {"em", tasks::exact_match(answer, question.answers)}, {"contains", holds_gold_answer(answer, question) ? 1 : 0}};
 }
 
 void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reader& reader, std::span<const Retrieval> retrieved,

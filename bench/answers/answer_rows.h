@@ -58,9 +58,6 @@ class AnswerRows {
 /// A row of one answer: {"answer", "f1", "em", "contains"}.
 nlohmann::json scored(const std::string& answer, const ArticleQuestion& question);
 
-/// The row that `ask --place each` chooses: the largest mean log-probability - weight * ln(rank), empty answers last.
-std::size_t choose_row(std::span<const std::string> answers, std::span<const double> mean_log_probabilities, double weight);
-
 /// Answers all questions of the set in each of the wanted ways that `rows` has not. `retrieved` has the spans of every
 /// question in the memory. Questions of one article run together, several questions a batch; `between` is called between
 /// batches.

@@ -64,6 +64,7 @@ Retrieval ArticleMemory::retrieve(const ArticleQuestion& question) {
   out.relevance = search::relevance(found);
   for (const auto& candidate : found) {
     out.spans.push_back(candidate.id);
+    out.scores.push_back(candidate.score);
     if (out.gold_rank == 0 && gold(question, candidate.id)) out.gold_rank = static_cast<std::int64_t>(out.spans.size());
   }
   return out;

@@ -30,6 +30,7 @@ class ScratchFolder {
 /// What retrieval gave for one question.
 struct Retrieval {
   std::vector<std::int64_t> spans;  ///< best first
+  std::vector<double> scores;       ///< of the spans
   std::int64_t gold_rank = 0;       ///< of the first gold passage, from 1; 0: not among them
   double relevance = 0;             ///< that the threshold of "not found" is compared with
 };

@@ -1,7 +1,6 @@
 #include "bench/answers/question_set.h"
 
 #include <fmt/format.h>
-#include <unicode/uchar.h>
 
 #include <algorithm>
 #include <array>
@@ -9,8 +8,6 @@
 #include <sstream>
 
 #include "mneme/core/error.h"
-#include "mneme/text/unicode.h"
-#include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
 
 namespace mneme::bench {
@@ -24,44 +21,7 @@ constexpr std::size_t kUnanswerable = 300;
 constexpr std::array<std::string_view, 10> kTuning = {
     "Amazon_rainforest", "Apollo_program", "Black_Death", "Computational_complexity_theory", "Construction",
     "Ctenophora", "Economic_inequality", "European_Union_law", "Force", "Fresno,_California"};
-constexpr std::array<std::string_view, 12> kFinal = {
-    "Harvard_University", "Huguenot", "Jacksonville,_Florida", "Oxygen", "Packet_switching", "Private_school",
-    "Scottish_Parliament", "Steam_engine", "Super_Bowl_50", "Teacher", "University_of_Chicago", "Yuan_dynasty"};
 
-/// Whether `part` stands in `text` byte for byte and not inside a word: "1679" does in "1641-1679".
-bool stands_apart(std::string_view text, std::string_view part) {
-  const auto in_word = [&](std::size_t at) {
-    const auto c = static_cast<UChar32>(text::next_code_point(text, at).code_point);
-    return u_isalnum(c) != 0;
-  };
-  for (auto at = text.find(part); !part.empty() && at != std::string_view::npos; at = text.find(part, at + 1)) {
-    auto before = at;
-    while (before > 0 && !text::begins_character(text[--before])) {
-    }
-    const auto after = at + part.size();
-    if ((at == 0 || !in_word(before)) && (after == text.size() || !in_word(after))) return true;
-  }
-  return false;
-}
-
-std::string trimmed(std::string_view text) {
-  while (const auto n = text::space_at(text, 0)) text.remove_prefix(n);
-  while (const auto n = text::space_before(text, text.size())) text.remove_suffix(n);
-  return std::string(text);
-}
-
-ArticleText article_text(const SquadArticle& article) {
-  ArticleText out{article.title, {}, {}};
-  for (const auto& paragraph : article.paragraphs) {
-    if (!out.text.empty()) out.text += "\n\n";
-    const auto text = trimmed(paragraph);
-    const auto begin = static_cast<std::int64_t>(out.text.size());
-    out.paragraphs.emplace_back(begin, begin + static_cast<std::int64_t>(text.size()));
-    out.text += text;
-  }
-  out.text += "\n";
-  return out;
-}
 
 /// Sorts by the digest of a key: an order that has nothing to do with the content and is the same everywhere.
 template <class T, class Key>
@@ -102,14 +62,14 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
   if (!std::filesystem::exists(folder / "dev-v1.1.json.gz")) {
     throw Error(Errc::not_found, fmt::format("no {}: point --data (or MNEME_DATA) at a folder with SQuAD's dev set v1.1 in it", (folder / "dev-v1.1.json.gz").string()));
   }
-  const auto squad = load_squad(folder / "dev-v1.1.json.gz");
+  const auto squad = tasks::load_squad(folder / "dev-v1.1.json.gz");
   if (squad.size() <= kTuningArticles) throw Error(Errc::corrupt, fmt::format("{}: only {} articles", folder.string(), squad.size()));
   const bool tuning = split == "tuning";
-  const std::vector<std::string_view> titles = tuning ? std::vector<std::string_view>(kTuning.begin(), kTuning.end()) : std::vector<std::string_view>(kFinal.begin(), kFinal.end());
+  const std::vector<std::string_view> titles = tuning ? std::vector<std::string_view>(kTuning.begin(), kTuning.end()) : std::vector<std::string_view>(tasks::squad_test_titles().begin(), tasks::squad_test_titles().end());
 
   QuestionSet out;
   out.split = split;
-  for (const auto& article : squad) out.articles.push_back(article_text(article));
+  for (const auto& article : squad) out.articles.push_back(tasks::article_text(article));
   for (const auto title : titles) {
     const auto found = std::find_if(squad.begin(), squad.end(), [&](const auto& a) { return a.title == title; });
     if (found == squad.end()) throw Error(Errc::not_found, fmt::format("{}: the article '{}' is missing", folder.string(), title));
@@ -121,7 +81,7 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
   std::vector<std::string> strangers;
   for (const auto a : tuning ? range(0, kTuningArticles) : range(kTuningArticles, squad.size())) {
     if (std::binary_search(out.asked.begin(), out.asked.end(), a)) continue;
-    for (const auto& question : squad[a].questions) strangers.push_back(trimmed(question.text));
+    for (const auto& question : squad[a].questions) strangers.push_back(tasks::trimmed(question.text));
   }
   out.strangers = pick(std::move(strangers), kStrangers);
   if (tuning) {
@@ -129,7 +89,7 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
     // file of pairs gives in lower case and with spaces between all tokens.
     out.without_strangers = out.all;
     if (std::filesystem::exists(folder / "pairs-questions.txt.gz")) {
-      out.more_strangers = pick(lines_of(read_gzip(folder / "pairs-questions.txt.gz")), kStrangers);
+      out.more_strangers = pick(lines_of(tasks::read_gzip(folder / "pairs-questions.txt.gz")), kStrangers);
     }
   } else {
     for (const auto a : out.all) {
@@ -139,7 +99,7 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
 
   for (const auto a : out.asked) {
     for (const auto& question : squad[a].questions) {
-      out.others.push_back({question.id, trimmed(question.text), question.answers, a, question.paragraph});
+      out.others.push_back({question.id, tasks::trimmed(question.text), question.answers, a, question.paragraph});
     }
   }
   shuffle(out.others, [](const ArticleQuestion& question) { return question.id; });
@@ -149,10 +109,10 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
 
   if (std::filesystem::exists(folder / "dev-v2.0.json.gz")) {
     std::vector<std::string> unanswerable;
-    for (const auto& article : load_squad(folder / "dev-v2.0.json.gz")) {
+    for (const auto& article : tasks::load_squad(folder / "dev-v2.0.json.gz")) {
       if (std::find(titles.begin(), titles.end(), article.title) == titles.end()) continue;
       for (const auto& question : article.questions) {
-        if (question.impossible) unanswerable.push_back(trimmed(question.text));
+        if (question.impossible) unanswerable.push_back(tasks::trimmed(question.text));
       }
     }
     out.unanswerable = pick(std::move(unanswerable), kUnanswerable);
@@ -171,7 +131,7 @@ bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_
 }
 
 bool holds_gold_answer(std::string_view text, const ArticleQuestion& question) {
-  return std::any_of(question.answers.begin(), question.answers.end(), [&](const auto& answer) { return stands_apart(text, answer) || holds_words(text, answer); });
+  return std::any_of(question.answers.begin(), question.answers.end(), [&](const auto& answer) { return tasks::holds_answer(text, answer); });
 }
 
 }  // namespace mneme::bench

@@ -8,8 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "bench/squad/squad.h"
-#include "mneme/text/document.h"
+#include "mneme/tasks/squad.h"
 
 namespace mneme::bench {
 
@@ -20,13 +19,7 @@ struct ArticleQuestion {
   std::size_t article = 0, paragraph = 0;  ///< into QuestionSet::articles, and into its paragraphs
 };
 
-/// An article as it is read into a memory: its paragraphs parted by blank lines.
-struct ArticleText {
-  std::string title, text;
-  std::vector<std::pair<std::int64_t, std::int64_t>> paragraphs;  ///< byte ranges without surrounding white space
-
-  [[nodiscard]] Document document() const { return document_from_text(title, text); }
-};
+using tasks::ArticleText;
 
 /// Everything that one split asks. Tuning uses the first 16 articles of the file only; what `final` asks, and asks in
 /// vain, is on the other articles.

@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <numeric>
 #include <string_view>
 
 #include "bench/statistics/bootstrap.h"
+#include "mneme/memory/choice.h"
 
 namespace mneme::bench {
 namespace {
@@ -191,20 +191,22 @@ class Summary {
     line("|---|---|");
     if (has("together") && has("together-f16")) equal("8 bits and uncoded, together", same_answers("together", "together-f16"), 0.97);
     if (has("together-q4") && has("together-f16")) equal("4 bits and uncoded, together", same_answers("together-q4", "together-f16"), {});
-    if (has("ask-each") && has("each-f16")) {
-      std::vector<double> chosen, same;
+    if (has("each") && has("each-f16")) {
+      std::vector<double> same;
       for (const auto& q : f_.set.questions) {
-        const auto& read = f_.rows.row("ask-each", q.id).at("read");
         const auto& uncoded = f_.rows.row("each-f16", q.id);
-        chosen.push_back(f_.rows.row("ask-each", q.id).at("answer") == uncoded.at("answer") ? 1 : 0);
+        const auto& coded = f_.rows.row("each", q.id);
+        const auto answers = coded.value("answers", json::array({coded.at("answer")}));
+        const auto expected = uncoded.value("answers", json::array({uncoded.at("answer")}));
         double equal = 0;
-        const auto answers = uncoded.value("answers", json::array({uncoded.at("answer")}));
-        for (std::size_t i = 0; i < read.size() && i < answers.size(); ++i) equal += read[i].at("answer") == answers[i] ? 1 : 0;
-        same.push_back(read.empty() ? 1 : equal / static_cast<double>(read.size()));
+        for (std::size_t i = 0; i < answers.size(); ++i) equal += answers[i] == expected[i] ? 1 : 0;
+        same.push_back(equal / static_cast<double>(answers.size()));
       }
       equal("8 bits and uncoded, each span's answer", same, 0.97);
-      equal("8 bits and uncoded, each, the chosen answer", chosen, {});
+      equal("8 bits and uncoded, each, the chosen answer", same_answers("each", "each-f16"), {});
     }
+    // States of a memory were computed in other batches than the reader's: on a fast path they round differently.
+    if (has("ask-each") && has("each")) equal("ask --place each and the reader alone", same_answers("ask-each", "each"), {});
     if (has("ask-together") && has("together")) equal("ask --place together and the reader alone", same_answers("ask-together", "together"), {});
     if (f_.peer && has("gold")) {
       std::vector<double> same;
@@ -303,7 +305,7 @@ class Summary {
       line("");
     }
     if (!has("ask-each")) return;
-    line("\n## For setting the choice among answers read apart: log-probability - weight * ln(rank)\n");
+    line("\n## For setting the choice among answers read apart: log-probability + weight * retrieval score\n");
     line("| weight | F1 | first citation gold, of good answers |");
     line("|--:|--:|--:|");
     const auto choose = [&](const std::string& name, const std::function<std::size_t(const json&)>& pick) {
@@ -319,29 +321,16 @@ class Summary {
       }
       line("| {} | {:.1f} | {:.1f} |", name, 100 * f1 / static_cast<double>(f_.set.questions.size()), good > 0 ? 100 * gold / good : 0);
     };
-    for (const double weight : {0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0}) {
+    for (const double weight : {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0}) {
       choose(fmt::format("{:g}", weight), [&](const json& read) {
         std::vector<std::string> answers;
-        std::vector<double> likely;
+        std::vector<double> likely, scores;
         for (const auto& row : read) {
           answers.push_back(row.at("answer"));
           likely.push_back(row.at("log_probability"));
+          scores.push_back(row.at("score"));
         }
-        return choose_row(answers, likely, weight);
-      });
-    }
-    for (const double weight : {0.5, 1.0, 2.0, 3.0, 4.0}) {
-      choose(fmt::format("log-probability + {:g} * retrieval score", weight), [&](const json& read) {
-        std::size_t best = 0;
-        double largest = -1e9;
-        for (std::size_t i = 0; i < read.size(); ++i) {
-          const double score = read[i].at("log_probability").get<double>() + weight * read[i].at("score").get<double>();
-          if (!read[i].at("answer").get<std::string>().empty() && score > largest) {
-            largest = score;
-            best = i;
-          }
-        }
-        return best;
+        return memory::choose_answer(answers, likely, scores, weight);
       });
     }
     choose("the best of the three", [](const json& read) {

@@ -32,14 +32,6 @@ TEST(QuestionSet, GoldIsThePassageThatHoldsTheParagraphOrThePartWithTheAnswer) {
   EXPECT_FALSE(is_gold(set, question, 1, 0, 29));   // another article, although the answer stands there
 }
 
-TEST(AnswerRows, ChoosesByLikelihoodAndRank) {
-  const std::vector<std::string> answers{"", "b", "c"};
-  EXPECT_EQ(choose_row(answers, std::vector<double>{0, -1, -0.9}, 1), 1U);   // ln 3 - ln 2 = 0.41 outweighs 0.1
-  EXPECT_EQ(choose_row(answers, std::vector<double>{0, -1, -0.5}, 1), 2U);
-  EXPECT_EQ(choose_row(answers, std::vector<double>{0, -1, -0.9}, 0), 2U);
-  EXPECT_EQ(choose_row(std::vector<std::string>{"", ""}, std::vector<double>{0, 0}, 1), 0U);
-}
-
 TEST(AnswerRows, GoOnFromAFileAndRefuseOneOfOtherSettings) {
   const auto file = (std::filesystem::temp_directory_path() / ("answer_rows_test_" + std::to_string(::getpid()))).string();
   const ArticleQuestion question{"q", "When?", {"1904"}, 0, 0};

@@ -4,13 +4,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <map>
 
 #include "mneme/core/error.h"
+#include "mneme/memory/choice.h"
 #include "mneme/memory/clock.h"
 #include "mneme/memory/memory.h"
-#include "mneme/memory/quotation.h"
 #include "mneme/memory/span_states.h"
 
 namespace mneme {
@@ -21,7 +20,6 @@ using memory::seconds_since;
 constexpr std::int64_t kRetrieved = 20;
 constexpr std::int64_t kTopEach = 3, kTopTogether = 2;
 constexpr const char* kNotFound = "not found in memory";
-constexpr std::int64_t kExcerptChars = 200;
 
 /// A span that may be placed: which memory it is from and what is known of it.
 struct Found {
@@ -30,28 +28,6 @@ struct Found {
   Span span;
   std::string source, text;
 };
-
-Citation cite(const Found& found, std::string_view answer) {
-  Citation out;
-  const auto document = found.memory->file().document_text(found.span.document, 0, found.span.begin);
-  out.source = found.source;
-  out.start = found.span.begin;
-  out.end = found.span.end;
-  out.line = 1 + std::count(document.begin(), document.end(), '\n');
-  out.score = found.candidate.score;
-  out.span = found.span.id;
-  out.file = found.memory->file().path().string();
-  const auto quotation = memory::find_quotation(found.text, answer);
-  out.holds_answer = quotation.has_value();
-  // The excerpt shows the answer's words with some text before them.
-  std::int64_t from = 0;
-  if (quotation && quotation->second > kExcerptChars) {
-    from = std::max<std::int64_t>(0, quotation->first - kExcerptChars / 3);
-    while (from > 0 && found.text[static_cast<std::size_t>(from - 1)] != ' ' && found.text[static_cast<std::size_t>(from - 1)] != '\n') --from;
-  }
-  out.excerpt = excerpt(found.text, from, static_cast<std::int64_t>(found.text.size()), kExcerptChars);
-  return out;
-}
 
 /// The spans to place with their states, memory by memory, so that what a file lacks is computed in one go.
 struct Loading {
@@ -70,25 +46,6 @@ struct Loading {
     }
   }
 };
-
-std::vector<Citation> citations_of(const std::vector<Found>& placed, std::string_view answer, std::optional<std::size_t> read_from, bool& quotation) {
-  std::vector<Citation> all;
-  for (const auto& found : placed) all.push_back(cite(found, answer));
-  std::vector<Citation> out;
-  if (read_from) {  // the answer was read from this span alone: it comes first, whatever else holds its words
-    quotation = all[*read_from].holds_answer;
-    out.push_back(all[*read_from]);
-    for (std::size_t i = 0; quotation && i < all.size(); ++i) {
-      if (i != *read_from && all[i].holds_answer) out.push_back(all[i]);
-    }
-    return out;
-  }
-  quotation = std::any_of(all.begin(), all.end(), [](const Citation& c) { return c.holds_answer; });
-  for (auto& citation : all) {
-    if (citation.holds_answer || !quotation) out.push_back(std::move(citation));
-  }
-  return out;
-}
 
 /// Those of the labels that a memory holds: of several memories a source is in one or another.
 std::vector<std::string> sources_in(Memory& memory, const std::vector<std::string>& sources) {
@@ -217,20 +174,27 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   }
   if (read.decode_seconds > 0) out.decode_tokens_per_s = static_cast<double>(out.generated_tokens) / read.decode_seconds;
 
-  // Of answers read apart, retrieval rank and the answer's own likelihood choose; an empty answer is none.
   std::size_t best = 0;
   if (each) {
-    const auto score = [&](std::size_t i) {
-      return read.rows[i].text.empty() ? -std::numeric_limits<double>::infinity() : read.rows[i].mean_log_probability - std::log(static_cast<double>(i + 1));
-    };
-    for (std::size_t i = 1; i < read.rows.size(); ++i) {
-      if (score(i) > score(best)) best = i;
+    std::vector<std::string> texts;
+    std::vector<double> likely, scores;
+    for (std::size_t i = 0; i < placed.size(); ++i) {
+      texts.push_back(read.rows[i].text);
+      likely.push_back(read.rows[i].mean_log_probability);
+      scores.push_back(placed[i].candidate.score);
     }
+    best = memory::choose_answer(texts, likely, scores, reader.prompt().score_weight);
   }
   out.answer = read.rows[best].text;
   out.found = !out.answer.empty();
   if (!out.found) out.answer = kNotFound;
-  if (out.found) out.citations = citations_of(placed, out.answer, each ? std::optional(best) : std::nullopt, out.quotation);
+  if (out.found) {
+    std::vector<memory::PlacedSpan> spans;
+    for (const auto& f : placed) spans.push_back({&f.memory->file(), f.span, f.source, f.candidate.score});
+    auto citations = memory::citations_of(spans, out.answer, each ? std::optional(best) : std::nullopt);
+    out.citations = std::move(citations.list);
+    out.quotation = citations.quotation;
+  }
   for (std::size_t i = 0; i < placed.size(); ++i) {
     const auto at = std::find_if(out.candidates.begin(), out.candidates.end(), [&](const CandidateReport& c) {
       return c.candidate.id == placed[i].candidate.id && c.file == placed[i].memory->file().path().string();

@@ -12,7 +12,6 @@
 #include "mneme/memory/embedding_rep.h"
 #include "mneme/decode/generate.h"
 #include "mneme/memory/memory.h"
-#include "mneme/memory/quotation.h"
 #include "mneme/memory/span_states.h"
 
 namespace mneme {
@@ -127,7 +126,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   State state;
   std::vector<std::int32_t> prompt;
   std::vector<std::int64_t> provenance;
-  std::vector<std::pair<Candidate, Span>> placed;
+  std::vector<memory::PlacedSpan> placed;
   std::optional<memory::SpanStates> states;
   GenerateOptions generation;
   generation.max_tokens = max_tokens;
@@ -137,6 +136,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   if (from_memory) {
     state = reader.prefix();
     states.emplace(*file_, reader);
+    const auto labels = this->labels();
     auto room = reader.room() - kTurnTokens - max_tokens;
     std::vector<std::int64_t> ids;
     for (const auto& candidate : candidates) {
@@ -144,7 +144,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
       const auto span = file_->find_span(candidate.id);
       if (!span || span->tokens + 16 > room) continue;
       room -= span->tokens + 16;
-      placed.emplace_back(candidate, *span);
+      placed.push_back({file_.get(), *span, labels.at(span->document), candidate.score});
       ids.push_back(span->id);
       provenance.push_back(span->document);
     }
@@ -177,23 +177,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n')) out.text.pop_back();
   out.tokens = static_cast<std::int64_t>(said.ids.size());
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
-  const auto labels = this->labels();
-  for (const auto& [candidate, span] : placed) {
-    const auto text = file_->span_text(span.id);
-    const auto before = file_->document_text(span.document, 0, span.begin);
-    Citation citation;
-    citation.source = labels.at(span.document);
-    citation.start = span.begin;
-    citation.end = span.end;
-    citation.line = 1 + std::count(before.begin(), before.end(), '\n');
-    citation.excerpt = excerpt(text, 0, static_cast<std::int64_t>(text.size()), 160);
-    citation.score = candidate.score;
-    citation.span = span.id;
-    citation.file = file_->path().string();
-    citation.holds_answer = memory::find_quotation(text, out.text).has_value();
-    out.citations.push_back(std::move(citation));
-  }
-  std::stable_sort(out.citations.begin(), out.citations.end(), [](const Citation& a, const Citation& b) { return a.holds_answer && !b.holds_answer; });
+  out.citations = memory::citations_of(placed, out.text).list;
   // Both turns together: a question without its answer would stand in the way of the next.
   if (said.stop_reason != "interrupted" || !out.text.empty()) {
     const Turn both[] = {{0, "user", message, {}, {}, memory::unix_seconds()}, {0, "assistant", out.text, {}, provenance, memory::unix_seconds()}};

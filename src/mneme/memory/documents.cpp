@@ -417,6 +417,19 @@ void MemoryFile::for_each_passage(const std::function<void(const Span&)>& each,
   while (row.step()) each(read_span(row));
 }
 
+std::vector<Span> MemoryFile::passages_without(std::int64_t document, RepKind kind,
+                                               std::string_view model_digest) const {
+  auto row = db_->prepare(
+      "SELECT s.id, s.document_id, s.begin, s.end, s.parent, s.ordinal, s.tokens, s.kind FROM "
+      "spans s WHERE s.document_id = ? AND s.leaf AND NOT EXISTS (SELECT 1 FROM reps r JOIN digests m "
+      "ON m.id = r.model_digest WHERE r.span_id = s.id AND r.kind = ? AND m.value = ?) "
+      "ORDER BY s.ordinal");
+  row.bind(document, rep_kind_name(kind), model_digest);
+  std::vector<Span> found;
+  while (row.step()) found.push_back(read_span(row));
+  return found;
+}
+
 bool MemoryFile::touch(std::span<const std::int64_t> spans) {
   if (spans.empty()) return true;
   return store_quietly([&] {

@@ -39,6 +39,26 @@ std::vector<Span> passages_of(const std::vector<Span>& spans) {
   return out;
 }
 
+/// Writes into a new memory which models and which way of reading it is of, and refuses others for one that has been read
+/// into.
+void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& embedder, ContextMode context) {
+  const std::string name = context == ContextMode::span ? "span" : "stream";
+  const auto digest = file.meta("model_digest");
+  if (!digest) {
+    const std::pair<std::string, std::string> entries[] = {{"model", model.name == "smollm2" ? model.name : model.path}, {"model_digest", model.digest},
+                                                           {"embedder", embedder.name() == "minilm" ? embedder.name() : embedder.path()}, {"embedder_digest", embedder.digest()},
+                                                           {"context", name}};
+    file.set_meta(entries);
+  }
+  if (file.meta("context").value_or("span") != name) {
+    throw Error(Errc::usage, fmt::format("{} was made with --context {}: reading into it otherwise wants a new memory", file.path().string(), name == "span" ? "stream" : "span"));
+  }
+  const auto embedder_digest = file.meta("embedder_digest");
+  if (embedder_digest && *embedder_digest != embedder.digest()) {
+    throw Error(Errc::mismatch, fmt::format("{} was made with the embedder '{}': give that one with --embedder", file.path().string(), file.meta("embedder").value_or("")));
+  }
+}
+
 }  // namespace
 
 // ---- models ----
@@ -230,90 +250,98 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
   for (const auto& document : documents) names.push_back(document.label);
   check_labels(names);
   const auto model = models_->language_model(file_->meta("model").value_or(""));
-  const auto embedder = options.dry_run ? nullptr : models_->embedder(file_->meta("embedder").value_or(""));
+  const auto embedder = models_->embedder(file_->meta("embedder").value_or(""));
   const auto cancelled = [&] { return options.cancelled && options.cancelled(); };
   const auto progress = [&](std::string_view what, std::int64_t done, std::int64_t total) {
     if (options.progress) options.progress(what, done, total);
   };
-  if (!options.dry_run) {
-    file_->claim_writer();
-    const auto digest = file_->meta("model_digest");
-    if (!digest) {
-      const std::pair<std::string, std::string> entries[] = {{"model", model->name == "smollm2" ? model->name : model->path}, {"model_digest", model->digest},
-                                                             {"embedder", embedder->name() == "minilm" ? embedder->name() : embedder->path()}, {"embedder_digest", embedder->digest()},
-                                                             {"context", options.context == ContextMode::span ? "span" : "stream"}};
-      file_->set_meta(entries);
-    }
-    const auto context = file_->meta("context").value_or("span");
-    if (context != (options.context == ContextMode::span ? "span" : "stream")) {
-      throw Error(Errc::usage, fmt::format("{} was made with --context {}: reading into it otherwise wants a new memory", file_->path().string(), context));
-    }
-    const auto embedder_digest = file_->meta("embedder_digest");
-    if (embedder_digest && *embedder_digest != embedder->digest()) {
-      throw Error(Errc::mismatch, fmt::format("{} was made with the embedder '{}': give that one with --embedder", file_->path().string(), file_->meta("embedder").value_or("")));
-    }
-  }
+  file_->claim_writer();
+  bind(*file_, *model, *embedder, options.context);
   // The document's tokens are counted as the model sees them; a passage never outgrows what fits behind the prefix.
   const CountTokens count = [&](std::string_view text) { return static_cast<std::int64_t>(model->tokenizer->encode(text).size()); };
   std::int64_t truncated = 0, total_bytes = 0;
   for (const auto& document : documents) total_bytes += static_cast<std::int64_t>(document.text.size());
-  if (!options.dry_run) progress("indexing", 0, total_bytes);
+  progress("indexing", 0, total_bytes);
+  file_->sync_states(true);
   for (std::size_t i = 0; i < documents.size() && !report.interrupted; ++i) {
+    if (cancelled()) {
+      report.interrupted = true;
+      break;
+    }
     auto& document = documents[i];
     SourceReport source{document.label, 0, 0, static_cast<std::int64_t>(document.text.size()), 0, "added"};
-    const auto existing = options.dry_run ? std::nullopt : file_->find_document(document.label);
-    if (existing && existing->document.content_hash == document.content_hash) {
+    const auto existing = file_->find_document(document.label);
+    const bool unchanged = existing && existing->document.content_hash == document.content_hash;
+    std::vector<Span> unread;  // passages without an embedding
+    if (unchanged) {
       source.outcome = "unchanged";
       source.tokens = existing->tokens;
       source.spans = existing->spans;
       source.with_states = existing->with_states;
-      progress("indexing", source.bytes, total_bytes);
-      report.sources.push_back(std::move(source));
-      continue;
+      unread = file_->passages_without(existing->document.id, RepKind::embedding, embedder->digest());
+      if (unread.empty()) {
+        progress("indexing", source.bytes, total_bytes);
+        report.sources.push_back(std::move(source));
+        continue;
+      }
+      source.outcome = "resumed";
     }
-    if (const auto lost = model->tokenizer->lost_bytes(document.text); lost > 0) {
-      log::warn("{}: {} bytes have no token in this model's vocabulary: they are kept and cited, the model does not see them", document.label, lost);
+    std::vector<Span> spans;
+    if (!unchanged) {
+      if (const auto lost = model->tokenizer->lost_bytes(document.text); lost > 0) {
+        log::warn("{}: {} bytes have no token in this model's vocabulary: they are kept and cited, the model does not see them", document.label, lost);
+      }
+      spans = cut_spans(document.text, document.media, count);
+      unread = passages_of(spans);
+      for (const auto& span : unread) source.tokens += span.tokens;
+      source.spans = static_cast<std::int64_t>(unread.size());
     }
-    const auto spans = cut_spans(document.text, document.media, count);
-    const auto passages = passages_of(spans);
-    for (const auto& span : passages) source.tokens += span.tokens;
-    source.spans = static_cast<std::int64_t>(passages.size());
-    if (!options.dry_run) {
+    // The text goes into the file with its first embeddings and the others follow batch by batch, so that a small
+    // document is one write and of a large one nothing is lost to an interruption.
+    const auto embed = [&](std::span<const Span> some, const auto& span_of) {
+      std::vector<std::string_view> texts;
+      for (const auto& span : some) texts.push_back(std::string_view(document.text).substr(static_cast<std::size_t>(span.begin), static_cast<std::size_t>(span.end - span.begin)));
       std::vector<Rep> reps;
-      reps.reserve(passages.size());
-      std::vector<std::size_t> index_of;
-      for (std::size_t s = 0; s < spans.size(); ++s) {
-        if (spans[s].kind == "passage") index_of.push_back(s);
+      const auto embeddings = embedder->embed(texts);
+      for (std::size_t j = 0; j < some.size(); ++j) {
+        truncated += embeddings[j].truncated;
+        reps.push_back(memory::embedding_rep(span_of(some[j]), *embedder, embeddings[j]));
       }
-      for (std::size_t first = 0; first < passages.size(); first += kEmbedBatch) {
-        if (cancelled()) {
-          report.interrupted = true;
-          break;
-        }
-        const auto n = std::min(kEmbedBatch, passages.size() - first);
-        std::vector<std::string_view> texts;
-        for (std::size_t j = first; j < first + n; ++j) {
-          texts.push_back(std::string_view(document.text).substr(static_cast<std::size_t>(passages[j].begin), static_cast<std::size_t>(passages[j].end - passages[j].begin)));
-        }
-        const auto embeddings = embedder->embed(texts);
-        for (std::size_t j = 0; j < n; ++j) {
-          truncated += embeddings[j].truncated;
-          reps.push_back(memory::embedding_rep(static_cast<std::int64_t>(index_of[first + j]), *embedder, embeddings[j]));
-        }
-        // Bytes up to the passage that comes next, those between passages included.
-        const auto last = first + n;
-        progress("indexing", (last < passages.size() ? passages[last].begin : source.bytes) - (first > 0 ? passages[first].begin : 0), total_bytes);
-      }
-      if (report.interrupted) break;
+      return reps;
+    };
+    std::int64_t reached = 0;  // byte up to which the progress has been told
+    const auto advance = [&](std::size_t done) {
+      const auto byte = done < unread.size() ? unread[done].begin : source.bytes;  // bytes between passages included
+      progress("indexing", byte - reached, total_bytes);
+      reached = byte;
+    };
+    std::size_t done = 0;
+    if (!unchanged) {
+      done = std::min(kEmbedBatch, unread.size());
+      const auto reps = embed(std::span(unread).first(done), [](const Span& span) { return span.order; });
       const auto put = file_->put_document(document, spans, reps);
       source.outcome = put.outcome == PutResult::Outcome::replaced ? "replaced" : put.outcome == PutResult::Outcome::unchanged ? "unchanged" : "added";
+      for (auto& span : unread) span.id = put.spans.at(static_cast<std::size_t>(span.order));
+      advance(done);
     }
-    report.tokens_read += source.tokens;
+    while (done < unread.size()) {
+      if (cancelled()) {
+        report.interrupted = true;
+        source.outcome = "interrupted";
+        break;
+      }
+      const auto n = std::min(kEmbedBatch, unread.size() - done);
+      const auto stored = file_->put(embed(std::span(unread).subspan(done, n), [](const Span& span) { return span.id; }), Admission::ahead);
+      if (stored.not_stored > 0) throw Error(Errc::io, stored.reason);
+      done += n;
+      advance(done);
+    }
+    for (const auto& span : std::span(unread).first(done)) report.tokens_read += span.tokens;
     document.text = {};  // stored: a folder of books need not stay in memory
     report.sources.push_back(std::move(source));
   }
   if (truncated > 0) log::warn("{} passages are longer than the embedder reads: they are found by their first {} tokens", truncated, embedder->max_tokens());
-  if (!options.dry_run && !report.interrupted) {
+  if (!report.interrupted) {
     file_->sync_states(options.sync);
     if (options.eager || options.context == ContextMode::stream) compute_states(report, options);
     store_index();
@@ -321,7 +349,7 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
       if (const auto info = file_->find_document(source.name)) source.with_states = info->with_states;
     }
   }
-  if (!options.dry_run) report.usage = file_->usage();
+  report.usage = file_->usage();
   report.seconds = seconds_since(started);
   return report;
 }

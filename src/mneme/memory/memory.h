@@ -12,6 +12,7 @@
 
 #include "mneme/core/spec.h"
 #include "mneme/embed/sentence_encoder.h"
+#include "mneme/memory/citation.h"
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/prompt.h"
 #include "mneme/memory/reader.h"
@@ -44,7 +45,6 @@ enum class Placement { each, together };
 struct ReadOptions {
   bool eager = false;                                ///< states now, not at first use
   ContextMode context = ContextMode::span;           ///< only decided for a new memory
-  bool dry_run = false;                              ///< cut and count, store nothing
   bool sync = false;                                 ///< states wait for the disk too
   std::function<bool()> cancelled;                   ///< asked between pieces of work; true stops cleanly
   /// Progress: what is being done ("indexing", in bytes of the texts; "reading", in tokens), how much more of it is done
@@ -55,7 +55,7 @@ struct ReadOptions {
 struct SourceReport {
   std::string name;
   std::int64_t tokens = 0, spans = 0, bytes = 0, with_states = 0;
-  std::string outcome;  ///< "added", "unchanged", "replaced"
+  std::string outcome;  ///< "added", "unchanged", "replaced", "resumed", "interrupted"
 };
 
 struct ReadReport {
@@ -66,17 +66,6 @@ struct ReadReport {
   std::string obstacle;         ///< why states were not stored, in one line; empty when they were
   bool interrupted = false;
   Usage usage;
-};
-
-struct Citation {
-  std::string source;
-  std::int64_t start = 0, end = 0;  ///< bytes of the source
-  std::int64_t line = 0;            ///< of the start, from 1
-  std::string excerpt;
-  double score = 0;                 ///< of the span in retrieval
-  std::int64_t span = 0;
-  std::string file;                 ///< the memory file it is from, as given
-  bool holds_answer = false;        ///< the excerpt's span contains the answer's words
 };
 
 struct AskOptions {
@@ -117,7 +106,7 @@ struct Answer {
 /// A turn of a chat answered from memory.
 struct ChatReply {
   std::string text;
-  std::vector<Citation> citations;   ///< of the spans that were placed
+  std::vector<Citation> citations;   ///< as an answer's
   std::int64_t tokens = 0;
   double seconds = 0;
   std::int64_t moved_to_memory = 0;  ///< turns that fell out of the context and became spans of the session

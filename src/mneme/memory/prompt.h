@@ -15,6 +15,7 @@ struct Prompt {
   std::string answer_ends_at;                      ///< the answer is what stands before this text
   std::int64_t max_tokens = 24;                    ///< of an answer, unless the user says otherwise
   double not_found_below = 0;                      ///< relevance under which the memory holds no answer
+  double score_weight = 0;                         ///< of retrieval in the choice among answers read apart
 
   /// The few-shot prompt that was chosen for the default model on tuning articles.
   static Prompt few_shot_quotes();
