@@ -29,6 +29,7 @@ set(MNEME_ROOM_LIBRARIES_core ${TORCH_LIBRARIES} fmt::fmt spdlog::spdlog Threads
 set(MNEME_ROOM_LIBRARIES_weights nlohmann_json::nlohmann_json PkgConfig::CRYPTO)
 set(MNEME_ROOM_LIBRARIES_text nlohmann_json::nlohmann_json PkgConfig::PCRE2 PkgConfig::ICU)
 set(MNEME_ROOM_LIBRARIES_search PkgConfig::SQLITE3 ${FAISS_LIBRARY} ${LAPACK_LIBRARIES} ${BLAS_LIBRARIES})
+set(MNEME_ROOM_LIBRARIES_tasks PkgConfig::ICU PkgConfig::ZLIB)
 set(MNEME_ROOM_LIBRARIES_memory PkgConfig::SQLITE3 PkgConfig::ZSTD)
 
 # The kernels are compiled once a level, each with its own instructions and nothing that could leak them: the files

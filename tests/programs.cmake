@@ -28,7 +28,14 @@ target_link_libraries(encoder_tool PRIVATE mneme_registry)
 target_precompile_headers(encoder_tool REUSE_FROM mneme_pch)
 add_test(NAME sentence_encoder_parity
   COMMAND ${MNEME_REFERENCE_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/parity/sentence_encoder_parity.py $<TARGET_FILE:encoder_tool>)
-set_tests_properties(language_model_parity sentence_encoder_parity PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900 LABELS slow)
+# A few steps on short texts; the whole comparison, with speeds, is a matter of minutes: see the script's options.
+add_executable(trainer_tool ${CMAKE_CURRENT_SOURCE_DIR}/parity/trainer_tool.cpp)
+target_link_libraries(trainer_tool PRIVATE mneme_test_registry)
+target_precompile_headers(trainer_tool REUSE_FROM mneme_pch)
+add_test(NAME trainer_parity
+  COMMAND ${MNEME_REFERENCE_PYTHON} ${CMAKE_CURRENT_SOURCE_DIR}/parity/trainer_parity.py $<TARGET_FILE:trainer_tool> --gguf "${smollm2}"
+    --steps 4 --batch 2 --length 64)
+set_tests_properties(language_model_parity sentence_encoder_parity trainer_parity PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900 LABELS slow)
 
 # The command line over a registry that also holds the tests' own mechanisms: `components` lists them.
 if(TARGET mneme_verbs)

@@ -103,8 +103,10 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
       const std::string_view text = set.articles[article].text;
       if (citation.start >= 0 && citation.start < citation.end && citation.end <= static_cast<std::int64_t>(text.size())) {
         const auto cited = text.substr(static_cast<std::size_t>(citation.start), static_cast<std::size_t>(citation.end - citation.start));
-        c["inside"] = !citation.excerpt.empty() && cited.find(citation.excerpt) != std::string_view::npos &&
-                      citation.line == 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(citation.start), '\n');
+        const auto at = cited.find(citation.excerpt);
+        const auto line_at = [&](std::int64_t byte) { return 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(byte), '\n'); };
+        c["inside"] = !citation.excerpt.empty() && at != std::string_view::npos && citation.line == line_at(citation.start) &&
+                      citation.excerpt_line == line_at(citation.start + static_cast<std::int64_t>(at));
         c["holds_answer"] = tasks::holds_words(cited, answer.answer);
         c["holds_gold"] = holds_gold_answer(cited, question);
         c["gold"] = is_gold(set, question, article, citation.start, citation.end);

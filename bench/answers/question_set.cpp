@@ -22,7 +22,6 @@ constexpr std::array<std::string_view, 10> kTuning = {
     "Amazon_rainforest", "Apollo_program", "Black_Death", "Computational_complexity_theory", "Construction",
     "Ctenophora", "Economic_inequality", "European_Union_law", "Force", "Fresno,_California"};
 
-
 /// Sorts by the digest of a key: an order that has nothing to do with the content and is the same everywhere.
 template <class T, class Key>
 void shuffle(std::vector<T>& items, const Key& key) {

@@ -40,7 +40,7 @@ class Answers final : public Suite {
   static void describe(Describe& d, Options& o) {
     d("split", o.split, one_of({"tuning", "final"}), "articles that are asked: set defaults on tuning, report final");
     d("questions", o.questions, at_least(2), "how many of the split's fixed list of questions");
-    d("variants", o.variants, "ways to answer, separated by commas; all: every one");
+    d("variants", o.variants, "ways to answer, separated by commas; all: every one; none: recall and refusal only");
     d("compute", o.compute, one_of({"automatic", "f32", "bf16"}), "number type of products; automatic: what mneme uses on this CPU");
     d("resume", o.resume, "file that keeps a row a question and way: an interrupted run goes on from it");
     d("peer", o.peer, "file with another engine's answers to the gold paragraphs, a line {\"id\", \"answer\"} each");
@@ -99,6 +99,7 @@ class Answers final : public Suite {
   [[nodiscard]] std::vector<Variant> wanted_variants() const {
     const auto all = bench::variants();
     if (o_.variants == "all") return {all.begin(), all.end()};
+    if (o_.variants == "none") return {};
     std::vector<Variant> out;
     for (std::size_t begin = 0; begin <= o_.variants.size();) {
       const auto end = std::min(o_.variants.find(',', begin), o_.variants.size());

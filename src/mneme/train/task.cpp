@@ -1,0 +1,11 @@
+#include "mneme/train/task.h"
+
+namespace mneme {
+
+std::map<std::string, double> Task::validate(const LanguageModel&, std::int64_t) const {
+  return {};
+}
+
+std::map<std::string, std::string> Task::notes() const { return {}; }
+
+}  // namespace mneme

@@ -1,0 +1,98 @@
+// Trainer: the loop around a model, what is trained beside it, and a task.
+//
+// A training is a function of its config, the model and the task: stopped at any moment and resumed
+// from its checkpoint it takes the same steps, bit for bit on the same machine, as if it had never
+// stopped.
+#pragma once
+
+#include "mneme/core/params.h"
+#include "mneme/models/language_model.h"
+#include "mneme/train/batch_order.h"
+#include "mneme/train/config.h"
+#include "mneme/train/gradients.h"
+#include "mneme/train/optimizer.h"
+#include "mneme/train/schedule.h"
+#include "mneme/train/task.h"
+#include "mneme/train/training_log.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace mneme {
+
+/// Where a training leaves what, by its output.
+struct TrainingFiles {
+  std::filesystem::path output;      ///< the adapter, when all is done
+  std::filesystem::path checkpoint;  ///< "<output>.checkpoint", gone when all is done
+  std::filesystem::path log, plot;   ///< the output's name with ".jsonl" and ".svg"
+
+  explicit TrainingFiles(const std::filesystem::path& output);
+};
+
+/// How a training ended.
+struct TrainingReport {
+  std::int64_t steps = 0, examples = 0, tokens = 0;
+  double seconds = 0;  ///< of the steps, those before a resumption included
+  double loss = 0;     ///< smoothed over the last steps of this run
+  ValidationReport validation;
+};
+
+/// Attaches fresh adapters to the model as the config says and gives their weights. Throws
+/// Error(not_found) where no matrix matches.
+Params attach_adapters(LanguageModel& model, const TrainConfig& config);
+
+class Trainer {
+ public:
+  /// Makes ready to train every tensor of `adapters`, which are attached to `model`, on `task`; all
+  /// outlive the trainer. Throws Error(usage) for a config that cannot be, Error(unsupported) for a
+  /// device that is not.
+  Trainer(LanguageModel& model, const Params& adapters, const Task& task, TrainConfig config);
+
+  /// Trains to the end: steps, validations, log, plot, checkpoints; writes the adapter and takes the
+  /// checkpoint away. `between` is called often; if it throws, a checkpoint is left and the exception
+  /// goes on. With `resume` goes on from the checkpoint. Throws Error(not_found) where there is none
+  /// to resume, Error(invalid) where there is one and nobody said `resume`, Error(mismatch) if it is
+  /// that of another training, naming the first difference, Error(invalid) if the loss is no number.
+  TrainingReport run(bool resume = false, const std::function<void()>& between = [] {});
+
+  /// Whether all steps are done.
+  [[nodiscard]] bool done() const;
+  /// One step. If `between` throws, the step is not taken.
+  StepReport step(const std::function<void()>& between = [] {});
+  /// Figures on held-back data, as the task gives them.
+  [[nodiscard]] ValidationReport validate() const;
+
+  /// Everything that the steps to come depend on, as a file that appears whole or not at all.
+  void save_checkpoint(const std::filesystem::path& path) const;
+  /// Takes up such a file. Throws Error(mismatch) if it is that of another training.
+  void load_checkpoint(const std::filesystem::path& path);
+  /// Writes the trained adapter.
+  void save(const std::filesystem::path& path) const;
+
+  [[nodiscard]] std::int64_t steps() const { return step_; }
+
+ private:
+  [[nodiscard]] double share_done() const;
+  [[nodiscard]] bool validation_is_due() const;
+  double clip_gradients();
+
+  LanguageModel& model_;
+  Params adapters_;
+  const Task& task_;
+  TrainConfig config_;
+  std::vector<std::pair<std::string, std::string>> recipe_;
+  std::vector<WeightedObjective> objectives_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Schedule> schedule_;
+  BatchOrder order_;
+  std::int64_t step_ = 0, examples_ = 0, tokens_ = 0, validated_ = 0;
+  BatchOrder::Place place_;  // of the batch after the last step
+  double seconds_ = 0;
+};
+
+}  // namespace mneme

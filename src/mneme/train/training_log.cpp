@@ -1,0 +1,126 @@
+#include "mneme/train/training_log.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <span>
+
+#include "mneme/core/error.h"
+#include "mneme/train/plot.h"
+#include "mneme/weights/atomic_file.h"
+
+namespace mneme {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json as_json(const StepReport& report) {
+  auto terms = Json::object();
+  for (const auto& [name, value] : report.loss.terms) terms[name] = value;
+  return {{"step", report.step},
+          {"loss", report.loss.total},
+          {"terms", terms},
+          {"lr", report.rate},
+          {"gradient_norm", report.norm},
+          {"tokens", report.tokens},
+          {"tokens_per_s", report.seconds > 0 ? static_cast<double>(report.tokens) / report.seconds : 0.0}};
+}
+
+Json as_json(const ValidationReport& report) {
+  return {{"step", report.step}, {"validation", report.figures}, {"seconds", report.seconds}};
+}
+
+}  // namespace
+
+TrainingLog::TrainingLog(std::filesystem::path path) : path_(std::move(path)), out_(path_, std::ios::trunc) {
+  if (!out_) throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
+}
+
+TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int64_t validated)
+    : path_(std::move(path)) {
+  std::string kept;
+  std::ifstream in(path_);
+  for (std::string line; std::getline(in, line);) {
+    const auto entry = Json::parse(line, nullptr, false);
+    if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number_integer()) continue;
+    try {
+      const auto at = entry["step"].get<std::int64_t>();
+      if (entry.contains("validation")) {
+        if (at > validated) continue;
+        validations_.push_back({at, entry["validation"].get<std::map<std::string, double>>(),
+                                entry.at("seconds").get<double>()});
+      } else {
+        if (at > step) continue;
+        StepReport report;
+        report.step = at;
+        report.loss.total = entry.at("loss").get<double>();
+        for (const auto& [name, value] : entry.at("terms").items()) {
+          report.loss.terms.emplace_back(name, value.get<double>());
+        }
+        steps_.push_back(std::move(report));
+      }
+    } catch (const Json::exception&) {  // not a line of ours
+      continue;
+    }
+    kept += line + "\n";
+  }
+  in.close();
+  AtomicFile file(path_);
+  file.write(std::as_bytes(std::span(kept)));
+  file.commit();
+  out_.open(path_, std::ios::app);
+  if (!out_) throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
+}
+
+void TrainingLog::write(const std::string& line) {
+  out_ << line << '\n';
+  if (!out_.flush()) throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
+}
+
+void TrainingLog::add(const StepReport& report) {
+  steps_.push_back(report);
+  write(as_json(report).dump());
+}
+
+void TrainingLog::add(const ValidationReport& report) {
+  validations_.push_back(report);
+  write(as_json(report).dump());
+}
+
+void TrainingLog::plot(const std::filesystem::path& path, std::string_view title) const {
+  Panel losses{"loss", {}, false};
+  Curve total{"a step", {}};
+  std::map<std::string, Curve> terms;
+  for (const auto& report : steps_) {
+    const auto step = static_cast<double>(report.step);
+    total.points.emplace_back(step, report.loss.total);
+    for (const auto& [name, value] : report.loss.terms) {
+      auto& curve = terms.try_emplace(name, Curve{name, {}}).first->second;
+      curve.points.emplace_back(step, value);
+    }
+  }
+  losses.curves = {total, smoothed(total, 0.9, "smoothed")};
+  if (terms.size() > 1) {
+    for (const auto& [name, curve] : terms) losses.curves.push_back(smoothed(curve, 0.9, name));
+  }
+  std::vector<Panel> panels{std::move(losses)};
+  std::map<std::string, Curve> figures;
+  for (const auto& report : validations_) {
+    for (const auto& [name, value] : report.figures) {
+      auto& curve = figures.try_emplace(name, Curve{name, {}}).first->second;
+      curve.points.emplace_back(static_cast<double>(report.step), value);
+    }
+  }
+  if (!figures.empty()) {
+    Panel validation{"validation", {}, true};
+    for (const auto& [name, curve] : figures) validation.curves.push_back(curve);
+    panels.push_back(std::move(validation));
+  }
+  const auto svg = plot_svg(title, "steps", panels);
+  AtomicFile file(path);
+  file.write(std::as_bytes(std::span(svg)));
+  file.commit(false);
+}
+
+}  // namespace mneme

@@ -1,0 +1,265 @@
+#include "mneme/train/trainer.h"
+
+#include "mneme/core/progress.h"
+#include "mneme/core/registry.h"
+#include "mneme/models/adapter_file.h"
+#include "mneme/weights/safetensors.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "training_fixture.h"
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+namespace mneme {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+struct Killed : std::exception {};
+
+/// Lines of a log without what depends on the clock.
+std::vector<Json> lines_of(const fs::path& log) {
+  std::vector<Json> out;
+  std::istringstream in(check::content_of(log));
+  for (std::string line; std::getline(in, line);) {
+    out.push_back(Json::parse(line));
+    out.back().erase("tokens_per_s");
+    out.back().erase("seconds");
+  }
+  return out;
+}
+
+class TrainerTest : public check::FolderTest {
+ protected:
+  void SetUp() override {
+    FolderTest::SetUp();
+    Progress::set_quiet(true);
+  }
+  void TearDown() override {
+    Progress::set_quiet(false);
+    FolderTest::TearDown();
+  }
+
+  TrainConfig config(const std::string& output = "out.safetensors") const {
+    TrainConfig out;
+    out.output = folder_ / output;
+    out.task.spec = parse_stage("repeat");
+    out.adapter.rank = 4;
+    out.adapter.alpha = 8;
+    out.adapter.type = "f32";
+    out.optimizer.spec = parse_stage("adamw(lr=0.01, weight_decay=0.01)");
+    out.optimizer.schedule = parse_stage("cosine(warmup=2)");
+    out.train.steps = 7;
+    out.train.batch = 5;
+    out.train.accumulate = 2;
+    out.train.validate_every = 3;
+    out.train.validate_limit = 6;
+    out.train.checkpoint_every = 2;
+    return out;
+  }
+
+  /// A model, its adapters, a task and their trainer, made anew: what a process starts with.
+  struct Session {
+    std::unique_ptr<LanguageModel> model = check::tiny_language_model();
+    Params adapters;
+    std::unique_ptr<Task> task;
+    std::unique_ptr<Trainer> trainer;
+    explicit Session(const TrainConfig& config) {
+      adapters = attach_adapters(*model, config);
+      task = registry().make<Task>(config.task.spec, Task::Setup{});
+      trainer = std::make_unique<Trainer>(*model, adapters, *task, config);
+    }
+  };
+};
+
+TEST_F(TrainerTest, LearnsAndLeavesItsFiles) {
+  auto setting = config();
+  setting.train.steps = 60;
+  setting.train.validate_every = 20;
+  setting.task.spec = parse_stage("repeat(examples=8, words=2, longest=3)");
+  Session session(setting);
+  const auto before = session.trainer->validate();
+  const auto report = session.trainer->run();
+  const TrainingFiles files(setting.output);
+  EXPECT_EQ(report.steps, 60);
+  EXPECT_EQ(session.trainer->steps(), 60);
+  const auto lines = lines_of(files.log);
+  ASSERT_EQ(lines.size(), 63u);
+  const auto first = lines.front()["loss"].get<double>(), last = lines[lines.size() - 2]["loss"].get<double>();
+  EXPECT_LT(last, 0.3 * first);
+  EXPECT_GT(report.validation.figures.at("accuracy"), before.figures.at("accuracy") + 0.2);
+  EXPECT_EQ(lines.back(), (Json{{"step", 60}, {"validation", report.validation.figures}}));
+  EXPECT_EQ(lines.front()["terms"]["cross_entropy"], lines.front()["loss"]);
+  EXPECT_DOUBLE_EQ(lines.front()["lr"].get<double>(), 0.005) << "the first of two steps of warm-up";
+  EXPECT_FALSE(fs::exists(files.checkpoint));
+  EXPECT_NE(check::content_of(files.plot).find(">accuracy<"), std::string::npos);
+  EXPECT_EQ(read_adapter_info(files.output).notes.at("prompt"), "{\"mark\": 2}");
+
+  // The file gives what was trained.
+  auto fresh = check::tiny_language_model();
+  const auto digest = fresh->digest;
+  (void)load_adapter(files.output, *fresh);
+  EXPECT_NE(fresh->digest, digest);
+  const c10::NoGradGuard no_gradient;
+  EXPECT_EQ(session.task->validate(*fresh, 6), report.validation.figures);
+}
+
+/// Ended at every step by an exception or, as a kill would, without a word; resumed each time from
+/// what lies on the disk: the same steps and the same adapter, bit for bit.
+TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
+  for (const bool by_steps : {true, false}) {
+    auto unbroken = config("unbroken.safetensors");
+    if (!by_steps) {
+      unbroken.train.steps = 0;
+      unbroken.train.passes = 3;  // 24 examples in batches of 5: steps cross the ends of passes
+    }
+    (void)Session(unbroken).trainer->run();
+    const auto want = lines_of(TrainingFiles(unbroken.output).log);
+    const auto weights = read_safetensors(unbroken.output);
+    std::int64_t steps = 0;
+    for (const auto& line : want) steps = std::max(steps, line["step"].get<std::int64_t>());
+    EXPECT_EQ(steps, by_steps ? 7 : 8);
+    for (std::int64_t at = 0; at < steps; at += by_steps ? 1 : 3) {
+      for (const bool kill : {false, true}) {
+        auto broken = unbroken;
+        broken.output = folder_ / fmt::format("broken-{}-{}-{}.safetensors", by_steps, at, kill);
+        const TrainingFiles files(broken.output);
+        fs::path snapshot = folder_ / "snapshot";
+        {
+          Session session(broken);
+          int calls = 0;
+          EXPECT_THROW((void)session.trainer->run(false, [&] {
+            if (session.trainer->steps() < at || ++calls < 4) return;  // inside of the step
+            if (kill) fs::copy_file(files.checkpoint, snapshot, fs::copy_options::overwrite_existing);
+            throw Killed();
+          }), Killed);
+        }
+        EXPECT_FALSE(fs::exists(broken.output));
+        if (kill) {  // what the disk held before anything could be written, and half a line of the log
+          fs::rename(snapshot, files.checkpoint);
+          std::ofstream(files.log, std::ios::app) << "{\"step\": 3, \"lo";
+        }
+        const auto report = Session(broken).trainer->run(true);
+        EXPECT_EQ(report.steps, steps);
+        EXPECT_EQ(lines_of(files.log), want) << "stopped at " << at << (kill ? " by a kill" : "");
+        const auto got = read_safetensors(broken.output);
+        ASSERT_EQ(got.size(), weights.size());
+        for (const auto& [name, tensor] : weights) EXPECT_TRUE(check::identical(got.at(name), tensor)) << name;
+        EXPECT_FALSE(fs::exists(files.checkpoint));
+      }
+    }
+  }
+}
+
+TEST_F(TrainerTest, ACheckpointIsNeitherOverwrittenNorMistaken) {
+  auto setting = config();
+  const TrainingFiles files(setting.output);
+  check::expect_error(Errc::not_found, "start without --resume", [&] { (void)Session(setting).trainer->run(true); });
+  {
+    Session session(setting);
+    EXPECT_THROW((void)session.trainer->run(false, [&] { if (session.trainer->steps() == 3) throw Killed(); }), Killed);
+  }
+  const auto kept = check::content_of(files.checkpoint);
+  check::expect_error(Errc::invalid, "--resume", [&] { (void)Session(setting).trainer->run(); });
+  const auto refuses = [&](const std::string& why, auto change) {
+    auto changed = setting;
+    change(changed);
+    check::expect_error(Errc::mismatch, why, [&] { (void)Session(changed).trainer->run(true); });
+  };
+  refuses("seed was 1, now it is 2", [](auto& c) { c.seed = 2; });
+  refuses("adamw", [](auto& c) { c.optimizer.spec = parse_stage("adamw(lr=0.02)"); });
+  refuses("train.steps was 7, now it is 8", [](auto& c) { c.train.steps = 8; });
+  refuses("train.accumulate", [](auto& c) { c.train.accumulate = 1; });
+  refuses("adapter.rank", [](auto& c) { c.adapter.rank = 2; });
+  refuses("loss", [](auto& c) { c.loss.push_back({parse_stage("aux(name=x)"), 1}); });
+  {
+    Session session(setting);
+    session.model->digest = "another";
+    Trainer other(*session.model, session.adapters, *session.task, setting);
+    check::expect_error(Errc::mismatch, "model was digest-of-tiny-1, now it is another", [&] { other.load_checkpoint(files.checkpoint); });
+  }
+  EXPECT_EQ(check::content_of(files.checkpoint), kept);
+  write_safetensors(files.checkpoint, {{"x", at::ones({1})}});
+  check::expect_error(Errc::mismatch, "no checkpoint", [&] { (void)Session(setting).trainer->run(true); });
+  write("out.safetensors.checkpoint", kept.substr(0, kept.size() / 2));
+  check::expect_error(Errc::corrupt, "out.safetensors.checkpoint", [&] { (void)Session(setting).trainer->run(true); });
+}
+
+TEST_F(TrainerTest, AccumulatedBatchesAreOneLargeBatch) {
+  auto many = config(), one = config();
+  many.task.spec = one.task.spec = parse_stage("repeat(examples=6)");
+  many.train.batch = 2;
+  many.train.accumulate = 3;
+  one.train.batch = 6;
+  one.train.accumulate = 1;
+  Session a(many), b(one);
+  for (int step = 0; step < 3; ++step) {
+    const auto of_many = a.trainer->step(), of_one = b.trainer->step();
+    EXPECT_NEAR(of_many.loss.total, of_one.loss.total, 1e-5);
+    EXPECT_NEAR(of_many.norm, of_one.norm, 1e-4 * of_one.norm);
+    EXPECT_EQ(of_many.tokens, of_one.tokens);
+    EXPECT_EQ(of_many.examples, 6);
+  }
+}
+
+TEST_F(TrainerTest, GradientsAreClippedByTheirCommonNorm) {
+  auto setting = config();
+  setting.optimizer.clip = 0.01;
+  Session session(setting);
+  const auto report = session.trainer->step();
+  EXPECT_GT(report.norm, 0.1);
+  double squares = 0;
+  for (const auto& name : session.adapters.names()) {
+    squares += session.adapters.find(name)->tensor.grad().square().sum().item<double>();
+  }
+  EXPECT_NEAR(std::sqrt(squares), 0.01, 1e-5);
+
+  setting.optimizer.clip = 0;
+  Session free(setting);
+  EXPECT_NEAR(free.trainer->step().norm, report.norm, 1e-6);
+  squares = 0;
+  for (const auto& name : free.adapters.names()) {
+    squares += free.adapters.find(name)->tensor.grad().square().sum().item<double>();
+  }
+  EXPECT_NEAR(std::sqrt(squares), report.norm, 1e-5);
+}
+
+TEST_F(TrainerTest, AStepThatIsStoppedIsNotTaken) {
+  const auto setting = config();
+  Session session(setting), other(setting);
+  int calls = 0;
+  EXPECT_THROW((void)session.trainer->step([&] { if (++calls == 5) throw Killed(); }), Killed);
+  EXPECT_EQ(session.trainer->steps(), 0);
+  EXPECT_EQ(session.trainer->step().loss.total, other.trainer->step().loss.total);
+}
+
+TEST_F(TrainerTest, SaysWhatItCannotDo) {
+  auto setting = config();
+  setting.output.clear();
+  check::expect_error(Errc::usage, "'output'", [&] { (void)Session(setting).trainer->run(); });
+  setting = config("no folder/out.safetensors");
+  check::expect_error(Errc::io, "no folder", [&] { (void)Session(setting).trainer->run(); });
+  setting = config();
+  setting.device = "cuda";
+  check::expect_error(Errc::unsupported, "'cuda'", [&] { Session session(setting); });
+  setting = config();
+  setting.adapter.parameters = "layer.*";
+  check::expect_error(Errc::not_found, "layer.*", [&] { Session session(setting); });
+  setting = config();
+  setting.loss.push_back({parse_stage("cross_entropy"), 2});
+  check::expect_error(Errc::usage, "twice", [&] { Session session(setting); });
+
+  auto silent = check::random_example(6, 1);
+  silent.weights.assign(6, 0);
+  const check::FixedTask nothing({silent});
+  auto model = check::tiny_language_model();
+  const auto adapters = attach_adapters(*model, config());
+  Trainer trainer(*model, adapters, nothing, config());
+  check::expect_error(Errc::invalid, "token to learn", [&] { (void)trainer.step(); });
+}
+
+}  // namespace
+}  // namespace mneme
