@@ -213,7 +213,9 @@ TEST(Budget, CanBeLoweredAndRaised) {
   EXPECT_LE(usage.file_bytes, (2 << 20) + 600'000) << "given back to the disk";
   EXPECT_TRUE(file->has(states[6].key)) << "the one that was asked for";
   expect_sound(*file);
-  EXPECT_EQ(error_of([&] { file->set_budget(1000); }), Errc::invalid);
+  std::string message;
+  EXPECT_EQ(error_of([&] { file->set_budget(1000); }, &message), Errc::invalid);
+  EXPECT_NE(message.find("at least 1 MiB"), std::string::npos) << message;
   EXPECT_EQ(error_of([&] { MemoryFile::open(path, Access::read_only, with_budget(-1)); }),
             Errc::invalid);
   file->set_budget(16 << 20);

@@ -16,6 +16,7 @@
 namespace mneme {
 namespace {
 
+using check::as_ordinary_user;
 using check::error_of;
 using check::expect_sound;
 using check::Folder;
@@ -427,7 +428,12 @@ TEST(Sessions, KeepTurnsInOrder) {
     EXPECT_EQ(file->append_turns("default", turns), 2);
     EXPECT_EQ(file->append_turn("default", {0, "user", "And then?", {}, {}, 0}), 3);
     EXPECT_EQ(file->append_turn("other", {0, "user", "Hello", {}, {}, 0}), 1);
-    EXPECT_EQ(error_of([&] { file->append_turn("", {0, "user", "x", {}, {}, 0}); }), Errc::invalid);
+    for (const auto& name : {std::string(), std::string(257, 'x'), std::string("\xff")}) {
+      EXPECT_EQ(error_of([&] { MemoryFile::check_session_name(name); }), Errc::invalid);
+      EXPECT_EQ(error_of([&] { file->append_turn(name, {0, "user", "x", {}, {}, 0}); }),
+                Errc::invalid);
+    }
+    MemoryFile::check_session_name(std::string(256, 'x'));
     EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "", "x", {}, {}, 0}); }),
               Errc::invalid);
     EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "\xff", {}, {}, 0}); }),
@@ -567,23 +573,6 @@ TEST(Writers, TheLastOneToCloseMakesItOneFile) {
   EXPECT_EQ(MemoryFile::open(path, Access::read_only)->documents().size(), 3u);
 }
 
-// Runs `body` in a child as an ordinary user, since root may write anywhere; false if it cannot be
-// or a check fails.
-bool as_ordinary_user(const std::function<bool()>& body) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    bool good = false;
-    try {
-      good = (::geteuid() != 0 || (::setgid(65534) == 0 && ::setuid(65534) == 0)) && body();
-    } catch (const std::exception& error) {
-      std::fprintf(stderr, "%s\n", error.what());
-    }
-    ::_exit(good ? 0 : 1);
-  }
-  int status = 0;
-  return ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-}
-
 bool answers_without_storing(const std::filesystem::path& path) {
   const auto file = MemoryFile::open(path, Access::read_write);
   auto state = check::state_of(file->spans(1).at(1).id, 1000);
@@ -666,6 +655,7 @@ DiskTrial on_a_full_disk(const std::filesystem::path& folder,
       expect(error_of([&] { put_text(*file, "big", big); }, &message) == Errc::io,
              "another code: " + message);
       expect(message.find("disk is full") != std::string::npos, message);
+      expect(message.find("what was stored before stays") != std::string::npos, message);
       std::vector<Rep> states{check::state_of(2, 3'000'000), check::state_of(3, 3'000'000)};
       const auto report = file->put(states, Admission::for_question);
       expect(report.stored == 0 && report.not_stored == 2, "states were stored");
@@ -709,6 +699,33 @@ TEST(FullDisk, ALimitOnFileSizesIsTheSame) {
     return ::setrlimit(RLIMIT_FSIZE, &limit) == 0 ? place : "";
   });
   EXPECT_EQ(trial, DiskTrial::good);
+}
+
+TEST(FullDisk, AnExportNamesTheFileThatDoesNotFit) {
+  const Folder folder;
+  const auto path = folder / "a.mneme", to = folder / "copy.mneme";
+  {
+    const auto file = MemoryFile::open(path, Access::create);
+    const auto state = check::state_of(put_text(*file, "book", story(0, 30)).spans[1], 2'000'000);
+    ASSERT_EQ(file->put({&state, 1}, Admission::ahead).stored, 1);
+  }
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{1'000'000, 1'000'000};
+    std::string message;
+    const bool good =
+        ::setrlimit(RLIMIT_FSIZE, &limit) == 0 &&
+        error_of([&] { MemoryFile::open(path, Access::read_only)->export_to(to); }, &message) ==
+            Errc::io &&
+        message.starts_with(to.string() + ": ") && message.find("disk is full") != std::string::npos;
+    if (!good) std::fprintf(stderr, "%s\n", message.c_str());
+    ::_exit(good ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  EXPECT_EQ(folder.files(), std::vector<std::string>{"a.mneme"});
 }
 
 TEST(Export, CopiesAMemoryInUse) {
@@ -763,6 +780,15 @@ TEST(Import, MergesWithNumbersTranslated) {
               4);
     other->append_turn("theirs", {0, "assistant", "From fresh.", {}, {fresh.document}, 0});
     other->append_turn("default", {0, "user", "Not taken.", {}, {}, 0});
+    // A talk whose first turns became a document, a turn of which has been forgotten since.
+    const auto gone = put_text(*other, "gone", "Soon forgotten.");
+    for (int i = 1; i <= 5; ++i) {
+      Turn turn{0, i % 2 == 1 ? "user" : "assistant", "turn " + std::to_string(i), {}, {}, 0};
+      if (i == 2) turn.provenance = {gone.document};
+      other->append_turn("long", turn);
+    }
+    other->forget("gone");
+    put_text(*other, "long turns 3-4", "turn 3, turn 4", {"long", {}, 3, 4});
   }
   const auto file = MemoryFile::open(folder / "a.mneme", Access::create);
   file->set_meta("model", "ours");
@@ -779,13 +805,13 @@ TEST(Import, MergesWithNumbersTranslated) {
 
   options.conflict = ImportOptions::Conflict::keep;
   const auto report = file->import_from(folder / "b.mneme", options);
-  EXPECT_EQ(report.added, 2);
+  EXPECT_EQ(report.added, 3);
   EXPECT_EQ(report.unchanged, 1);
   EXPECT_EQ(report.replaced, 0);
   EXPECT_EQ(report.kept, std::vector<std::string>{"changed"});
   EXPECT_EQ(report.states.stored, 3);
   EXPECT_EQ(report.reps_left_out, 1) << "its context was not imported";
-  EXPECT_EQ(report.sessions, 1);
+  EXPECT_EQ(report.sessions, 2);
   EXPECT_EQ(report.sessions_left_out, std::vector<std::string>{"default"});
   EXPECT_EQ(file->meta("model"), "ours");
   EXPECT_EQ(file->meta("rule"), "theirs");
@@ -801,6 +827,12 @@ TEST(Import, MergesWithNumbersTranslated) {
   EXPECT_EQ(file->get(embedding.key)->blob, embedding.blob);
   EXPECT_EQ(file->turns("theirs").at(0).provenance, std::vector{fresh->document.id});
   EXPECT_EQ(file->turns("default").size(), 1u);
+  const auto turns = file->turns("long");
+  ASSERT_EQ(turns.size(), 4u);
+  EXPECT_EQ(turns[1].number, 3);
+  EXPECT_EQ(turns[1].text, "turn 3");
+  EXPECT_EQ(file->moved_turns("long"), 4);
+  EXPECT_EQ(file->find_document("long turns 3-4")->first_turn, 3);
   expect_sound(*file);
 
   options.conflict = ImportOptions::Conflict::replace;

@@ -5,13 +5,16 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <gtest/gtest.h>
 #include <iterator>
 #include <random>
 #include <string>
 #include <string_view>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
 
@@ -155,6 +158,23 @@ Errc error_of(Call&& call, std::string* message = nullptr) {
 inline void expect_sound(const MemoryFile& file) {
   const auto report = file.verify();
   for (const auto& line : report.problems) ADD_FAILURE() << line;
+}
+
+/// Runs `body` in a child as an ordinary user, since root may write anywhere; false if it cannot be
+/// or a check fails.
+inline bool as_ordinary_user(const std::function<bool()>& body) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    bool good = false;
+    try {
+      good = (::geteuid() != 0 || (::setgid(65534) == 0 && ::setuid(65534) == 0)) && body();
+    } catch (const std::exception& error) {
+      std::fprintf(stderr, "%s\n", error.what());
+    }
+    ::_exit(good ? 0 : 1);
+  }
+  int status = 0;
+  return ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 }  // namespace mneme::check

@@ -24,13 +24,15 @@ std::string many_paragraphs(int n) {
 TEST(Reading, AnInterruptedReadingKeepsWhatItDidAndGoesOn) {
   const check::Folder folder;
   const auto models = std::make_shared<MemoryModels>("", "");
+  MemoryOptions creating;
+  creating.access = MemoryFile::Access::create;
   const auto document = document_from_text("islands", many_paragraphs(400));
   ReadOptions options;
   int calls = 0;
   options.cancelled = [&] { return ++calls > 2; };  // before the document, before its second batch, then
   std::int64_t spans = 0;
   {
-    auto memory = Memory::open(folder / "m.mneme", models, {.access = MemoryFile::Access::create});
+    auto memory = Memory::open(folder / "m.mneme", models, creating);
     const auto report = memory->read({document}, options);
     EXPECT_TRUE(report.interrupted);
     ASSERT_EQ(report.sources.size(), 1u);
@@ -42,7 +44,7 @@ TEST(Reading, AnInterruptedReadingKeepsWhatItDidAndGoesOn) {
     // What is there already is found by its words and answered from.
     ASSERT_FALSE(memory->search("lighthouse Ravel399", 3).empty());
   }
-  auto memory = Memory::open(folder / "m.mneme", models, {.access = MemoryFile::Access::create});
+  auto memory = Memory::open(folder / "m.mneme", models, creating);
   const auto embedder = models->embedder("")->digest();
   const auto id = memory->documents().at(0).document.id;
   const auto left = static_cast<std::int64_t>(memory->file().passages_without(id, RepKind::embedding, embedder).size());

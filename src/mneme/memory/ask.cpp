@@ -81,7 +81,6 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   // Retrieval over all memories; the first spans of each compete by score.
   if (memories.size() > 1) check_sources(memories, options.sources);
   std::vector<Found> found;
-  const auto query = options.retrieval_context.empty() ? question : options.retrieval_context + "\n" + question;
   for (auto* memory : memories) {
     std::map<std::int64_t, std::string> labels;
     for (const auto& info : memory->documents()) {
@@ -90,7 +89,7 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
     }
     const auto sources = memories.size() == 1 ? options.sources : sources_in(*memory, options.sources);
     if (sources.empty() && !options.sources.empty()) continue;
-    const auto candidates = memory->retrieve(query, kRetrieved, sources, false);
+    const auto candidates = memory->retrieve(question, std::max(kRetrieved, options.top), sources, false);
     out.relevance = std::max(out.relevance, search::relevance(candidates));
     for (const auto& candidate : candidates) {
       const auto span = memory->file().find_span(candidate.id);
@@ -129,7 +128,9 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   const bool each = options.placement == Placement::each;
   const auto top = static_cast<std::size_t>(options.top > 0 ? options.top : each ? kTopEach : kTopTogether);
   std::vector<Found> placed;
-  std::int64_t room = memories.front()->reader().room();
+  auto& reader = memories.front()->reader();
+  const auto max_tokens = options.max_tokens > 0 ? options.max_tokens : reader.prompt().max_tokens;
+  std::int64_t room = reader.room(question, max_tokens);
   for (auto& f : found) {
     if (placed.size() == top) break;
     f.text = f.memory->file().span_text(f.span.id);
@@ -144,7 +145,6 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   report_candidates();
   if (placed.empty()) throw Error(Errc::full, fmt::format("none of the spans found fits the model's context beside the prompt: {} tokens were left out", out.tokens_dropped));
 
-  auto& reader = memories.front()->reader();
   Loading loading(placed);
   for (std::size_t i = 0; i < placed.size(); ++i) {
     out.tokens_placed += loading.loaded[i].state.tokens;
@@ -162,7 +162,6 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
     rows.push_back(reader.prefix());
     for (std::size_t i = placed.size(); i-- > 0;) reader.place(rows.back(), loading.loaded[i].state);  // best last, next to the question
   }
-  const auto max_tokens = options.max_tokens > 0 ? options.max_tokens : reader.prompt().max_tokens;
   const auto before_question = seconds_since(started);
   auto read = reader.answer(std::move(rows), question, max_tokens);
   out.first_token_s = before_question + read.first_token_seconds;
@@ -187,6 +186,7 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   }
   out.answer = read.rows[best].text;
   out.found = !out.answer.empty();
+  out.cut = out.found && !read.rows[best].ended;
   if (!out.found) out.answer = kNotFound;
   if (out.found) {
     std::vector<memory::PlacedSpan> spans;

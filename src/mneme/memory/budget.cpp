@@ -38,6 +38,14 @@ std::int64_t pages_of_file(const std::filesystem::path& path) {
 
 }  // namespace
 
+void MemoryFile::check_budget(std::int64_t bytes) {
+  if (bytes >= kMinBudgetBytes) return;
+  static_assert(kMinBudgetBytes % (1 << 20) == 0);
+  throw Error(Errc::invalid, "a budget of " + std::to_string(bytes) +
+                                 " bytes is too small; give at least " +
+                                 std::to_string(kMinBudgetBytes >> 20) + " MiB");
+}
+
 void MemoryFile::set_consolidate(Consolidate consolidate, std::int64_t rungs) {
   consolidate_ = std::move(consolidate);
   rungs_ = consolidate_ ? std::clamp<std::int64_t>(rungs, 0, memory::kTextOnly - 1) : 0;
@@ -243,11 +251,7 @@ void MemoryFile::release_free_pages() {
 }
 
 StoreReport MemoryFile::set_budget(std::int64_t budget_bytes) {
-  if (budget_bytes < kMinBudgetBytes) {
-    throw Error(Errc::invalid, "a budget of " + std::to_string(budget_bytes) +
-                                   " bytes is too small; give at least " +
-                                   std::to_string(kMinBudgetBytes));
-  }
+  check_budget(budget_bytes);
   set_meta("budget_bytes", std::to_string(budget_bytes));
   budget_bytes_ = budget_bytes;
   StoreReport report;
@@ -287,6 +291,7 @@ Usage MemoryFile::usage() const {
   usage.text_only_spans =
       db_->integer("SELECT count(*) FROM spans WHERE consolidation > 0 AND consolidation = " +
                    std::to_string(memory::kTextOnly));
+  usage.forget_unfinished = meta("forgetting").has_value();
   return usage;
 }
 

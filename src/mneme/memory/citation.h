@@ -18,7 +18,8 @@ struct Citation {
   std::string source;
   std::int64_t start = 0, end = 0;  ///< bytes of the source
   std::int64_t line = 0;            ///< of the start, from 1
-  std::string excerpt;
+  std::string excerpt;              ///< a verbatim piece of the range, with the answer's words where it holds them
+  std::int64_t excerpt_line = 0;    ///< where the excerpt begins, from 1
   double score = 0;                 ///< of the span in retrieval
   std::int64_t span = 0;
   std::string file;                 ///< the memory file it is from, as given
@@ -26,6 +27,9 @@ struct Citation {
 };
 
 namespace memory {
+
+/// The line, from 1, that a byte of a document stands in.
+std::int64_t line_of(const MemoryFile& file, std::int64_t document, std::int64_t byte);
 
 /// A span whose state was placed before the question.
 struct PlacedSpan {

@@ -4,21 +4,24 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 
 #include "mneme/core/error.h"
+#include "mneme/core/log.h"
 #include "mneme/memory/clock.h"
 #include "mneme/memory/embedding_rep.h"
 #include "mneme/decode/generate.h"
 #include "mneme/memory/memory.h"
 #include "mneme/memory/span_states.h"
+#include "mneme/mixers/kv_store.h"
+#include "mneme/weights/digests.h"
 
 namespace mneme {
 namespace {
 
 using memory::seconds_since;
 
+constexpr std::int64_t kRetrieved = 20;
 constexpr std::int64_t kChatSpans = 2;
 // Tokens of earlier turns that stay in the context; what is older becomes spans of the session's memory.
 constexpr std::int64_t kTurnTokens = 1024;
@@ -47,25 +50,11 @@ std::vector<Exchange> exchanges_after(const std::vector<Turn>& turns, std::int64
 
 std::string moved_label(const std::string& session, std::int64_t first, std::int64_t last) { return fmt::format("{} turns {}-{}", session, first, last); }
 
-/// The number of the last turn that became a document of the session: it stands at the end of the document's label.
-std::int64_t last_moved(const std::vector<DocumentInfo>& documents, const std::string& session) {
-  std::int64_t last = 0;
-  for (const auto& info : documents) {
-    if (info.session != session) continue;
-    const auto& label = info.document.label;
-    const auto dash = label.rfind('-');
-    std::int64_t number = 0;
-    if (dash != std::string::npos) std::from_chars(label.data() + dash + 1, label.data() + label.size(), number);
-    last = std::max(last, number);
-  }
-  return last;
-}
-
 }  // namespace
 
 std::int64_t Memory::move_old_turns(const std::string& session, const std::vector<Turn>& turns) {
   const auto& tokenizer = *reader().model().tokenizer;
-  const auto exchanges = exchanges_after(turns, last_moved(file_->documents(), session));
+  const auto exchanges = exchanges_after(turns, file_->moved_turns(session));
   std::int64_t tokens = 0;
   auto kept = exchanges.size();
   while (kept > 0 && tokens < kTurnTokens) {
@@ -93,6 +82,8 @@ std::int64_t Memory::move_old_turns(const std::string& session, const std::vecto
   MemoryFile::PutOptions put;
   put.session = session;
   put.provenance = std::move(provenance);
+  put.first_turn = exchanges.front().first;
+  put.last_turn = exchanges[kept - 1].last;
   file_->put_document(document, spans, reps, put);
   return 2 * static_cast<std::int64_t>(kept);
 }
@@ -106,26 +97,32 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   auto& reader = this->reader();
   const auto& model = reader.model();
   const auto turns = file_->turns(session);
-  if (file_->writable() && !turns.empty()) out.moved_to_memory = move_old_turns(session, turns);
-  const auto recent = exchanges_after(turns, last_moved(file_->documents(), session));
-
-  // A follow-up ("and when?") is found by the turns before it.
-  std::string context;
-  for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i) context += turns[i].text + "\n";
-  auto candidates = retrieve(message, 20, {}, true);
-  auto relevance = search::relevance(candidates);
-  if (!context.empty()) {
-    auto with_context = retrieve(context + message, 20, {}, true);
-    if (relevance < prompt_.not_found_below) {
-      candidates = std::move(with_context);
-      relevance = search::relevance(candidates);
+  if (file_->writable() && !turns.empty()) {
+    try {
+      out.moved_to_memory = move_old_turns(session, turns);
+    } catch (const Error& error) {  // a full or busy disk is no reason not to answer: they are moved another time
+      if (error.code() != Errc::io && error.code() != Errc::busy && error.code() != Errc::full) throw;
+      log::warn("earlier turns are not moved into the memory: {}", error.what());
     }
+  }
+  const auto recent = exchanges_after(turns, file_->moved_turns(session));
+
+  // A message that says too little alone ("and when?") is found by the turns before it.
+  auto candidates = retrieve(message, kRetrieved, {}, true);
+  auto relevance = search::relevance(candidates);
+  if (relevance < prompt_.not_found_below && !turns.empty()) {
+    std::string context;
+    for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i) context += turns[i].text + "\n";
+    candidates = retrieve(context + message, kRetrieved, {}, true);
+    relevance = search::relevance(candidates);
   }
   const bool from_memory = relevance >= prompt_.not_found_below;
 
   State state;
   std::vector<std::int32_t> prompt;
+  // What the reply was made from: the spans placed, and what earlier turns in its prompt were made from.
   std::vector<std::int64_t> provenance;
+  for (const auto& exchange : recent) provenance.insert(provenance.end(), exchange.provenance.begin(), exchange.provenance.end());
   std::vector<memory::PlacedSpan> placed;
   std::optional<memory::SpanStates> states;
   GenerateOptions generation;
@@ -137,7 +134,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
     state = reader.prefix();
     states.emplace(*file_, reader);
     const auto labels = this->labels();
-    auto room = reader.room() - kTurnTokens - max_tokens;
+    auto room = reader.room(message, max_tokens) - kTurnTokens;
     std::vector<std::int64_t> ids;
     for (const auto& candidate : candidates) {
       if (static_cast<std::int64_t>(placed.size()) == kChatSpans) break;
@@ -148,6 +145,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
       ids.push_back(span->id);
       provenance.push_back(span->document);
     }
+    if (ids.empty()) out.note = "no passage fits the model's context beside the message and the earlier turns";
     auto loaded = states->load(ids);
     for (auto i = loaded.size(); i-- > 0;) reader.place(state, loaded[i].state);
     // Earlier turns take the form that the prompt gives questions and answers.
@@ -178,10 +176,16 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   out.tokens = static_cast<std::int64_t>(said.ids.size());
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
   out.citations = memory::citations_of(placed, out.text).list;
+  std::sort(provenance.begin(), provenance.end());
+  provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
   // Both turns together: a question without its answer would stand in the way of the next.
-  if (said.stop_reason != "interrupted" || !out.text.empty()) {
+  if (file_->writable() && (said.stop_reason != "interrupted" || !out.text.empty())) {
     const Turn both[] = {{0, "user", message, {}, {}, memory::unix_seconds()}, {0, "assistant", out.text, {}, provenance, memory::unix_seconds()}};
-    file_->append_turns(session, both);
+    try {
+      file_->append_turns(session, both);
+    } catch (const Error& failure) {  // the reply was given: whoever asked decides what a full disk means
+      out.turns_obstacle = failure.what();
+    }
   }
   if (states) states->store();
   out.seconds = seconds_since(started);
@@ -209,23 +213,44 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
   }
   if (passages.empty()) throw Error(Errc::not_found, fmt::format("the source '{}' holds no text to continue", document->document.label));
   Continuation out;
-  auto state = reader.prefix();
-  memory::SpanStates states(*file_, reader);
-  // The last passage is run as it stands, without what the prompt puts behind a span, so that the text goes on from it.
-  const auto last = passages.back();
-  passages.pop_back();
-  std::vector<std::int64_t> ids;
-  auto room = reader.room() - max_tokens - last.tokens;
-  for (auto i = passages.size(); i-- > 0 && ids.size() < kContinueSpans;) {
-    if (passages[i].tokens + 16 > room) break;
-    room -= passages[i].tokens + 16;
-    ids.insert(ids.begin(), passages[i].id);
+  // The end of the text is read as it stands, without the prompt that questions want: behind that prompt the model would
+  // write more questions. Its states are kept under the text that came before them; the last passage is run, so that the
+  // text goes on from it.
+  const auto& model = reader.model();
+  const auto last = passages.size() - 1;
+  auto first = last;
+  const auto context = model.model->shape().context;
+  auto room = (context > 0 ? context - std::min(max_tokens, context / 2) : std::numeric_limits<std::int64_t>::max()) - passages[last].tokens;
+  while (first > 0 && last - first < kContinueSpans && passages[first - 1].tokens + 16 <= room) room -= passages[--first].tokens + 16;
+  const auto text = file_->document_text(document->document.id, passages[first].begin, passages[last].end);
+  const auto offset = [&](std::int64_t byte) { return static_cast<std::size_t>(byte - passages[first].begin); };
+  const memory::SpanStates states(*file_, reader);
+  file_->set_consolidate(states.consolidation(), memory::SpanStates::kRungs);
+  auto state = model.model->start(1);
+  std::vector<Rep> computed;
+  for (auto i = first; i < last; ++i) {
+    const auto begins = offset(passages[i].begin);
+    const auto ids = model.tokenizer->encode(text.substr(begins, offset(passages[i + 1].begin) - begins));
+    const RepKey key{passages[i].id, RepKind::kv, model.digest, -1, reader.codec(), sha256_hex("plain text\n" + text.substr(0, begins))};
+    const auto n = static_cast<std::int64_t>(ids.size());
+    if (const auto held = file_->get_any_codec(key); held && held->n_vec == n) {
+      reader.place(state, reader.decode(held->blob, held->n_vec, held->key.codec));
+    } else {
+      const auto begin = kv_stores(std::as_const(state)).front()->seen(0);
+      auto scratch = state.fork();
+      reader.run(scratch, ids);
+      Rep rep;
+      rep.key = key;
+      rep.n_vec = n;
+      rep.blob = reader.encode(scratch, 0, begin, begin + n);
+      rep.d = static_cast<std::int64_t>(rep.blob.size()) / std::max<std::int64_t>(1, n);
+      reader.place(state, reader.decode(rep.blob, n, key.codec));  // as it will read back
+      out.document_tokens_evaluated += n;
+      computed.push_back(std::move(rep));
+    }
+    out.tokens_placed += n;
   }
-  for (const auto& loaded : states.load(ids)) {
-    reader.place(state, loaded.state);
-    out.tokens_placed += loaded.state.tokens;
-  }
-  const auto prompt = reader.model().tokenizer->encode(prompt_.span_before + file_->span_text(last.id));
+  const auto prompt = model.tokenizer->encode(text.substr(offset(passages[last].begin)));
   GenerateOptions generation;
   generation.max_tokens = max_tokens;
   generation.sampler = sampler;
@@ -235,8 +260,8 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
   out.text = said.text;
   out.stop_reason = said.stop_reason;
   out.generated_tokens = static_cast<std::int64_t>(said.ids.size());
-  out.document_tokens_evaluated = states.tokens_evaluated() + said.prompt_tokens;
-  states.store();
+  out.document_tokens_evaluated += said.prompt_tokens;
+  file_->put(computed, Admission::for_question);
   out.seconds = seconds_since(started);
   return out;
 }

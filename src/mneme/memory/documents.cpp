@@ -124,6 +124,14 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
     throw Error(Errc::invalid, document.label + ": has no content hash of 64 hex digits");
   }
   check_spans(document, spans);
+  const bool holds_turns = options.first_turn != 0 || options.last_turn != 0;
+  if (holds_turns && (options.session.empty() || options.first_turn < 1 ||
+                      options.last_turn < options.first_turn)) {
+    throw Error(Errc::invalid, document.label + ": holds turns " +
+                                   std::to_string(options.first_turn) + " to " +
+                                   std::to_string(options.last_turn) + " of session \"" +
+                                   options.session + "\", which cannot be");
+  }
   for (const auto& rep : reps) {
     if (is_state(rep.key.kind)) {
       throw Error(
@@ -169,7 +177,8 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
     db_->prepare(
            "UPDATE documents SET title = ?, media = ?, bytes = ?, content_hash = ?, version = "
            "version + 1, "
-           "updated_at = ?, session_id = ?, provenance = ? WHERE id = ?")
+           "updated_at = ?, session_id = ?, provenance = ?, first_turn = NULL, last_turn = NULL "
+           "WHERE id = ?")
         .bind(document.title, media_name(document.media), document.text.size(),
               document.content_hash, now, session, provenance, result.document)
         .run();
@@ -184,6 +193,8 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
         .run();
     result.document = db_->last_row();
   }
+  if (holds_turns)
+    record_turns(result.document, *session, options.first_turn, options.last_turn);
   write_content(result.document, document, spans, reps, result);
   // FTS5 keeps deleted words beside a mark until it merges; a large part of them is merged away at
   // once.
@@ -276,7 +287,8 @@ std::vector<DocumentInfo> MemoryFile::list_documents(std::optional<std::string_v
       "(SELECT count(*) FROM spans s WHERE s.document_id = d.id AND s.leaf), "
       "(SELECT coalesce(sum(s.tokens), 0) FROM spans s WHERE s.document_id = d.id AND s.leaf), "
       "(SELECT count(*) FROM spans s WHERE s.document_id = d.id AND s.leaf AND EXISTS "
-      " (SELECT 1 FROM reps r WHERE r.span_id = s.id AND r.blob IS NULL)) "
+      " (SELECT 1 FROM reps r WHERE r.span_id = s.id AND r.blob IS NULL)), "
+      "coalesce(d.first_turn, 0), coalesce(d.last_turn, 0) "
       "FROM documents d LEFT JOIN sessions n ON n.id = d.session_id ";
   sql += label ? "WHERE d.label = ?" : "ORDER BY d.session_id IS NOT NULL, d.id";
   auto row = db_->prepare(sql);
@@ -300,6 +312,8 @@ std::vector<DocumentInfo> MemoryFile::list_documents(std::optional<std::string_v
     info.spans = row.integer(11);
     info.tokens = row.integer(12);
     info.with_states = row.integer(13);
+    info.first_turn = row.integer(14);
+    info.last_turn = row.integer(15);
     found.push_back(std::move(info));
   }
   return found;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fcntl.h>
 #include <map>
+#include <set>
 #include <unistd.h>
 #include <utility>
 
@@ -19,12 +20,13 @@ using memory::Transaction;
 
 namespace {
 
-void sync_to_disk(const std::filesystem::path& path, int flags) {
+void sync_to_disk(const std::filesystem::path& path, int flags,
+                  const std::filesystem::path& named) {
   const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
   const bool synced = descriptor >= 0 && (::fsync(descriptor) == 0 || errno == EINVAL);
   const int code = errno;
   if (descriptor >= 0) ::close(descriptor);
-  if (!synced) throw Error(Errc::io, path.string() + ": cannot be written: " + std::strerror(code));
+  if (!synced) throw Error(Errc::io, named.string() + ": cannot be written: " + std::strerror(code));
 }
 
 // A file that goes unless it is kept.
@@ -60,11 +62,11 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
   const std::filesystem::path partial = to.string() + ".partial-" + std::to_string(::getpid());
   ::unlink(partial.c_str());
   Scrap scrap(partial);
-  const auto name = partial.string();
   // One consistent snapshot, compact, without free pages; in WAL mode nobody waits for it.
-  db_->prepare("VACUUM INTO ?").bind(name).run();
+  db_->vacuum_into(partial, to);
   {
     Database copy(partial, Database::Mode::read_write, options_.busy_timeout);
+    copy.call_it(to);
     copy.execute("PRAGMA journal_mode = DELETE");
     Transaction transaction(copy, Transaction::Kind::write);
     // A copy has no old pages to be cleaned of, and its states lie on other pages.
@@ -76,12 +78,12 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
         "'state_parts')");
     transaction.commit();
   }
-  sync_to_disk(partial, O_RDONLY);
+  sync_to_disk(partial, O_RDONLY, to);
   if (std::rename(partial.c_str(), to.c_str()) != 0) {
     throw Error(Errc::io, to.string() + ": cannot be created: " + std::strerror(errno));
   }
   scrap.keep();
-  sync_to_disk(folder, O_RDONLY | O_DIRECTORY);
+  sync_to_disk(folder, O_RDONLY | O_DIRECTORY, to);
 }
 
 ImportReport MemoryFile::import_from(const std::filesystem::path& from,
@@ -221,12 +223,32 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
     if (!comes) continue;
     std::vector<Turn> kept;
     for (auto& turn : other->turns(name)) {
+      if (turn.number < 1 || turn.number > memory::kMaxTurnNumber) {
+        throw Error(Errc::corrupt, from.string() + ": session \"" + name + "\" claims a turn " +
+                                       std::to_string(turn.number) + "; run `mneme verify` on it");
+      }
       if (auto provenance = translate(turn.provenance)) {
         turn.provenance = std::move(*provenance);
         kept.push_back(std::move(turn));
       }
     }
-    append_turns(name, kept);
+    check_turns(kept);
+    begin_writing(true);
+    Transaction transaction(*db_, Transaction::Kind::write);
+    const auto session = session_id(name, true);
+    // With the numbers that they have: documents of the session refer to them.
+    std::set<std::int64_t> numbers;
+    for (const auto& turn : kept) {
+      insert_turn(session, turn.number, turn);
+      numbers.insert(turn.number);
+    }
+    for (const auto& info : documents) {
+      const auto here = document_here.find(info.document.id);
+      if (info.session == name && here != document_here.end() &&
+          numbers.contains(info.first_turn) && numbers.contains(info.last_turn))
+        record_turns(here->second, session, info.first_turn, info.last_turn);
+    }
+    transaction.commit();
     ++report.sessions;
   }
   return report;

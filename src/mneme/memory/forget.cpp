@@ -31,9 +31,7 @@ ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents,
   begin_writing(true);
   {
     Transaction transaction(*db_, Transaction::Kind::write);
-    // From this commit on until the file is rewritten, whoever opens it finishes the rewriting
-    // first.
-    write_meta("forgetting", "1");
+    const auto asked_for = documents;
     // What was made from these documents goes too, and what was made from that.
     for (std::size_t i = 0; i < documents.size(); ++i) {
       auto row = db_->prepare(
@@ -56,6 +54,17 @@ ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents,
           .bind(needle)
           .run();
       report.turns += db_->changes();
+      // What goes only because of what it was made from gives its turns back: they had a source of
+      // their own, or are the user's.
+      if (std::find(asked_for.begin(), asked_for.end(), document) != asked_for.end()) {
+        db_->prepare(
+               "DELETE FROM turns WHERE id IN (SELECT t.id FROM turns t JOIN documents d ON "
+               "d.session_id = t.session_id AND t.number BETWEEN d.first_turn AND d.last_turn "
+               "WHERE d.id = ?)")
+            .bind(document)
+            .run();
+        report.turns += db_->changes();
+      }
       delete_content(document, false, report);
       db_->prepare("DELETE FROM documents WHERE id = ?").bind(document).run();
     }
@@ -66,6 +75,10 @@ ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents,
     }
     index_passages_again();
     bump_generation();
+    // From this commit on until the file is rewritten, whoever opens it finishes the rewriting
+    // first. The value is of this forgetting alone, so that nobody who finishes an earlier one takes
+    // the mark away.
+    write_meta("forgetting", std::to_string(generation()));
     transaction.commit();
   }
   unpacked_ = {};
@@ -85,7 +98,9 @@ void MemoryFile::index_passages_again() {
 }
 
 bool MemoryFile::finish_forgetting() {
-  return store_quietly([&] {
+  const auto mark = meta("forgetting");
+  if (!mark) return true;
+  const bool finished = store_quietly([&] {
     begin_writing(true);
     const auto write_back = [&] {
       if (!checkpoint(true))
@@ -97,11 +112,17 @@ bool MemoryFile::finish_forgetting() {
     // The mark goes only after the rewritten pages have replaced the old ones in the file itself.
     write_back();
     Transaction transaction(*db_, Transaction::Kind::write);
-    db_->prepare("DELETE FROM meta WHERE key = 'forgetting'").run();
+    db_->prepare("DELETE FROM meta WHERE key = 'forgetting' AND value = ?")
+        .bind(memory::bytes_of(*mark))
+        .run();
     recount_state_pages();
     transaction.commit();
     checkpoint();
   });
+  if (finished) return true;
+  // Another process may have stood in the way because it did the same.
+  bool gone = false;
+  return store_quietly([&] { gone = !meta("forgetting"); }) && gone;
 }
 
 }  // namespace mneme

@@ -100,7 +100,7 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path, std::sha
   out->strict_ = options.strict;
   MemoryFile::Options file_options;
   file_options.budget_bytes = options.budget_bytes;
-  if (!options.kv.empty()) KvPlan(parse_chain(options.kv));  // a bad spec is refused before a file is made
+  if (!options.kv.empty()) Reader::check_kv(parse_chain(options.kv));  // a bad spec is refused before a file is made
   out->file_ = MemoryFile::open(path, options.access, file_options);
   auto& file = *out->file_;
   if (const auto prompt = file.meta("prompt")) {
@@ -289,7 +289,7 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
     std::vector<Span> spans;
     if (!unchanged) {
       if (const auto lost = model->tokenizer->lost_bytes(document.text); lost > 0) {
-        log::warn("{}: {} bytes have no token in this model's vocabulary: they are kept and cited, the model does not see them", document.label, lost);
+        log::warn("{}: {} no token in this model's vocabulary: kept and cited, but the model does not see it", document.label, lost == 1 ? "1 byte has" : fmt::format("{} bytes have", lost));
       }
       spans = cut_spans(document.text, document.media, count);
       unread = passages_of(spans);
@@ -415,12 +415,11 @@ void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
 VerifyReport Memory::verify(std::int64_t deep, std::uint64_t seed) {
   auto report = file_->verify();
   if (deep <= 0 || !report.ok()) return report;
+  if (file_->meta("context").value_or("span") == "stream") {
+    throw Error(Errc::unsupported, fmt::format("{} is sound; its states were computed in one stream, each from all text before it, and cannot be compared span by span: leave out --deep", file_->path().string()));
+  }
   auto& reader = this->reader();
   memory::SpanStates states(*file_, reader);
-  if (file_->meta("context").value_or("span") == "stream") {
-    report.problems.push_back("states of a streamed context depend on the text before them: --deep compares spans read alone (make the memory with --context span)");
-    return report;
-  }
   std::vector<Span> held;
   file_->for_each_passage([&](const Span& span) {
     if (states.has(span.id)) held.push_back(span);

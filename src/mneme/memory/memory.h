@@ -74,8 +74,6 @@ struct AskOptions {
   std::int64_t max_tokens = 0;      ///< 0: the prompt's own
   std::vector<std::string> sources; ///< only spans of these labels; empty: all
   bool always = false;              ///< answer even when nothing relevant was found
-  bool strict = false;              ///< a state of another model is an error instead of a miss
-  std::string retrieval_context;    ///< more text to search with (the turns before), not shown to the model
   std::function<bool(std::string_view)> on_text;  ///< streamed answer; false stops
 };
 
@@ -93,6 +91,7 @@ struct Answer {
   std::string answer;
   bool found = false;
   bool quotation = false;           ///< the answer's words stand in a cited span
+  bool cut = false;                 ///< the answer ends where its tokens were used up
   std::vector<Citation> citations;
   std::vector<CandidateReport> candidates;  ///< in the order of retrieval
   double relevance = 0, threshold = 0;
@@ -111,6 +110,7 @@ struct ChatReply {
   double seconds = 0;
   std::int64_t moved_to_memory = 0;  ///< turns that fell out of the context and became spans of the session
   std::string note;                  ///< what was left out and why; empty if nothing was
+  std::string turns_obstacle;        ///< why the turns could not be stored, in one line; empty when they were
 };
 
 struct MemoryOptions {
@@ -145,7 +145,7 @@ class Memory {
   Continuation continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed, const std::string& source,
                              const std::function<bool(std::string_view)>& on_text);
 
-  /// One turn of a session kept in the file; the turn is on the disk before this returns.
+  /// One turn of a session kept in the file; the turn is on the disk before this returns, or the reply says why not.
   ChatReply chat(const std::string& session, const std::string& message, std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
                  const std::function<bool(std::string_view)>& on_text);
 

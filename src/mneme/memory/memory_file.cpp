@@ -51,11 +51,7 @@ std::unique_ptr<MemoryFile> MemoryFile::open(const std::filesystem::path& path, 
 
 std::unique_ptr<MemoryFile> MemoryFile::open(const std::filesystem::path& path, Access access,
                                              const Options& options) {
-  if (options.budget_bytes && *options.budget_bytes < kMinBudgetBytes) {
-    throw Error(Errc::invalid, "a budget of " + std::to_string(*options.budget_bytes) +
-                                   " bytes is too small; give at least " +
-                                   std::to_string(kMinBudgetBytes));
-  }
+  if (options.budget_bytes) check_budget(*options.budget_bytes);
   std::unique_ptr<MemoryFile> file(new MemoryFile(path, options));
   file->connect(access);
   return file;
@@ -112,6 +108,12 @@ void MemoryFile::connect(Access access) {
   };
   try {
     prepare_connection();
+  } catch (const memory::RecoveryNeeded&) {
+    // A connection that may write rolls back by itself.
+    if (access != Access::read_only || !folder_writable) throw;
+    db_.reset();
+    put_right();
+    prepare_connection();
   } catch (const Error& failure) {
     // A file in WAL mode wants to make its -shm beside it. Where that cannot be, a file without
     // -wal is read as it is.
@@ -125,6 +127,20 @@ void MemoryFile::connect(Access access) {
     prepare_connection();
   }
 
+  if (meta("forgetting")) {
+    if (writable_) {
+      finish_forgetting();
+    } else if (access == Access::read_only && folder_writable) {
+      db_.reset();
+      try {
+        put_right();
+      } catch (const Error&) {
+        // It stays unfinished, and usage() and verify() say so.
+      }
+      prepare_connection();
+    }
+  }
+
   std::optional<std::int64_t> stored_budget;
   if (const auto text = meta(kBudgetKey)) {
     std::int64_t value = 0;
@@ -135,7 +151,15 @@ void MemoryFile::connect(Access access) {
   if (writable_ && budget_bytes_ != stored_budget) {
     store_quietly([&] { set_meta(kBudgetKey, std::to_string(budget_bytes_)); });
   }
-  if (writable_ && meta("forgetting")) finish_forgetting();
+}
+
+// Opens and closes the file once for writing, which puts right what an interrupted writer left and this
+// connection, which only reads, may not touch. It must not be open here: whoever reads stands in the
+// way.
+void MemoryFile::put_right() const {
+  Options writing;
+  writing.busy_timeout = options_.busy_timeout;
+  open(path_, Access::read_write, writing)->close();
 }
 
 MemoryFile::~MemoryFile() {

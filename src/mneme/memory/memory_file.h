@@ -37,6 +37,7 @@ struct DocumentInfo {
   std::int64_t with_states = 0;          ///< passages that have a state
   std::string session;                   ///< the session that it belongs to, empty for a source
   std::vector<std::int64_t> provenance;  ///< documents that it was made from
+  std::int64_t first_turn = 0, last_turn = 0;  ///< turns of the session that it holds; 0: none
 };
 
 /// What put_document did.
@@ -82,8 +83,10 @@ struct ForgetReport {
   std::int64_t reps =
       0;  ///< representations, those of other sources that had it in their context included
   std::int64_t turns = 0;
-  bool cleaned =
-      true;  ///< false: deleted, but a reader kept the file from being rewritten; the next does it
+  /// Only now it is forgotten: the file was rewritten, no byte is left. False: deleted, but another
+  /// process stood in the way of rewriting, or the disk is full; the next one to open the file does
+  /// it (Usage::forget_unfinished).
+  bool cleaned = true;
 };
 
 /// What verify found: one line a problem, none if all is well.
@@ -127,6 +130,9 @@ struct Usage {
   std::int64_t consolidated_spans =
       0;  ///< passages whose state was made smaller or given up for the budget
   std::int64_t text_only_spans = 0;  ///< those of them that have no state left
+  /// A forget was interrupted, and this process cannot end it: what it deleted may still stand in
+  /// the file as bytes. verify() reports it as a problem.
+  bool forget_unfinished = false;
 };
 
 /// A memory file. One object belongs to one thread; other threads and processes open their own. It
@@ -158,8 +164,11 @@ class MemoryFile {
   static constexpr std::int64_t kMaxTurnBytes = std::int64_t{16} << 20;
 
   /// Opens a memory file. Throws `not_found` (no such file), `corrupt` (no memory file, or a
-  /// damaged one), `mismatch` (a newer format), `busy`, `io`. A file of which a forget was
-  /// interrupted is cleaned first, if it can be written.
+  /// damaged one), `mismatch` (a newer format), `busy`, `io`.
+  ///
+  /// What an interrupted process left is put right first, also by `read_only`, if this process may
+  /// write the file: a half-written transaction is rolled back, an interrupted forget is ended. Where
+  /// it may not, the first is an error (`io`), the second is told by usage() and verify().
   static std::unique_ptr<MemoryFile> open(const std::filesystem::path& path, Access access,
                                           const Options& options);
   static std::unique_ptr<MemoryFile> open(const std::filesystem::path& path, Access access);
@@ -202,12 +211,15 @@ class MemoryFile {
     std::string session;  ///< makes it part of that session's memory, not a source
     std::vector<std::int64_t>
         provenance;  ///< documents it was made from: it goes when one of them is forgotten
+    /// The turns of the session that the document holds, which leave the context for it; 0: none.
+    /// They are forgotten with it; they stay as turns if it goes only for what it was made from.
+    std::int64_t first_turn = 0, last_turn = 0;
   };
   /// Stores a document with its spans (as cut_spans gives them) and their small representations, in
   /// one transaction that is on the disk when it returns. `reps[i].key.span` is an index into
   /// `spans`; they must not be states. The same label with the same content is left as it is; with
   /// other content the old version goes with all that was made from it. Throws `invalid` if spans
-  /// do not fit the text.
+  /// do not fit the text, `not_found` if a turn or a document that it holds is gone meanwhile.
   PutResult put_document(const Document& document, std::span<const Span> spans,
                          std::span<const Rep> reps, const PutOptions& options);
   PutResult put_document(const Document& document, std::span<const Span> spans,
@@ -270,12 +282,16 @@ class MemoryFile {
   /// `rungs`: how often a state can be made smaller at most; without it states become text only at
   /// once.
   void set_consolidate(Consolidate consolidate, std::int64_t rungs);
+  /// Throws `invalid` below kMinBudgetBytes.
+  static void check_budget(std::int64_t budget_bytes);
   /// Sets the budget, kept in the file, and consolidates at once down to it. Throws `invalid` below
   /// kMinBudgetBytes.
   StoreReport set_budget(std::int64_t budget_bytes);
   [[nodiscard]] Usage usage() const;
 
   // Chat sessions.
+  /// Throws `invalid` unless a session can have that name: 1 to 256 bytes of UTF-8.
+  static void check_session_name(std::string_view name);
   [[nodiscard]] std::vector<SessionInfo> sessions() const;
   [[nodiscard]] std::vector<Turn> turns(std::string_view session) const;
   /// Appends turns, all or none; makes the session if there is none. On the disk when it returns.
@@ -284,6 +300,9 @@ class MemoryFile {
   std::int64_t append_turn(std::string_view session, const Turn& turn) {
     return append_turns(session, {&turn, 1});
   }
+  /// The number of the last turn that stands in a document of the session (PutOptions::last_turn), 0
+  /// if none does: the turns after it are what a chat still has to keep in its context.
+  [[nodiscard]] std::int64_t moved_turns(std::string_view session) const;
   /// Forgets a session: its turns and the documents that it left, as thoroughly as forget.
   ForgetReport clear_session(std::string_view session);
 
@@ -297,8 +316,8 @@ class MemoryFile {
 
   // The whole file.
   /// Forgets a source: its text, spans, representations, index entries, what other sources'
-  /// representations and chat turns hold of it. Then rewrites the file so that no byte of it is
-  /// left. Throws `not_found`.
+  /// representations and chat turns hold of it; of a document that holds turns of a session, these
+  /// turns. Then rewrites the file so that no byte of it is left. Throws `not_found`.
   ForgetReport forget(std::string_view label);
   /// Checks structure, ranges, texts and all checksums. Damage is reported, not thrown.
   [[nodiscard]] VerifyReport verify() const;
@@ -317,6 +336,7 @@ class MemoryFile {
 
   // memory_file.cpp: the connection, transactions, meta.
   void connect(Access access);
+  void put_right() const;
   void begin_writing(bool durable);
   bool checkpoint(bool wait = false) const;
   void write_meta(std::string_view key, std::string_view value);
@@ -366,6 +386,10 @@ class MemoryFile {
 
   // sessions.cpp
   std::int64_t session_id(std::string_view name, bool create);
+  void check_turns(std::span<const Turn> turns) const;
+  void insert_turn(std::int64_t session, std::int64_t number, const Turn& turn);
+  void record_turns(std::int64_t document, std::int64_t session, std::int64_t first,
+                    std::int64_t last);
 
   // forget.cpp
   ForgetReport forget_documents(std::vector<std::int64_t> documents,

@@ -12,6 +12,7 @@
 #include "mneme/memory/clock.h"
 #include "mneme/core/registry.h"
 #include "mneme/decode/batch.h"
+#include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
 
 namespace mneme {
@@ -51,19 +52,11 @@ State joined(std::vector<State>& states) {
   return State::concat(pointers);
 }
 
-std::string trimmed(std::string_view text) {
-  const auto first = text.find_first_not_of(" \t\r\n");
-  if (first == std::string_view::npos) return "";
-  return std::string(text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1));
-}
-
 }  // namespace
 
 Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const Chain& kv)
     : model_(std::move(model)), prompt_(std::move(prompt)), plan_(std::make_shared<KvPlan>(kv)) {
-  if (!plan_->evict().empty()) {
-    throw Error(Errc::usage, fmt::format("kv: '{}' drops entries, which a memory's spans cannot do: name a codec only, such as quantize(bits=8)", print(kv)));
-  }
+  check_kv(kv);
   codec_name_ = plan_->codec() ? plan_->codec_name() : "f16";
   prefix_digest_ = sha256_hex(prompt_.prefix_digest() + model_->tokenizer->digest());
   prefix_ids_ = model_->tokenizer->encode(prompt_.prefix);
@@ -79,18 +72,36 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
   value_ = probe.values.size(2);
 }
 
+void Reader::check_kv(const Chain& kv) {
+  if (KvPlan(kv).evict().empty()) return;
+  throw Error(Errc::usage, fmt::format("kv: '{}' drops entries, which a memory's spans cannot do: name a codec only, such as quantize(bits=8)", print(kv)));
+}
+
 std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {
   return model_->tokenizer->encode(prompt_.span_before + std::string(text) + prompt_.span_after);
 }
 
 std::vector<std::int32_t> Reader::question_ids(std::string_view question) const {
-  return model_->tokenizer->encode(prompt_.question_before + trimmed(question) + prompt_.question_after);
+  return model_->tokenizer->encode(prompt_.question_before + std::string(text::trimmed(question)) + prompt_.question_after);
 }
 
 std::int64_t Reader::room() const {
   const auto context = model_->model->shape().context;
   if (context <= 0) return std::numeric_limits<std::int64_t>::max();
   return std::max<std::int64_t>(0, context - prefix_tokens() - kQuestionRoom);
+}
+
+std::int64_t Reader::room(std::string_view question, std::int64_t max_tokens) const {
+  const auto context = model_->model->shape().context;
+  if (context <= 0) return std::numeric_limits<std::int64_t>::max();
+  const auto asked = static_cast<std::int64_t>(question_ids(question).size());
+  const auto answer = std::min(max_tokens, kQuestionRoom);
+  const auto left = context - prefix_tokens() - std::max(kQuestionRoom, asked + answer);
+  if (left <= 0) {
+    const auto most = std::max<std::int64_t>(0, context - prefix_tokens() - answer - 1);
+    throw Error(Errc::full, fmt::format("the question has {} tokens, the model's context takes {} beside the prompt and the answer: shorten it by {} tokens", asked, most, asked - most));
+  }
+  return left;
 }
 
 const Codec& Reader::codec_named(std::string_view name) const {
@@ -201,7 +212,7 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
     ReadAnswer answer;
     std::string_view text = row.text;
     if (!prompt_.answer_ends_at.empty()) text = text.substr(0, text.find(prompt_.answer_ends_at));
-    answer.text = trimmed(text);
+    answer.text = text::trimmed(text);
     if (answer.text.ends_with('.')) answer.text.pop_back();
     answer.tokens = static_cast<std::int64_t>(row.ids.size());
     answer.ended = row.ended;

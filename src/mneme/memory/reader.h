@@ -44,6 +44,8 @@ class Reader {
   /// `kv` is a chain whose codec stage names how states are kept. Throws Error(usage) for a bad chain and
   /// Error(unsupported) for a model without KV stores.
   Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const Chain& kv);
+  /// Throws Error(usage) for a chain that a memory's states cannot be kept by: a bad one, or one that drops entries.
+  static void check_kv(const Chain& kv);
 
   [[nodiscard]] const LanguageModel& model() const { return *model_; }
   [[nodiscard]] const Prompt& prompt() const { return prompt_; }
@@ -83,9 +85,13 @@ class Reader {
 
   /// Tokens that fit behind the prefix, with room for a question and an answer.
   [[nodiscard]] std::int64_t room() const;
+  /// The same for this question and an answer of up to `max_tokens` (512 of them are kept free at most: an answer may
+  /// also end where the context does). Throws Error(full) if the question leaves no room at all.
+  [[nodiscard]] std::int64_t room(std::string_view question, std::int64_t max_tokens) const;
+  /// Entries [begin, end) of a row as the codec stores them.
+  [[nodiscard]] std::string encode(const State& state, std::int64_t row, std::int64_t begin, std::int64_t end) const;
 
  private:
-  [[nodiscard]] std::string encode(const State& state, std::int64_t row, std::int64_t begin, std::int64_t end) const;
   [[nodiscard]] const Codec& codec_named(std::string_view name) const;
 
   std::shared_ptr<const LanguageModel> model_;

@@ -7,6 +7,7 @@
 #include "mneme/memory/sqlite.h"
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <utility>
 
 namespace mneme {
@@ -376,8 +377,8 @@ StoreReport MemoryFile::put(std::span<const Rep> reps, Admission admission) {
           1, obstacle,
           path_.string() +
               (obstacle == StoreReport::Obstacle::budget
-                   ? ": the budget of " + std::to_string(budget_bytes_) +
-                         " bytes is full of states that are as useful"
+                   ? fmt::format(": the budget of {:.0f} MiB is full of states that are as useful",
+                                 static_cast<double>(budget_bytes_) / (1 << 20))
                    : ": what a state was made from has been replaced or forgotten meanwhile"));
     }
   }

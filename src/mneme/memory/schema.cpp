@@ -15,6 +15,9 @@ namespace {
 // counted. Digests and codecs are stored once and referred to. A NULL `provenance` means: the
 // span's own document and nothing else.
 //
+// `documents.first_turn` and `last_turn` are the numbers of the turns of its session that a document
+// holds, NULL for what is no part of a talk.
+//
 // `spans.parent` is the ordinal of the parent in the same document, or -1; sections are no leaves
 // and not searched.
 //
@@ -34,7 +37,8 @@ CREATE TABLE documents (
   id INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT NOT NULL UNIQUE, title TEXT NOT NULL,
   media TEXT NOT NULL, bytes INTEGER NOT NULL, content_hash TEXT NOT NULL,
   version INTEGER NOT NULL, created_at INTEGER NOT NULL,
-  updated_at INTEGER NOT NULL, session_id INTEGER REFERENCES sessions(id), provenance TEXT) STRICT;
+  updated_at INTEGER NOT NULL, session_id INTEGER REFERENCES sessions(id), provenance TEXT,
+  first_turn INTEGER, last_turn INTEGER) STRICT;
 CREATE INDEX documents_of_session ON documents (session_id) WHERE session_id IS NOT NULL;
 CREATE TABLE texts (
   document_id INTEGER NOT NULL REFERENCES documents(id), part INTEGER NOT NULL,

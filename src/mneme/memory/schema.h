@@ -23,6 +23,8 @@ inline constexpr std::int64_t kBlobPartBytes = 1 << 20;
 /// was given up (or not taken in), or it is whole and cannot be made smaller.
 inline constexpr std::int64_t kTextOnly = 1000;
 inline constexpr std::int64_t kCannotShrink = -1;
+/// The most that `turns.number` can be: far more than any chat has, and far from where integers end.
+inline constexpr std::int64_t kMaxTurnNumber = std::int64_t{1} << 53;
 
 /// At most so many pages hold a blob of that many bytes in parts: its overflow pages, and for each
 /// part the leaf that it begins on, a share of the pages above, and of the table that finds moved

@@ -21,11 +21,14 @@ constexpr std::int64_t kMaxIndexBytes = std::int64_t{1} << 34;
 
 }  // namespace
 
-std::int64_t MemoryFile::session_id(std::string_view name, bool create) {
+void MemoryFile::check_session_name(std::string_view name) {
   if (name.empty() || name.size() > kMaxSessionNameBytes || find_invalid_utf8(name) >= 0) {
-    throw Error(Errc::invalid,
-                path_.string() + ": a session needs a name of 1 to 256 bytes of UTF-8");
+    throw Error(Errc::invalid, "a session needs a name of 1 to 256 bytes of UTF-8");
   }
+}
+
+std::int64_t MemoryFile::session_id(std::string_view name, bool create) {
+  check_session_name(name);
   if (create) {
     db_->prepare("INSERT INTO sessions (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
         .bind(name, memory::unix_seconds())
@@ -71,7 +74,7 @@ std::vector<Turn> MemoryFile::turns(std::string_view session) const {
   return found;
 }
 
-std::int64_t MemoryFile::append_turns(std::string_view session, std::span<const Turn> turns) {
+void MemoryFile::check_turns(std::span<const Turn> turns) const {
   for (const auto& turn : turns) {
     if (turn.role.empty() || turn.role.size() > kMaxRoleBytes) {
       throw Error(Errc::invalid, path_.string() + ": a turn needs a role of 1 to 64 bytes");
@@ -84,27 +87,63 @@ std::int64_t MemoryFile::append_turns(std::string_view session, std::span<const 
     if (find_invalid_utf8(turn.text) >= 0)
       throw Error(Errc::invalid, path_.string() + ": a turn's text is not valid UTF-8");
   }
+}
+
+void MemoryFile::insert_turn(std::int64_t session, std::int64_t number, const Turn& turn) {
+  check_provenance(turn.provenance);
+  const auto ids =
+      turn.ids.empty() ? std::nullopt : std::optional(std::as_bytes(std::span(turn.ids)));
+  const auto provenance = memory::write_provenance(turn.provenance);
+  const auto at = turn.written_at_s > 0 ? turn.written_at_s : memory::unix_seconds();
+  db_->prepare(
+         "INSERT INTO turns (session_id, number, role, text, ids, provenance, written_at) VALUES "
+         "(?, ?, ?, ?, ?, ?, ?)")
+      .bind(session, number, turn.role, turn.text, ids, provenance, at)
+      .run();
+}
+
+std::int64_t MemoryFile::append_turns(std::string_view session, std::span<const Turn> turns) {
+  check_turns(turns);
   begin_writing(true);
   Transaction transaction(*db_, Transaction::Kind::write);
   const auto id = session_id(session, true);
   std::int64_t number = 0;
   {
-    auto row = db_->prepare("SELECT coalesce(max(number), 0) FROM turns WHERE session_id = ?");
+    // A number that a document holds is taken even if its turn is forgotten.
+    auto row = db_->prepare(
+        "SELECT max(coalesce((SELECT max(number) FROM turns WHERE session_id = ?1), 0), "
+        "coalesce((SELECT max(last_turn) FROM documents WHERE session_id = ?1), 0))");
     if (row.bind(id).step()) number = row.integer(0);
   }
-  auto insert = db_->prepare(
-      "INSERT INTO turns (session_id, number, role, text, ids, provenance, written_at) VALUES (?, "
-      "?, ?, ?, ?, ?, ?)");
-  for (const auto& turn : turns) {
-    check_provenance(turn.provenance);
-    const auto ids =
-        turn.ids.empty() ? std::nullopt : std::optional(std::as_bytes(std::span(turn.ids)));
-    const auto provenance = memory::write_provenance(turn.provenance);
-    const auto at = turn.written_at_s > 0 ? turn.written_at_s : memory::unix_seconds();
-    insert.bind(id, ++number, turn.role, turn.text, ids, provenance, at).run();
+  if (number < 0 || number > memory::kMaxTurnNumber) {
+    throw Error(Errc::corrupt, path_.string() + ": session \"" + std::string(session) +
+                                   "\" claims a turn " + std::to_string(number) +
+                                   "; run `mneme verify`");
   }
+  for (const auto& turn : turns) insert_turn(id, ++number, turn);
   transaction.commit();
   return number;
+}
+
+std::int64_t MemoryFile::moved_turns(std::string_view session) const {
+  auto row = db_->prepare(
+      "SELECT coalesce(max(d.last_turn), 0) FROM documents d JOIN sessions s ON s.id = "
+      "d.session_id WHERE s.name = ?");
+  return row.bind(session).step() ? row.integer(0) : 0;
+}
+
+// Notes which turns of its session a document holds; part of the caller's transaction.
+void MemoryFile::record_turns(std::int64_t document, std::int64_t session, std::int64_t first,
+                              std::int64_t last) {
+  // Turns that somebody forgot while the document was being made must not come back with it.
+  auto row = db_->prepare("SELECT count(*) FROM turns WHERE session_id = ? AND number IN (?, ?)");
+  if (!row.bind(session, first, last).step() || row.integer(0) != (first == last ? 1 : 2)) {
+    throw Error(Errc::not_found,
+                path_.string() + ": a turn of what was to be stored has been forgotten meanwhile");
+  }
+  db_->prepare("UPDATE documents SET first_turn = ?, last_turn = ? WHERE id = ? AND session_id = ?")
+      .bind(first, last, document, session)
+      .run();
 }
 
 ForgetReport MemoryFile::clear_session(std::string_view session) {

@@ -29,7 +29,21 @@ std::string uri_of(const std::filesystem::path& path, const char* query) {
   return uri + query;
 }
 
+// Whether a result code says that something could not be written, rather than read.
+bool is_of_writing(int code) {
+  const int kind = code & 0xff;
+  return kind == SQLITE_FULL || kind == SQLITE_CANTOPEN || kind == SQLITE_READONLY ||
+         code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_TRUNCATE ||
+         code == SQLITE_IOERR_DIR_FSYNC || code == SQLITE_IOERR_DELETE;
+}
+
 }  // namespace
+
+RecoveryNeeded::RecoveryNeeded(const std::filesystem::path& path)
+    : Error(Errc::io, path.string() +
+                          ": its last writer was interrupted, and putting that right needs leave to "
+                          "write the file and its folder; open it as somebody who may, or copy it "
+                          "with the files beside it to where you may") {}
 
 Statement::Statement(Statement&& other) noexcept
     : database_(other.database_),
@@ -224,6 +238,18 @@ void Database::read_blob(const char* table, const char* column, std::int64_t row
   if (code != SQLITE_OK) fail(code);
 }
 
+void Database::vacuum_into(const std::filesystem::path& to, const std::filesystem::path& named) {
+  const auto name = to.string();
+  sqlite3_stmt* statement = nullptr;
+  int code = sqlite3_prepare_v2(handle_, "VACUUM INTO ?", -1, &statement, nullptr);
+  if (code == SQLITE_OK) {
+    sqlite3_bind_text64(statement, 1, name.data(), name.size(), SQLITE_STATIC, SQLITE_UTF8);
+    code = sqlite3_step(statement);
+  }
+  sqlite3_finalize(statement);
+  if (code != SQLITE_OK && code != SQLITE_DONE) fail(code, is_of_writing(code) ? named : path_);
+}
+
 bool Database::in_transaction() const { return sqlite3_get_autocommit(handle_) == 0; }
 bool Database::read_only() const { return sqlite3_db_readonly(handle_, "main") == 1; }
 std::int64_t Database::last_row() const { return sqlite3_last_insert_rowid(handle_); }
@@ -232,12 +258,13 @@ void Database::set_busy_timeout(std::chrono::milliseconds timeout) {
   sqlite3_busy_timeout(handle_, static_cast<int>(timeout.count()));
 }
 
-void Database::fail(int code) const {
-  const std::string where = path_.string() + ": ";
+void Database::fail(int code, const std::filesystem::path& path) const {
+  const std::string where = path.string() + ": ";
   const int system_error = handle_ != nullptr ? sqlite3_system_errno(handle_) : 0;
   const auto system_reason = [&](const char* otherwise) -> std::string {
     return system_error != 0 ? std::strerror(system_error) : otherwise;
   };
+  const std::string kept = path == path_ ? "what was stored before stays, " : "";
   switch (code & 0xff) {
     case SQLITE_BUSY:
     case SQLITE_LOCKED:
@@ -245,8 +272,10 @@ void Database::fail(int code) const {
                   where + "another process is writing this memory; try again when it is done");
     case SQLITE_FULL:
       throw Error(Errc::io,
-                  where + "the disk is full; nothing was changed, free some space and retry");
+                  where + "the disk is full; " + kept + "free some space and retry");
     case SQLITE_READONLY:
+      if (code == SQLITE_READONLY_ROLLBACK || code == SQLITE_READONLY_RECOVERY)
+        throw RecoveryNeeded(path);
       throw Error(Errc::io, where + "cannot be written: the file or its folder is read-only");
     case SQLITE_PERM:
     case SQLITE_AUTH:
@@ -261,8 +290,8 @@ void Database::fail(int code) const {
         throw Error(
             Errc::io,
             where +
-                "cannot be written: the disk is full, a quota is reached or the disk fails; "
-                "nothing was changed");
+                "cannot be written: the disk is full, a quota is reached or the disk fails; " +
+                kept + "make room and retry");
       }
       throw Error(Errc::io,
                   where + "reading or writing failed: " + system_reason("input/output error"));

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <type_traits>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 struct sqlite3;
@@ -22,6 +23,13 @@ struct sqlite3_stmt;
 namespace mneme::memory {
 
 class Database;
+
+/// What a writer that was interrupted left cannot be read before it is put right, and this connection
+/// may not write. Opening the file once for writing, by somebody who may, does it.
+class RecoveryNeeded : public Error {
+ public:
+  explicit RecoveryNeeded(const std::filesystem::path& path);
+};
 
 /// A prepared statement, borrowed from its connection's cache and given back reset when it goes out
 /// of scope. Columns and parameters count from 0. Views returned by text() and blob() hold until
@@ -120,6 +128,10 @@ class Database {
   void read_blob(const char* table, const char* column, std::int64_t row,
                  std::span<std::byte> bytes);
 
+  /// Writes a compact copy of what a reader sees into the new file `to`. Throws Error; it speaks of
+  /// `named` where the copy is what cannot be written.
+  void vacuum_into(const std::filesystem::path& to, const std::filesystem::path& named);
+
   [[nodiscard]] bool in_transaction() const;
   /// Whether nothing can be written through this connection: opened so, or the file is
   /// write-protected.
@@ -130,15 +142,18 @@ class Database {
   void set_busy_timeout(std::chrono::milliseconds timeout);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// The path that messages name from now on, for a file that gets another name when it is done.
+  void call_it(std::filesystem::path path) { path_ = std::move(path); }
   [[nodiscard]] sqlite3* handle() const { return handle_; }
 
   /// Throws the Error that belongs to an SQLite result code.
-  [[noreturn]] void fail(int code) const;
+  [[noreturn]] void fail(int code) const { fail(code, path_); }
 
  private:
   friend class Statement;
   void configure(std::chrono::milliseconds busy_timeout);
   void give_back(const std::string& sql, sqlite3_stmt* statement);
+  [[noreturn]] void fail(int code, const std::filesystem::path& path) const;
 
   std::filesystem::path path_;
   sqlite3* handle_ = nullptr;

@@ -55,6 +55,12 @@ VerifyReport MemoryFile::verify() const {
     }
   });
 
+  if (meta("forgetting")) {
+    problem(
+        "forgetting: it was interrupted, and bytes of what is deleted may still be in the file; "
+        "opening it with leave to write, while no other process uses it, takes them out");
+  }
+
   std::set<std::int64_t> known;
   check("documents", [&] {
     for (const auto& info : documents()) {
@@ -145,6 +151,16 @@ VerifyReport MemoryFile::verify() const {
           problem(which + " names source " + std::to_string(document) + ", which is not there");
       }
     }
+  });
+
+  check("turns", [&] {
+    const auto wrong = db_->integer(
+        "SELECT count(*) FROM documents WHERE (first_turn IS NOT NULL OR last_turn IS NOT NULL) AND "
+        "(session_id IS NULL OR coalesce(first_turn, 0) < 1 OR coalesce(last_turn, 0) < first_turn "
+        "OR last_turn > " +
+        std::to_string(memory::kMaxTurnNumber) + ")");
+    if (wrong > 0)
+      problem("turns: " + std::to_string(wrong) + " documents hold turns that no session can have");
   });
 
   check("word index", [&] {

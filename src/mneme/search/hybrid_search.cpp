@@ -38,17 +38,21 @@ std::vector<Candidate> HybridSearch::search(std::span<const float> embedding,
   std::vector<Candidate> out;
   std::vector<std::int64_t> ids, embedded;
   for (const auto& f : fused) {
-    out.push_back({f.id, 0, 0, f.rrf, 0});
+    out.push_back({f.id, 0, 0, f.rrf, 0, 0});
     ids.push_back(f.id);
     if (!embedding.empty() && dense_->contains(f.id)) embedded.push_back(f.id);
   }
   const auto cosines =
       embedded.empty() ? std::vector<float>() : dense_->cosines(embedding, embedded);
-  const auto covers = search::cover(search::weigh_terms(question, *lexical_), ids, *lexical_);
+  const auto terms = search::weigh_terms(question, *lexical_);
+  const auto covers = search::cover(terms, ids, *lexical_);
+  const auto mass = search::mass(terms), one_word = search::inverse_document_frequency(lexical_->size(), 0);
+  const auto trust = mass > 0 ? mass / (mass + one_word) : 0;
   for (std::size_t i = 0, j = 0; i < out.size(); ++i) {
     if (j < embedded.size() && embedded[j] == out[i].id) out[i].cosine = cosines[j++];
     out[i].cover = covers[i];
     out[i].score = out[i].cosine + options_.cover_weight * out[i].cover;
+    out[i].relevance = out[i].cosine + trust * out[i].cover;
   }
   search::reorder(out, options_.depth);
   if (static_cast<std::int64_t>(out.size()) > limit)

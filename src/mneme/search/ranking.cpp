@@ -42,12 +42,17 @@ std::vector<WeighedTerm> weigh_terms(std::string_view question, const LexicalInd
   return out;
 }
 
+double mass(std::span<const WeighedTerm> terms) noexcept {
+  double total = 0;
+  for (const auto& t : terms) total += t.idf;
+  return total;
+}
+
 std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const std::int64_t> ids,
                           const LexicalIndex& index) {
   std::vector<double> out(ids.size(), 0);
-  double total = 0;
+  const double total = mass(terms);
   for (const auto& t : terms) {
-    total += t.idf;
     const auto held = index.holds(t.term, ids);
     for (std::size_t i = 0; i < ids.size(); ++i) {
       if (held[i]) out[i] += t.idf;
@@ -71,7 +76,7 @@ double relevance(std::span<const Candidate> candidates, std::int64_t depth) {
   const auto first =
       std::min<std::ptrdiff_t>(std::max<std::int64_t>(depth, 0), std::ssize(candidates));
   for (const auto& c : candidates.first(static_cast<std::size_t>(first)))
-    best = std::max(best, c.cosine + c.cover);
+    best = std::max(best, c.relevance);
   return best;
 }
 

@@ -18,6 +18,7 @@ struct Candidate {
   double cover = 0;   ///< share of the question's terms that it holds, weighed by rarity, 0 to 1
   double rrf = 0;     ///< reciprocal-rank fusion of dense and lexical search
   double score = 0;   ///< cosine + cover_weight * cover
+  double relevance = 0;  ///< cosine + cover * m / (m + r): how surely it has to do with the question; see relevance()
 };
 
 /// How candidates are found and ordered. The defaults are the best of those tried on 759 tuning
@@ -48,6 +49,9 @@ struct WeighedTerm {
 /// rarity in the index.
 std::vector<WeighedTerm> weigh_terms(std::string_view question, const LexicalIndex& index);
 
+/// The idf of all terms together.
+double mass(std::span<const WeighedTerm> terms) noexcept;
+
 /// For each id the idf mass of the terms that the span holds over that of all of them; 0 if there
 /// are none.
 std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const std::int64_t> ids,
@@ -57,9 +61,13 @@ std::vector<double> cover(std::span<const WeighedTerm> terms, std::span<const st
 /// places.
 void reorder(std::vector<Candidate>& candidates, std::int64_t depth);
 
-/// How surely the memory has to do with the question at all: the largest cosine + 1.0 * cover among
-/// the first `depth`; 0 if there are none. Below the memory's threshold the answer is "not found".
-/// It tells topics, not answers.
+/// How surely the memory has to do with the question at all: the largest `relevance` among the first
+/// `depth`; 0 if there are none. Below the memory's threshold the answer is "not found". It tells
+/// topics, not answers.
+///
+///   cosine + cover * m / (m + r),   m the idf mass of the question, r that of one word that no span holds
+///
+/// Shares of few words say little: without r a question of one common word would always be covered.
 double relevance(std::span<const Candidate> candidates,
                  std::int64_t depth = RankingOptions{}.depth);
 

@@ -34,6 +34,13 @@ inline std::size_t space_before(std::string_view text, std::size_t at) noexcept 
   return 0;
 }
 
+/// The text without white space at its ends.
+inline std::string_view trimmed(std::string_view text) noexcept {
+  while (const auto n = space_at(text, 0)) text.remove_prefix(n);
+  while (const auto n = space_before(text, text.size())) text.remove_suffix(n);
+  return text;
+}
+
 /// Whether a byte begins a character: everything but UTF-8's continuation bytes.
 inline bool begins_character(char byte) noexcept {
   return (static_cast<unsigned char>(byte) & 0xC0U) != 0x80U;

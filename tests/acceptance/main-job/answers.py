@@ -1,8 +1,7 @@
 """Answers, citations and refusal on SQuAD by `mneme bench answers`, beside llama.cpp on the same prompts."""
 import gzip
+import hashlib
 import json
-import pathlib
-import sys
 
 import llama
 import step
@@ -50,13 +49,16 @@ def body(s):
     count = 24 if s.quick else 500
     kept = step.WORK / f"answers-{step.MNEME.stat().st_mtime_ns}-{count}"  # rows of this very program
     kept.mkdir(parents=True, exist_ok=True)
-    rows, peer, report = kept / "rows.jsonl", kept / "llama.jsonl", kept / "report.md"
+    rows, report = kept / "rows.jsonl", kept / "report.md"
     suite = ["bench", "answers", "--data", step.DATA, "--split", "final", "--questions", count, "--resume", rows]
     step.data("squad", "dev-v1.1.json.gz")
     step.mneme(*suite, timeout=4 * 3600)
     table = [json.loads(line) for line in rows.read_text().splitlines() if line.strip()]
     questions = list(dict.fromkeys(row["id"] for row in table if "id" in row))
-    peer_answers(questions, table[0]["settings"]["prompt"], peer)
+    prompt = table[0]["settings"]["prompt"]
+    texts = "".join(f"{name}={value}\n" for name, value in sorted(prompt.items()) if isinstance(value, str))
+    peer = step.WORK / f"llama-{hashlib.sha256(texts.encode()).hexdigest()[:16]}.jsonl"  # of any program with this prompt
+    peer_answers(questions, prompt, peer)
     figures = step.mneme_json(*suite, "--peer", peer, "--report", report, timeout=3600)
     for bar in figures["bars"]:
         e = bar["value"]

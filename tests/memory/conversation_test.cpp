@@ -1,0 +1,130 @@
+// Chatting and writing on with the default model: what a reply came from, what forgetting takes along, what is placed.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "mneme/core/error.h"
+#include "mneme/memory/memory.h"
+#include "tests/memory/memory_fixture.h"
+#include "tests/tensor_check.h"
+
+namespace mneme {
+namespace {
+
+const std::string kSecret =
+    "The password of the Zephyrine archive is quokkabramble. It was chosen by the archivist Ilse Horn in the year 1972, and "
+    "it has never been changed since, because nobody but her knows how to change it.\n";
+const std::string kHarbour =
+    "The harbour of Tarrow was dug by convicts in the winter of 1811. It silted up within thirty years, and today only "
+    "fishing boats of shallow draught can enter it at high tide.\n";
+
+std::shared_ptr<MemoryModels> models() {
+  static const auto models = std::make_shared<MemoryModels>("", "");
+  return models;
+}
+
+MemoryOptions creating(const std::string& kv = "") {
+  MemoryOptions options;
+  options.access = MemoryFile::Access::create;
+  options.kv = kv;
+  return options;
+}
+
+std::unique_ptr<Memory> memory_of(const check::Folder& folder, const std::vector<std::pair<std::string, std::string>>& texts, const ReadOptions& options = {}) {
+  auto memory = Memory::open(folder / "m.mneme", models(), creating());
+  std::vector<Document> documents;
+  for (const auto& [label, text] : texts) documents.push_back(document_from_text(label, text));
+  memory->read(std::move(documents), options);
+  return memory;
+}
+
+ChatReply say(Memory& memory, const std::string& message, std::int64_t max_tokens = 24) { return memory.chat("default", message, max_tokens, {}, 1, {}); }
+
+TEST(Conversation, WhatRepeatsAForgottenSourceGoesWithIt) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  const auto reply = say(*memory, "What is the password of the Zephyrine archive?");
+  EXPECT_NE(reply.text.find("quokkabramble"), std::string::npos) << reply.text;
+  ASSERT_FALSE(reply.citations.empty());
+  EXPECT_EQ(reply.citations[0].source, "secret");
+  say(*memory, "Please repeat it.");
+  say(*memory, "Say again what you told me before.");
+  const auto secret = memory->file().find_document("secret")->document.id;
+  for (const auto& turn : memory->file().turns("default")) {
+    if (turn.role != "assistant") continue;
+    EXPECT_NE(std::find(turn.provenance.begin(), turn.provenance.end(), secret), turn.provenance.end()) << turn.number << ": " << turn.text;
+  }
+  memory->file().forget("secret");
+  memory->file().close();
+  EXPECT_EQ(check::file_bytes(folder / "m.mneme").find("quokkabramble"), std::string::npos);
+}
+
+TEST(Conversation, AFollowUpIsFoundByTheTurnsBefore) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  say(*memory, "Who dug the harbour of Tarrow?");
+  const auto reply = say(*memory, "And when was that?");
+  ASSERT_FALSE(reply.citations.empty()) << reply.note;
+  EXPECT_EQ(reply.citations[0].source, "harbour") << reply.text;
+}
+
+TEST(Conversation, AWordThatSaysNothingIsNotFoundInMemory) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  EXPECT_FALSE(memory->ask("Thanks", {}).found);
+  EXPECT_FALSE(memory->ask("What year?", {}).found);
+  EXPECT_TRUE(say(*memory, "Hello!").citations.empty());
+  EXPECT_TRUE(memory->ask("What is the password of the archive?", {}).found);
+}
+
+TEST(Conversation, NothingFitsBesideAVeryLongQuestion) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"harbour", kHarbour}});
+  std::string question = "Who dug the harbour of Tarrow";
+  for (int i = 0; i < 9000; ++i) question += " indeed";
+  AskOptions always;
+  always.always = true;
+  check::expect_error(Errc::full, "shorten it by", [&] { (void)memory->ask(question + "?", always); });
+  // A long reply may be asked for: it does not push the passages out.
+  EXPECT_FALSE(say(*memory, "Who dug the harbour of Tarrow?", 7000).citations.empty());
+}
+
+TEST(Continuation, GoesOnInTheTextAndKeepsItsStates) {
+  const check::Folder folder;
+  std::string text;
+  for (int i = 0; i < 12; ++i) text += "On the " + std::to_string(i + 2) + "th day of the voyage the wind fell, and the crew of the Halcyon mended sails, told old stories and waited for the weather to turn. The cook, who had been at sea for forty years, said that he had seen worse, and that the sea gives back what it takes. Nobody believed him, but nobody said so either.\n\n";
+  text += "In the evening the captain came on deck, looked at the sky, and said to the helmsman that";
+  auto memory = memory_of(folder, {{"voyage", text}});
+  const auto first = memory->continue_text(40, {}, 1, "", {});
+  EXPECT_GT(first.generated_tokens, 5);
+  EXPECT_EQ(first.text.find("Question:"), std::string::npos) << first.text;
+  EXPECT_EQ(first.text.find("Passage:"), std::string::npos) << first.text;
+  EXPECT_GT(first.tokens_placed, 0);
+  const auto again = memory->continue_text(40, {}, 1, "", {});
+  EXPECT_EQ(again.text, first.text);
+  EXPECT_EQ(again.tokens_placed, first.tokens_placed);
+  EXPECT_LT(again.document_tokens_evaluated, first.document_tokens_evaluated);
+}
+
+TEST(Memory, AKvSpecThatDropsEntriesIsRefusedBeforeThereIsAFile) {
+  const check::Folder folder;
+  check::expect_error(Errc::usage, "codec only", [&] {
+    (void)Memory::open(folder / "m.mneme", models(), creating("window(size=64)"));
+  });
+  EXPECT_TRUE(folder.files().empty());
+}
+
+TEST(Memory, StreamedStatesAreNotComparedSpanBySpan) {
+  const check::Folder folder;
+  ReadOptions stream;
+  stream.context = ContextMode::stream;
+  auto memory = memory_of(folder, {{"harbour", kHarbour}}, stream);
+  EXPECT_TRUE(memory->verify(0, 1).ok());
+  check::expect_error(Errc::unsupported, "leave out --deep", [&] { (void)memory->verify(3, 1); });
+}
+
+}  // namespace
+}  // namespace mneme
