@@ -7,6 +7,7 @@
 #include "cli/program/input.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
+#include "cli/program/states.h"
 #include "cli/program/verb.h"
 #include <algorithm>
 #include <fmt/format.h>
@@ -65,7 +66,6 @@ class Ask final : public Verb {
     options.max_tokens = max_tokens_;
     options.sources = sources_;
     options.always = always_;
-    options.strict = strict_;
     // Loaded before the question is timed: what it takes is of this process, not of the question.
     models->embedder(all.front()->file().meta("embedder").value_or(""));
     stop_if_interrupted();
@@ -75,7 +75,7 @@ class Ask final : public Verb {
     if (json_) {
       print_answer(answer);
     } else {
-      describe(answer, files.size() > 1);
+      describe(answer, files.size() > 1, all.front()->prompt().max_tokens);
     }
   }
 
@@ -99,6 +99,7 @@ class Ask final : public Verb {
     out["model"] = answer.model;
     out["kv"] = answer.kv;
     out["quotation"] = answer.quotation;
+    out["cut"] = answer.cut;
     out["relevance"] = answer.relevance;
     out["threshold"] = answer.threshold;
     out["states_obstacle"] = answer.states_obstacle;
@@ -123,10 +124,10 @@ class Ask final : public Verb {
     print_json(out);
   }
 
-  void describe(const Answer& answer, bool name_files) const {
+  void describe(const Answer& answer, bool name_files, std::int64_t prompt_tokens) const {
     say("{}\n", bold(one_line(answer.answer)));
-    if (answer.found && !answer.quotation)
-      say("{}\n", faint("not a quotation: these words stand in no cited span"));
+    if (answer.found && !answer.quotation) say("{}\n", not_a_quotation());
+    if (answer.cut) say("{}\n", faint(cut_at(max_tokens_ > 0 ? max_tokens_ : prompt_tokens)));
     if (!answer.citations.empty()) say("\n{}", describe_citations(answer.citations, name_files));
     if (answer.tokens_dropped > 0)
       log::warn("spans of {} tokens did not fit the model's context and were not read",
@@ -163,7 +164,8 @@ class Ask final : public Verb {
     say("  time: {} to find, {} to the first token, {} in all, {:.1f} tokens/s\n",
         as_duration(answer.retrieve_s), as_duration(answer.first_token_s),
         as_duration(answer.total_s), answer.decode_tokens_per_s);
-    say("  model {}, states kept as {}\n", one_line(answer.model), one_line(answer.kv));
+    say("  model {}, states kept as {}\n", one_line(answer.model),
+        one_line(spelled_out(answer.kv)));
   }
 
   static std::string shortened(const std::string& text) {

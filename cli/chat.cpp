@@ -5,6 +5,7 @@
 #include "mneme/decode/generate.h"
 #include "mneme/memory/memory.h"
 #include "mneme/models/language_model.h"
+#include "mneme/text/white_space.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/input.h"
@@ -67,11 +68,19 @@ class FromMemory final : public Partner {
   void reply(const std::string& message) override {
     const auto reply = memory_->chat(session_, message, wishes_.max_tokens, wishes_.sampler,
                                      wishes_.seed, stream_to_output());
-    say("\n{}", faint(describe_citations(reply.citations, false)));
+    say("\n");
+    const bool quotation =
+        std::any_of(reply.citations.begin(), reply.citations.end(),
+                    [](const Citation& citation) { return citation.holds_answer; });
+    // A reply without citations and with a note is not from memory, as the note says.
+    if (!reply.text.empty() && !quotation && (!reply.citations.empty() || reply.note.empty()))
+      say("{}\n", not_a_quotation());
+    write(faint(describe_citations(reply.citations, false)));
     if (!reply.note.empty()) say("{}\n", faint("(" + reply.note + ")"));
     if (reply.moved_to_memory > 0)
       log::info("{} left the context and can be found as part of the session's memory",
                 counted(reply.moved_to_memory, "turn"));
+    if (!reply.turns_obstacle.empty()) throw Error(Errc::io, reply.turns_obstacle);
   }
 
   void sources() override {
@@ -153,8 +162,9 @@ class FromModel final : public Partner {
     if (left_out > 0)
       say("{}\n", faint(fmt::format("({} no longer in the model's context)",
                                     counted(left_out, "older turn is", "older turns are"))));
-    if (said.stop_reason == "length") say("{}\n", faint("(cut off: --max-tokens gives more)"));
-    if (said.stop_reason == "context") say("{}\n", faint("(cut off: the model's context is full)"));
+    if (said.stop_reason == "length") say("{}\n", faint("(" + cut_at(wishes_.max_tokens) + ")"));
+    if (said.stop_reason == "context")
+      say("{}\n", faint("(the reply ends early: the model's context is full)"));
   }
 
   void sources() override { say("  none: this is the model alone\n"); }
@@ -223,7 +233,7 @@ class Chat final : public Verb {
   }
 
   void run(const Invocation& call) override {
-    wishes_.sampler = sampling_.chain();
+    wishes_.sampler = sampling_.chain(call.origins);
     wishes_.seed = call.everywhere.seed;
     std::unique_ptr<Partner> partner;
     if (call.arguments.empty()) {
@@ -233,18 +243,19 @@ class Chat final : public Verb {
       partner = std::make_unique<FromModel>(
           load_language_model(model_.empty() ? "smollm2" : model_), wishes_);
     } else {
+      if (session_.empty()) session_ = "default";
+      check_session(session_);
       auto memory =
           Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, embedder_), {});
       memory->reader();  // so that the first reply does not wait for it
-      partner = std::make_unique<FromMemory>(std::move(memory),
-                                             session_.empty() ? "default" : session_, wishes_);
+      partner = std::make_unique<FromMemory>(std::move(memory), session_, wishes_);
     }
     const bool terminal = input_is_terminal();
     if (terminal && !call.everywhere.quiet)
       say("{}\n", faint(partner->greeting() + " /help lists commands."));
     LineReader lines;
     while (const auto line = lines.next("> ")) {
-      const auto message = trimmed(*line);
+      const std::string message(text::trimmed(*line));
       if (message.empty()) continue;
       if (message == "/quit" || message == "/exit") break;
       try {
@@ -268,16 +279,19 @@ class Chat final : public Verb {
   }
 
  private:
-  static std::string trimmed(const std::string& text) {
-    const auto first = text.find_first_not_of(" \t\r\n");
-    return first == std::string::npos
-               ? ""
-               : text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
+  /// Asked before a model is loaded: a memory file would refuse the name only when the first reply is to be kept.
+  static void check_session(const std::string& name) {
+    try {
+      MemoryFile::check_session_name(name);
+    } catch (const Error& error) {
+      throw Error(Errc::usage, fmt::format("--session: {}", error.what()));
+    }
   }
 
   static void obey(Partner& partner, const std::string& message) {
     const auto space = std::min(message.find(' '), message.size());
-    const auto command = message.substr(0, space), rest = trimmed(message.substr(space));
+    const auto command = message.substr(0, space);
+    const std::string rest(text::trimmed(std::string_view(message).substr(space)));
     if (command == "/sources") {
       partner.sources();
     } else if (command == "/forget") {

@@ -31,7 +31,7 @@ class Continue final : public Verb {
   }
 
   void run(const Invocation& call) override {
-    const auto chain = sampling_.chain();
+    const auto chain = sampling_.chain(call.origins);
     const auto memory =
         Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), {});
     const auto on_text =

@@ -149,7 +149,7 @@ class Doctor final : public Verb {
     add("kernels",
         fmt::format("{} in use; this processor runs {}", kernels::name(kernels::level()), levels));
     add("compute type", kernels::has_bf16_products()
-                            ? "bf16 (f32 on request)"
+                            ? "bf16 to read and to generate, f32 to answer from memory"
                             : "f32: this processor has no fast bf16 products");
     add("threads", std::to_string(at::get_num_threads()));
     const auto available = available_memory();

@@ -41,8 +41,8 @@ class Forget final : public Verb {
     }
     if (!report.cleaned) {
       log::warn(
-          "another process has the file open, so that deleted bytes are still in it: the next "
-          "process that opens it to write takes them out");
+          "deleted bytes are still in the file, since another process has it open or the disk is "
+          "full: the next process that opens it and may write it takes them out");
     }
   }
 

@@ -49,7 +49,7 @@ class Generate final : public Verb {
   void run(const Invocation& call) override {
     GenerateOptions options;
     options.max_tokens = max_tokens_;
-    options.sampler = sampling_.chain();
+    options.sampler = sampling_.chain(call.origins);
     options.seed = call.everywhere.seed;
     options.stop = stop_;
     std::shared_ptr<const KvPlan> plan;
@@ -68,9 +68,7 @@ class Generate final : public Verb {
       prompt = model->tokenizer->encode(text, {true, false});
     }
     if (prompt.empty()) throw Error(Errc::usage, "the prompt is empty");
-    if (const auto lost = model->tokenizer->lost_bytes(text); lost > 0)
-      log::warn("{} of the prompt have no token in this vocabulary and are left out",
-                counted(lost, "byte"));
+    warn_of_lost_bytes(model->tokenizer->lost_bytes(text), "prompt");
     auto state = model->model->start(1);
     if (plan) use_plan(state, plan);
     if (json_) {

@@ -4,6 +4,7 @@
 #include "mneme/memory/memory_file.h"
 
 #include "cli/program/interrupt.h"
+#include "cli/program/new_file.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
 #include <fmt/format.h>
@@ -32,6 +33,7 @@ class Import final : public Verb {
     // All are looked at before anything is changed, or made.
     for (std::size_t i = 1; i < call.arguments.size(); ++i)
       MemoryFile::open(call.arguments[i], MemoryFile::Access::read_only);
+    const NewFile made(call.arguments[0]);
     const auto file = MemoryFile::open(call.arguments[0], MemoryFile::Access::create);
     file->claim_writer();
     ImportOptions options;

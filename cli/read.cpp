@@ -6,8 +6,10 @@
 #include "mneme/text/span.h"
 
 #include "cli/program/interrupt.h"
+#include "cli/program/new_file.h"
 #include "cli/program/output.h"
 #include "cli/program/sources.h"
+#include "cli/program/states.h"
 #include "cli/program/verb.h"
 #include <algorithm>
 #include <filesystem>
@@ -41,8 +43,9 @@ class Read final : public Verb {
           "smollm2");
     flags("--embedder", embedder_, "NAME",
           "model that embeds spans for search; unset: the memory's, or minilm");
-    flags("--budget", budget_, "SIZE",
-          "what the file may take while states can give way, as 64MiB; unset: the memory's, or 1GiB");
+    flags(
+        "--budget", budget_, "SIZE", MemoryFile::kMinBudgetBytes,
+        "what the file may take while states can give way, as 64MiB; unset: the memory's, or 1GiB");
     flags("--memory,--kv", kv_, "SPEC",
           "how states are kept, only for a new memory; unset: \"quantize(bits=8)\"");
     flags("--context", context_, std::vector<std::string>{"span", "stream"},
@@ -50,7 +53,9 @@ class Read final : public Verb {
           "memory's, or span");
     flags("--eager,!--lazy", eager_, "compute states now, or at first use");
     flags("--sync", sync_, "wait for the disk also where only computed states could be lost");
-    flags("--label", label_, "NAME", "what the source is cited as, in place of its path");
+    flags("--label", label_, "NAME",
+          "what the source is cited as, in place of its path; of several, the one that comes from "
+          "`-` or a pipe");
     flags("--dry-run", dry_run_, "cut and count, store nothing");
     flags("--json", json_, "print one JSON object");
   }
@@ -65,12 +70,16 @@ class Read final : public Verb {
       return;
     }
     const std::filesystem::path path = output_;
+    const NewFile made(path);
     ReadReport report;
     std::unique_ptr<Memory> memory;
     std::int64_t consolidated_before = 0;
     for_documents(sources.sources, [&](std::vector<Document> documents) {
       if (!memory) {  // opened only now: a text that cannot be read leaves no file behind
-        if (!call.everywhere.quiet) tell_skipped(sources);
+        if (!call.everywhere.quiet) {
+          tell_skipped(sources);
+          tell_nameless(sources);
+        }
         memory = open(path, models);
         consolidated_before = memory->file().usage().consolidated_spans;
       }
@@ -84,7 +93,7 @@ class Read final : public Verb {
     if (json_) {
       print_report(report, file_bytes, sources);
     } else if (!call.everywhere.quiet) {
-      describe(report, file_bytes, report.usage.consolidated_spans - consolidated_before);
+      describe(report, file_bytes, report.usage.consolidated_spans > consolidated_before);
     }
     flush();
     if (report.interrupted) throw Interrupted();
@@ -161,6 +170,23 @@ class Read final : public Verb {
     }
   }
 
+  static void tell_nameless(const Sources& sources) {
+    for (const auto& source : sources.sources) {
+      if (source.nameless)
+        log::warn("{} will be cited as '{}': --label gives it a name", source.path, source.label);
+    }
+  }
+
+  /// "a, b, c and 4 more"
+  static std::string named(const std::vector<std::string>& names) {
+    constexpr std::size_t kNamed = 3;
+    std::string out;
+    for (std::size_t i = 0; i < std::min(names.size(), kNamed); ++i)
+      out += (i == 0 ? "" : ", ") + one_line(names[i]);
+    if (names.size() > kNamed) out += fmt::format(" and {} more", names.size() - kNamed);
+    return out;
+  }
+
   /// --dry-run: what the texts would be cut into.
   void count(const Sources& sources, MemoryModels& models) const {
     tell_skipped(sources);
@@ -235,13 +261,16 @@ class Read final : public Verb {
     print_json(out);
   }
 
-  void describe(const ReadReport& report, std::int64_t file_bytes,
-                std::int64_t consolidated) const {
+  /// `consolidated`: whether states gave way to the budget.
+  void describe(const ReadReport& report, std::int64_t file_bytes, bool consolidated) const {
     std::int64_t spans = 0, with_states = 0, unchanged = 0;
+    std::vector<std::string> replaced, resumed;
     for (const auto& source : report.sources) {
       spans += source.spans;
       with_states += source.with_states;
       unchanged += source.outcome == "unchanged";
+      if (source.outcome == "replaced") replaced.push_back(source.name);
+      if (source.outcome == "resumed") resumed.push_back(source.name);
     }
     const auto n = static_cast<std::int64_t>(report.sources.size());
     say("{}: {}, {} in {}, {}", bold(output_), counted(n, "source"),
@@ -251,16 +280,16 @@ class Read final : public Verb {
           with_separators(std::llround(static_cast<double>(report.tokens_read) / report.seconds)));
     say("\n");
     if (unchanged > 0) say("  {} had not changed\n", counted(unchanged, "source"));
+    if (!replaced.empty())
+      say("  replaced: {}, which held {}\n", named(replaced),
+          replaced.size() == 1 ? "another text" : "other texts");
+    if (!resumed.empty())
+      say("  resumed: {}, where an earlier reading was interrupted\n", named(resumed));
     say("  {} on disk; states {} of {} for {} of {}\n", as_size(file_bytes),
         as_size(report.usage.state_bytes), as_size(report.usage.budget_bytes),
         with_separators(with_states), counted(spans, "span"));
-    if (consolidated > 0)
-      say("  {} made smaller to stay within the budget\n",
-          counted(consolidated, "span's state was", "spans' states were"));
-    if (!report.obstacle.empty())
-      say("  {} not stored: {}\n",
-          counted(report.states_computed - report.states_stored, "state was", "states were"),
-          report.obstacle);
+    if (consolidated || !report.obstacle.empty()) say("  {}\n", describe_states(report.usage));
+    if (!report.obstacle.empty()) say("  not all states were stored: {}\n", report.obstacle);
     if (report.interrupted)
       say("  interrupted: what was read is stored; the same command goes on from here\n");
   }

@@ -37,7 +37,7 @@ class Search final : public Verb {
     const auto found = memory->search(text_or_input(call.arguments[1], "query"), limit_, sources_);
     const auto line = [&](const CandidateReport& report) {
       const auto span = memory->file().find_span(report.candidate.id);
-      return span ? line_of(memory->file(), span->document, report.begin) : 1;
+      return span ? memory::line_of(memory->file(), span->document, report.begin) : 1;
     };
     if (json_) {
       Json out{{"results", Json::array()}};

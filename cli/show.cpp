@@ -2,6 +2,7 @@
 #include "mneme/memory/memory.h"
 
 #include "cli/program/output.h"
+#include "cli/program/states.h"
 #include "cli/program/verb.h"
 #include <algorithm>
 
@@ -58,6 +59,7 @@ class Show final : public Verb {
       out["free_page_bytes"] = usage.free_page_bytes;
       out["consolidated_spans"] = usage.consolidated_spans;
       out["text_only_spans"] = usage.text_only_spans;
+      out["forget_unfinished"] = usage.forget_unfinished;
       out["questions"] = file.counter("questions");
       out["sessions"] = Json::array();
       for (const auto& session : sessions)
@@ -80,15 +82,14 @@ class Show final : public Verb {
                       with_separators(tokens), with_separators(spans), with_separators(with_states),
                       counted(static_cast<std::int64_t>(documents.size()), "source"))));
     say("file      {}\n", as_size(usage.file_bytes + usage.wal_bytes));
+    if (usage.forget_unfinished)
+      say("          of a forgotten source bytes are left until somebody opens it who may write "
+          "it\n");
     say("states    {} of the budget of {}, {} in pages, {} of them free\n",
         as_size(usage.state_bytes), as_size(usage.budget_bytes),
         as_size(usage.state_page_bytes + usage.free_page_bytes), as_size(usage.free_page_bytes));
-    if (usage.consolidated_spans > 0) {
-      say("          {} made smaller for the budget, {} of them to text only\n",
-          counted(usage.consolidated_spans, "span's state was", "spans' states were"),
-          with_separators(usage.text_only_spans));
-    }
-    say("kept as   {}, each span read behind {}\n", one_line(memory->kv()),
+    if (usage.consolidated_spans > 0) say("          {}\n", describe_states(usage));
+    say("kept as   {}, each span read behind {}\n", one_line(spelled_out(memory->kv())),
         context == "stream" ? "all text before it" : "the prompt alone");
     say("model     {}, embedder {}\n", one_line(memory->model_name()),
         embedder.empty() ? "none yet" : one_line(embedder));

@@ -1,5 +1,4 @@
 // mneme tokenize: the token ids of a text.
-#include "mneme/core/log.h"
 #include "mneme/models/locate.h"
 #include "mneme/text/tokenizer.h"
 #include "mneme/weights/checkpoint.h"
@@ -47,9 +46,7 @@ class Tokenize final : public Verb {
     } else {
       say("{}\n", fmt::join(ids, " "));
     }
-    if (lost > 0)
-      log::warn("{} no token in this vocabulary and left out",
-                counted(lost, "byte has", "bytes have"));
+    warn_of_lost_bytes(lost, "text");
   }
 
  private:

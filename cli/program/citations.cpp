@@ -1,7 +1,6 @@
 #include "cli/program/citations.h"
 
 #include "cli/program/interrupt.h"
-#include <algorithm>
 #include <fmt/format.h>
 
 namespace mneme::cli {
@@ -12,9 +11,14 @@ std::string describe_citations(const std::vector<Citation>& citations, bool name
     const auto& citation = citations[i];
     out += fmt::format("{} {}{}:{} {}\n", bold(fmt::format("[{}]", i + 1)),
                        name_files ? one_line(citation.file) + " " : "", one_line(citation.source),
-                       citation.line, faint(fmt::format("\"{}\"", one_line(citation.excerpt))));
+                       citation.excerpt_line,
+                       faint(fmt::format("\"{}\"", one_line(citation.excerpt))));
   }
   return out;
+}
+
+std::string not_a_quotation() {
+  return faint("not a quotation: these words stand in no cited span");
 }
 
 Json citations_json(const std::vector<Citation>& citations) {
@@ -25,6 +29,7 @@ Json citations_json(const std::vector<Citation>& citations) {
                    {"end", citation.end},
                    {"line", citation.line},
                    {"excerpt", citation.excerpt},
+                   {"excerpt_line", citation.excerpt_line},
                    {"score", citation.score},
                    {"holds_answer", citation.holds_answer},
                    {"file", citation.file}});
@@ -32,9 +37,8 @@ Json citations_json(const std::vector<Citation>& citations) {
   return out;
 }
 
-std::int64_t line_of(const MemoryFile& file, std::int64_t document, std::int64_t byte) {
-  const auto before = file.document_text(document, 0, byte);
-  return 1 + std::count(before.begin(), before.end(), '\n');
+std::string cut_at(std::int64_t max_tokens) {
+  return fmt::format("cut at {}: --max-tokens gives more room", counted(max_tokens, "token"));
 }
 
 std::function<bool(std::string_view)> stream_to_output() {

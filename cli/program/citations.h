@@ -13,11 +13,14 @@ namespace mneme::cli {
 /// source.
 std::string describe_citations(const std::vector<Citation>& citations, bool name_files);
 
+/// What is said of an answer whose words stand in no cited span.
+std::string not_a_quotation();
+
 /// The array of `ask --json`.
 Json citations_json(const std::vector<Citation>& citations);
 
-/// The line of a document on which a byte stands, from 1.
-std::int64_t line_of(const MemoryFile& file, std::int64_t document, std::int64_t byte);
+/// What is said of a text that ended only because it had come to `max_tokens` tokens.
+std::string cut_at(std::int64_t max_tokens);
 
 /// Prints a reply as it comes, without what would steer a terminal; ends it when Ctrl-C was pressed.
 std::function<bool(std::string_view)> stream_to_output();

@@ -36,11 +36,11 @@ ConfigFile::ConfigFile(const fs::path& path, const KnownSettings& known) : path_
   std::error_code error;
   if (!fs::exists(path, error))
     throw Error(Errc::not_found, path.string() + ": there is no such config file");
+  if (fs::is_directory(path, error))
+    throw Error(Errc::io, path.string() + ": is a folder, not a config file");
   std::ifstream in(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in.is_open() || in.bad() || fs::is_directory(path, error)) {
-    throw Error(Errc::io, path.string() + ": the config file cannot be read");
-  }
+  if (!in.is_open() || in.bad()) throw Error(Errc::io, path.string() + ": the config file cannot be read");
   toml::table table;
   try {
     table = toml::parse(text, path.string());
@@ -140,8 +140,9 @@ void settle(Flags& flags, std::string_view verb, const ConfigFile* file) {
     if (setting.option->count() > 0) {
       values = setting.option->results();
       where = "--" + setting.name;
-      setting.origin = "command line";
-    } else if (const auto* value = std::getenv(variable.c_str()); value && *value) {
+      setting.origin = kCommandLine;
+    } else if (const auto* value = setting.in_environment ? std::getenv(variable.c_str()) : nullptr;
+               value && *value) {
       values = {value};
       where = variable;
       setting.origin = variable;

@@ -46,8 +46,9 @@ std::optional<std::filesystem::path> default_config_file();
 /// "MNEME_MAX_TOKENS" for "max-tokens".
 std::string environment_name(std::string_view setting);
 
-/// Gives every setting its value: flags over environment over config file over default. `file` may be null. Throws
-/// Error(usage) that says where a wrong value stands.
+/// Gives every setting its value: flags over environment over config file over default. What asks for something else than
+/// the verb's work (--version) is only given by its flag. `file` may be null. Throws Error(usage) that says where a wrong
+/// value stands.
 void settle(Flags& flags, std::string_view verb, const ConfigFile* file);
 
 /// The values in force as lines of a config file, each with where it comes from.

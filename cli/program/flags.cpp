@@ -2,6 +2,7 @@
 
 #include "mneme/core/error.h"
 
+#include "cli/program/output.h"
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
@@ -188,10 +189,16 @@ void Flags::operator()(std::string_view names, std::vector<std::string>& field,
 }
 
 void Flags::operator()(std::string_view names, ByteSize& field, std::string_view placeholder,
-                       std::string_view help) {
+                       std::int64_t least_bytes, std::string_view help) {
   auto& setting = add(names, placeholder, help);
   setting.option = add_value(app_, names);
-  setting.assign = [&field](const auto& texts) { field.bytes = parse_bytes(texts.back()); };
+  setting.assign = [&field, least_bytes](const auto& texts) {
+    const auto bytes = parse_bytes(texts.back());
+    if (bytes < least_bytes)
+      throw Error(Errc::usage, fmt::format("{} is too small: give at least {}", texts.back(),
+                                           as_size(least_bytes)));
+    field.bytes = bytes;
+  };
   setting.as_toml = [&field] { return field.bytes ? std::to_string(*field.bytes) : ""; };
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -34,11 +35,17 @@ struct Setting {
   std::string help;                ///< one line
   std::string origin = "default";  ///< where its value comes from
   bool in_config = true;           ///< whether a config file may hold it
+  bool in_environment = true;      ///< whether MNEME_<NAME> gives it
   CLI::Option* option = nullptr;
   std::function<void(const std::vector<std::string>&)>
       assign;                            ///< takes values as text; throws Error(usage)
   std::function<std::string()> as_toml;  ///< the value now; "" for one that is not set
 };
+
+/// Where the values of settings come from that are not at their defaults: Setting::origin by name.
+using Origins = std::map<std::string, std::string, std::less<>>;
+/// The origin of what was typed.
+inline constexpr std::string_view kCommandLine = "command line";
 
 /// Names of flags are written for CLI11: "-o,--output"; the last long one is the setting's name. "--eager,!--lazy" is one
 /// setting with a flag for each of its values. Later values on the command line win, except in lists, which take all.
@@ -61,7 +68,7 @@ class Flags {
   void operator()(std::string_view names, std::vector<std::string>& field,
                   std::string_view placeholder, std::string_view help);
   void operator()(std::string_view names, ByteSize& field, std::string_view placeholder,
-                  std::string_view help);
+                  std::int64_t least_bytes, std::string_view help);
 
   [[nodiscard]] std::vector<Setting>& settings() { return settings_; }
   [[nodiscard]] const std::vector<Setting>& settings() const { return settings_; }

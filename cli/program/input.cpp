@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <cwchar>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 #endif
 
 #include "mneme/core/error.h"
+#include "mneme/core/log.h"
 #include "mneme/text/document.h"
 
 #include "cli/program/interrupt.h"
@@ -24,30 +26,38 @@ namespace {
 
 constexpr std::size_t kMostLineBytes = std::size_t{16} << 20;
 
-// Waits for stdin and reads up to `most` bytes of it; 0 at its end. Throws Interrupted.
-std::size_t read_now(char* buffer, std::size_t most) {
+constexpr const char* kStandardInput = "standard input";
+
+// Waits for a descriptor and reads up to `most` bytes of it; 0 at its end. Throws Interrupted.
+std::size_t read_now(int descriptor, const std::string& what, char* buffer, std::size_t most) {
   while (true) {
     stop_if_interrupted();
     // A signal ends poll, while read would be started again; one that comes just before it is noticed a little later.
-    pollfd wait{STDIN_FILENO, POLLIN, 0};
+    pollfd wait{descriptor, POLLIN, 0};
     const auto ready = ::poll(&wait, 1, 500);
     if (ready < 0 && errno != EINTR)
-      throw Error(Errc::io, fmt::format("standard input cannot be read: {}", std::strerror(errno)));
+      throw Error(Errc::io, fmt::format("{} cannot be read: {}", what, std::strerror(errno)));
     if (ready <= 0) continue;
-    const auto n = ::read(STDIN_FILENO, buffer, most);
-    if (n < 0 && errno == EINTR) continue;
+    const auto n = ::read(descriptor, buffer, most);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     if (n < 0)
-      throw Error(Errc::io, fmt::format("standard input cannot be read: {}", std::strerror(errno)));
+      throw Error(Errc::io, fmt::format("{} cannot be read: {}", what, std::strerror(errno)));
     return static_cast<std::size_t>(n);
   }
 }
 
-// Appends what stdin has now; false at its end.
-bool read_some(std::string& into) {
+// Appends what a descriptor has now; false at its end.
+bool read_some(std::string& into, int descriptor = STDIN_FILENO,
+               const std::string& what = kStandardInput) {
   char buffer[1 << 16];
-  const auto n = read_now(buffer, sizeof buffer);
+  const auto n = read_now(descriptor, what, buffer, sizeof buffer);
   into.append(buffer, n);
   return n > 0;
+}
+
+void check_size(const std::string& text, const std::string& what, std::int64_t most_bytes) {
+  if (static_cast<std::int64_t>(text.size()) > most_bytes)
+    throw Error(Errc::full, fmt::format("{} holds more than {}", what, as_size(most_bytes)));
 }
 
 #ifdef MNEME_LINE_EDITING
@@ -57,7 +67,7 @@ int read_character(EditLine*, wchar_t* out) {
   char byte = 0;
   while (true) {
     try {
-      if (read_now(&byte, 1) == 0) return 0;
+      if (read_now(STDIN_FILENO, kStandardInput, &byte, 1) == 0) return 0;
     } catch (const Interrupted&) {
       return 0;
     } catch (const Error&) {
@@ -78,11 +88,24 @@ int read_character(EditLine*, wchar_t* out) {
 
 std::string read_input(std::int64_t most_bytes) {
   std::string out;
-  while (read_some(out)) {
-    if (static_cast<std::int64_t>(out.size()) > most_bytes) {
-      throw Error(Errc::full,
-                  fmt::format("standard input holds more than {}", as_size(most_bytes)));
-    }
+  while (read_some(out)) check_size(out, kStandardInput, most_bytes);
+  return out;
+}
+
+std::string read_pipe(const std::string& path, const std::string& label, std::int64_t most_bytes) {
+  const auto what = label + ":";
+  // Not to wait in open for a writer: there no signal that is to end things in order gets through.
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+  if (descriptor < 0)
+    throw Error(Errc::io, fmt::format("{} cannot be opened: {}", what, std::strerror(errno)));
+  const auto close = [](const int* open) { ::close(*open); };
+  const std::unique_ptr<const int, decltype(close)> closed(&descriptor, close);
+  std::string out;
+  std::size_t searched = 0;
+  while (out.find('\0', searched) == std::string::npos) {
+    searched = out.size();
+    if (!read_some(out, descriptor, what)) break;
+    check_size(out, what, most_bytes);
   }
   return out;
 }
@@ -99,6 +122,12 @@ std::string text_or_input(const std::string& argument, const std::string& what) 
 void check_utf8(const std::string& text, const std::string& what) {
   if (const auto at = find_invalid_utf8(text); at >= 0)
     throw Error(Errc::invalid, fmt::format("the {} is not UTF-8, from byte {} on", what, at));
+}
+
+void warn_of_lost_bytes(std::int64_t bytes, const std::string& what) {
+  if (bytes <= 0) return;
+  log::warn("{} of the {} {} no token in this vocabulary and {} left out", counted(bytes, "byte"),
+            what, bytes == 1 ? "has" : "have", bytes == 1 ? "is" : "are");
 }
 
 #ifdef MNEME_LINE_EDITING

@@ -28,12 +28,23 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 namespace mneme::cli {
 namespace {
 
 constexpr int kDone = 0, kFailed = 1, kWrongUsage = 2;
+
+/// More threads than the cores can take by turns only wait for each other, in the end for ever.
+Check threads_of_this_machine() {
+  constexpr std::int64_t kThreadsPerCore = 4;
+  const auto cores = std::max<std::int64_t>(1, ::sysconf(_SC_NPROCESSORS_ONLN));
+  auto check = within(0, static_cast<double>(kThreadsPerCore * cores));
+  check.text +=
+      fmt::format(", {} for each of this machine's {}", kThreadsPerCore, counted(cores, "core"));
+  return check;
+}
 
 /// The flags of every verb, and those that ask for something else than the verb's work.
 struct Program {
@@ -43,7 +54,7 @@ struct Program {
 
   void declare(Flags& flags) {
     flags("-q,--quiet", everywhere.quiet, "only results and errors: no progress, no notes");
-    flags("--threads", everywhere.threads, "N", within(0, 1024),
+    flags("--threads", everywhere.threads, "N", threads_of_this_machine(),
           "threads to compute with; 0: as many as there are cores");
     flags("--seed", everywhere.seed, "N",
           "what chance starts from: the same seed gives the same output");
@@ -54,8 +65,11 @@ struct Program {
           "print the settings in force and where each comes from, and do nothing else");
     flags("-h,--help", help, "this page");
     flags("--version", version, "the version of mneme and of libtorch");
-    for (const auto* name : {"config", "print-config", "help", "version"})
+    flags.find("config")->in_config = false;
+    for (const auto* name : {"print-config", "help", "version"}) {
       flags.find(name)->in_config = false;
+      flags.find(name)->in_environment = false;
+    }
   }
 };
 
@@ -199,8 +213,12 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs,
   Progress::set_quiet(program.everywhere.quiet);
   if (program.everywhere.threads > 0)
     at::set_num_threads(static_cast<int>(program.everywhere.threads));
+  Origins origins;
+  for (const auto& setting : own.settings()) {
+    if (setting.origin != "default") origins.emplace(setting.name, setting.origin);
+  }
   watch_interrupts();
-  verb.run({std::move(given), program.everywhere});
+  verb.run({std::move(given), program.everywhere, std::move(origins)});
   return kDone;
 }
 

@@ -3,6 +3,8 @@
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 
+#include <fmt/format.h>
+
 namespace mneme::cli {
 
 void Sampling::declare(Flags& flags) {
@@ -22,17 +24,16 @@ void Sampling::declare(Flags& flags) {
         "logits_stage`");
 }
 
-Chain Sampling::chain() const {
+Chain Sampling::chain(const Origins& origins) const {
   if (spec.empty()) return decode::sampler_chain(settings);
-  const SamplerSettings defaults;
-  const bool others = settings.temperature != defaults.temperature ||
-                      settings.top_k != defaults.top_k || settings.top_p != defaults.top_p ||
-                      settings.min_p != defaults.min_p ||
-                      settings.repetition_penalty != defaults.repetition_penalty;
-  if (others)
+  const auto of_spec = origins.find("sampler");
+  const bool typed = of_spec != origins.end() && of_spec->second == kCommandLine;
+  for (const auto* name : {"temp", "top-k", "top-p", "min-p", "repeat-penalty", "repeat-window"}) {
+    const auto other = origins.find(name);
+    if (other == origins.end() || (typed && other->second != kCommandLine)) continue;
     throw Error(Errc::usage,
-                "--sampler stands in place of --temp, --top-k, --top-p, --min-p and "
-                "--repeat-penalty: give one or the others");
+                fmt::format("--sampler stands in place of --{}: give one or the other", name));
+  }
   auto chain = parse_chain(spec);
   for (auto& stage : chain)
     stage = registry()

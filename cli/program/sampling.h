@@ -16,8 +16,9 @@ struct Sampling {
 
   /// --temp, --top-k, --top-p, --min-p, --repeat-penalty, --repeat-window, and --sampler in place of them all.
   void declare(Flags& flags);
-  /// The stages; empty for greedy. Throws Error(usage) for a bad spec, or for a spec beside other flags.
-  [[nodiscard]] Chain chain() const;
+  /// The stages; empty for greedy. Throws Error(usage) for a bad spec, or for a spec beside other flags: `origins` say
+  /// which of them were given. A --sampler that was typed goes before what the environment or a config file says.
+  [[nodiscard]] Chain chain(const Origins& origins) const;
 };
 
 }  // namespace mneme::cli

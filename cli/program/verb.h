@@ -43,6 +43,7 @@ struct Everywhere {
 struct Invocation {
   std::vector<std::string> arguments;  ///< positionals, as many as About asks for
   Everywhere everywhere;
+  Origins origins;  ///< of the verb's own settings
 };
 
 class Verb {

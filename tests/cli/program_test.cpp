@@ -124,18 +124,30 @@ TEST(Environment, NamesAreUpperCase) {
 
 TEST(Sampling, FlagsBecomeAChainAndASpecStandsInTheirPlace) {
   Sampling sampling;
-  EXPECT_TRUE(sampling.chain().empty());
+  EXPECT_TRUE(sampling.chain({}).empty());
   sampling.settings.temperature = 0.5;
   sampling.settings.top_k = 40;
-  const auto chain = sampling.chain();
+  const auto chain = sampling.chain({});
   ASSERT_EQ(chain.size(), 2u);
   EXPECT_EQ(chain[0].name, "top_k");
   EXPECT_EQ(chain[1].name, "temperature");
   sampling.spec = "top_k(40)";
-  EXPECT_THROW(sampling.chain(), Error);
-  sampling.settings = {};
-  ASSERT_EQ(sampling.chain().size(), 1u);
-  EXPECT_EQ(sampling.chain().front().name, "top_k");
+  ASSERT_EQ(sampling.chain({}).size(), 1u);
+  EXPECT_EQ(sampling.chain({}).front().name, "top_k");
+}
+
+// What was given decides, not its value: a default that somebody typed is a wish too.
+TEST(Sampling, ASpecIsRefusedBesideFlagsThatWereGiven) {
+  const std::string typed(kCommandLine);
+  Sampling sampling;
+  sampling.spec = "top_k(40)";
+  for (const auto* name : {"temp", "top-k", "top-p", "min-p", "repeat-penalty", "repeat-window"}) {
+    EXPECT_THROW(sampling.chain({{"sampler", typed}, {name, typed}}), Error) << name;
+    EXPECT_THROW(sampling.chain({{"sampler", "MNEME_SAMPLER"}, {name, typed}}), Error) << name;
+    EXPECT_THROW(sampling.chain({{"sampler", "c.toml"}, {name, "c.toml"}}), Error) << name;
+    EXPECT_EQ(sampling.chain({{"sampler", typed}, {name, "c.toml"}}).size(), 1u) << name;
+  }
+  EXPECT_EQ(sampling.chain({{"sampler", typed}, {"max-tokens", typed}}).size(), 1u);
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ struct DecodeRowsOptions {
   std::int64_t max_tokens = 24;  ///< of each row, the end token not counted
   /// Whether a row ends before this token, given its id and bytes; empty: at the tokenizer's end_of_generation().
   std::function<bool(std::int32_t id, const std::string& bytes)> stops;
-  std::optional<Compute> compute;  ///< number type of products, if another than the model's
+  std::optional<Compute> compute = {};  ///< number type of products, if another than the model's
 };
 
 namespace decode {
