@@ -16,7 +16,7 @@ namespace mneme {
 
 /// What every suite is told, whatever it measures.
 struct SuiteSetup {
-  std::filesystem::path data;           ///< folder of the data sets, one folder each
+  std::filesystem::path data;  ///< folder of the data sets, one folder each
   std::string language_model = "smollm2", embedder = "minilm";
   std::function<void()> between = [] {};  ///< called between pieces of work; throws to stop there
 };

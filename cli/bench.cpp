@@ -1,17 +1,16 @@
 // mneme bench: runs a suite of measurements by name. Its flags are the suites' own declared options.
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <map>
+#include "mneme/core/error.h"
+#include "mneme/core/registry.h"
 
 #include "bench/suite.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/registry.h"
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <map>
 
 namespace mneme::cli {
 namespace {
@@ -19,13 +18,21 @@ namespace {
 class Bench final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    About out{Group::program, "bench", "", {{"SUITE", "which suite; its options in brackets or as flags"}}, {}, {}};
-    out.summary = fmt::format("measures mneme on this machine: {}", fmt::join(registry().names(Suite::kKind), ", "));
-    out.examples = {"mneme bench answers --split tuning --questions 100", "mneme bench 'answers(split=final)' --data ~/data --report answers.md"};
+    About out{Group::program,
+              "bench",
+              "",
+              {{"SUITE", "which suite; its options in brackets or as flags"}},
+              {},
+              {}};
+    out.summary = fmt::format("measures mneme on this machine: {}",
+                              fmt::join(registry().names(Suite::kKind), ", "));
+    out.examples = {"mneme bench answers --split tuning --questions 100",
+                    "mneme bench 'answers(split=final)' --data ~/data --report answers.md"};
     for (const auto* suite : registry().components(Suite::kKind)) {
       std::vector<std::string> options;
       for (const auto& option : suite->options) options.push_back("--" + option.name);
-      out.more += fmt::format("{}{}: {}; takes {}", out.more.empty() ? "" : ". ", suite->name, suite->help, fmt::join(options, ", "));
+      out.more += fmt::format("{}{}: {}; takes {}", out.more.empty() ? "" : ". ", suite->name,
+                              suite->help, fmt::join(options, ", "));
     }
     return out;
   }
@@ -39,7 +46,10 @@ class Bench final : public Verb {
     for (const auto* suite : registry().components(Suite::kKind)) {
       for (const auto& option : suite->options) {
         if (options_.contains(option.name)) continue;
-        const auto help = fmt::format("{}: {}{}", suite->name, option.help, option.default_value == "\"\"" ? "" : fmt::format(" (default {})", option.default_value));
+        const auto help = fmt::format("{}: {}{}", suite->name, option.help,
+                                      option.default_value == "\"\""
+                                          ? ""
+                                          : fmt::format(" (default {})", option.default_value));
         flags("--" + option.name, options_[option.name], option.type, help);
       }
     }
@@ -50,10 +60,15 @@ class Bench final : public Verb {
     const auto& suite = registry().find(Suite::kKind, stage.name);
     for (const auto& [name, text] : options_) {
       if (text.empty()) continue;
-      const auto option = std::find_if(suite.options.begin(), suite.options.end(), [&, n = name](const auto& o) { return o.name == n; });
-      if (option == suite.options.end()) throw Error(Errc::usage, fmt::format("bench {}: has no --{}", suite.name, name));
+      const auto option = std::find_if(suite.options.begin(), suite.options.end(),
+                                       [&, n = name](const auto& o) { return o.name == n; });
+      if (option == suite.options.end())
+        throw Error(Errc::usage, fmt::format("bench {}: has no --{}", suite.name, name));
       // Texts are taken as they are, whatever is in them; everything else is written as in a spec.
-      stage.arguments.push_back({name, option->type == "string" ? Value{text} : parse_stage(fmt::format("x({})", text)).arguments.at(0).value});
+      stage.arguments.push_back(
+          {name, option->type == "string"
+                     ? Value{text}
+                     : parse_stage(fmt::format("x({})", text)).arguments.at(0).value});
     }
     SuiteSetup setup;
     setup.data = data_.empty() ? default_data_folder() : std::filesystem::path(data_);

@@ -1,16 +1,15 @@
 // mneme train: an adapter for a model, learned from a task as a config file says.
-#include <fmt/format.h>
-
-#include <filesystem>
+#include "mneme/core/error.h"
+#include "mneme/core/registry.h"
+#include "mneme/models/language_model.h"
+#include "mneme/train/trainer.h"
 
 #include "bench/suite.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
-#include "mneme/core/error.h"
-#include "mneme/core/registry.h"
-#include "mneme/models/language_model.h"
-#include "mneme/train/trainer.h"
+#include <filesystem>
+#include <fmt/format.h>
 
 namespace mneme::cli {
 namespace {
@@ -24,8 +23,10 @@ class Train final : public Verb {
             {{"CONFIG", "a TOML file: the task, the adapter, the optimizer, the loss"}},
             {"mneme train reader.toml", "mneme train reader.toml --resume",
              "mneme train reader.toml --model model.gguf --output mine.safetensors"},
-            "Leaves the adapter in the config's output, and beside it a log (.jsonl) and its curves (.svg). "
-            "Ctrl-C leaves a checkpoint; with --resume the training goes on from there as if it had never "
+            "Leaves the adapter in the config's output, and beside it a log (.jsonl) and its "
+            "curves (.svg). "
+            "Ctrl-C leaves a checkpoint; with --resume the training goes on from there as if it "
+            "had never "
             "stopped. Flags go before what the config says."};
   }
 
@@ -54,7 +55,8 @@ class Train final : public Verb {
     Trainer trainer(*model, adapters, *task, config);
     const auto report = trainer.run(resume_, stop_if_interrupted);
     const TrainingFiles files(config.output);
-    const auto tokens_per_s = report.seconds > 0 ? static_cast<double>(report.tokens) / report.seconds : 0.0;
+    const auto tokens_per_s =
+        report.seconds > 0 ? static_cast<double>(report.tokens) / report.seconds : 0.0;
     if (json_) {
       print_json({{"output", files.output.string()},
                   {"log", files.log.string()},
@@ -69,10 +71,12 @@ class Train final : public Verb {
                   {"validation", report.validation.figures}});
       return;
     }
-    say("{}: {} numbers, trained in {} on {} ({}, {:.0f} tokens/s); loss {:.4g}\n", files.output.string(),
-        with_separators(adapters.count()), counted(report.steps, "step"), counted(report.examples, "example"),
-        as_duration(report.seconds), tokens_per_s, report.loss);
-    for (const auto& [name, value] : report.validation.figures) say("  {:<24} {:.4g}\n", name, value);
+    say("{}: {} numbers, trained in {} on {} ({}, {:.0f} tokens/s); loss {:.4g}\n",
+        files.output.string(), with_separators(adapters.count()), counted(report.steps, "step"),
+        counted(report.examples, "example"), as_duration(report.seconds), tokens_per_s,
+        report.loss);
+    for (const auto& [name, value] : report.validation.figures)
+      say("  {:<24} {:.4g}\n", name, value);
     say("{}\n", faint(fmt::format("log {}, curves {}", files.log.string(), files.plot.string())));
   }
 

@@ -1,6 +1,7 @@
 // One thread and deterministic algorithms: fresh memory is filled with NaN, so a read before a write shows.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+
 #include <gtest/gtest.h>
 
 int main(int argc, char** argv) {

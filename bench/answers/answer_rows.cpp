@@ -1,16 +1,15 @@
 #include "bench/answers/answer_rows.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <filesystem>
-#include <iterator>
-#include <list>
-#include <numeric>
-
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
 #include "mneme/memory/choice.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <iterator>
+#include <list>
+#include <numeric>
 
 namespace mneme::bench {
 namespace {
@@ -66,13 +65,16 @@ class StateCache {
     }
   }
 
-  [[nodiscard]] const std::vector<std::int32_t>& ids(std::int64_t span) const { return held_.at(span).ids; }
+  [[nodiscard]] const std::vector<std::int32_t>& ids(std::int64_t span) const {
+    return held_.at(span).ids;
+  }
   /// The state as it reads back from a codec.
   [[nodiscard]] SpanState state(std::int64_t span, std::string_view codec) const {
     const auto& held = held_.at(span);
     const auto tokens = static_cast<std::int64_t>(held.ids.size());
     if (codec == reader_.codec()) return reader_.decode(held.state, tokens, codec);
-    return reader_.decode(reader_.recode(held.state, tokens, reader_.codec(), codec), tokens, codec);
+    return reader_.decode(reader_.recode(held.state, tokens, reader_.codec(), codec), tokens,
+                          codec);
   }
 
  private:
@@ -88,7 +90,8 @@ class StateCache {
   std::size_t bytes_ = 0;
 };
 
-json row_of(const Answer& answer, const ArticleQuestion& question, const QuestionSet& set, const ArticleMemory& memory) {
+json row_of(const Answer& answer, const ArticleQuestion& question, const QuestionSet& set,
+            const ArticleMemory& memory) {
   auto out = scored(answer.answer, question);
   out["found"] = answer.found;
   out["quotation"] = answer.quotation;
@@ -97,16 +100,26 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
   out["citations"] = json::array();
   for (const auto& citation : answer.citations) {
     const auto article = memory.article(citation.source);
-    json c{{"source", citation.source}, {"start", citation.start}, {"end", citation.end}, {"marked", citation.holds_answer}};
+    json c{{"source", citation.source},
+           {"start", citation.start},
+           {"end", citation.end},
+           {"marked", citation.holds_answer}};
     c["inside"] = false;
     if (article != ArticleMemory::npos) {
       const std::string_view text = set.articles[article].text;
-      if (citation.start >= 0 && citation.start < citation.end && citation.end <= static_cast<std::int64_t>(text.size())) {
-        const auto cited = text.substr(static_cast<std::size_t>(citation.start), static_cast<std::size_t>(citation.end - citation.start));
+      if (citation.start >= 0 && citation.start < citation.end &&
+          citation.end <= static_cast<std::int64_t>(text.size())) {
+        const auto cited = text.substr(static_cast<std::size_t>(citation.start),
+                                       static_cast<std::size_t>(citation.end - citation.start));
         const auto at = cited.find(citation.excerpt);
-        const auto line_at = [&](std::int64_t byte) { return 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(byte), '\n'); };
-        c["inside"] = !citation.excerpt.empty() && at != std::string_view::npos && citation.line == line_at(citation.start) &&
-                      citation.excerpt_line == line_at(citation.start + static_cast<std::int64_t>(at));
+        const auto line_at = [&](std::int64_t byte) {
+          return 1 +
+                 std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(byte), '\n');
+        };
+        c["inside"] =
+            !citation.excerpt.empty() && at != std::string_view::npos &&
+            citation.line == line_at(citation.start) &&
+            citation.excerpt_line == line_at(citation.start + static_cast<std::int64_t>(at));
         c["holds_answer"] = tasks::holds_words(cited, answer.answer);
         c["holds_gold"] = holds_gold_answer(cited, question);
         c["gold"] = is_gold(set, question, article, citation.start, citation.end);
@@ -128,8 +141,14 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
 
 class Run {
  public:
-  Run(const QuestionSet& set, ArticleMemory& memory, const Reader& reader, std::span<const Retrieval> retrieved, AnswerRows& rows)
-      : set_(set), memory_(memory), reader_(reader), retrieved_(retrieved), rows_(rows), cache_(memory.memory().file(), reader) {}
+  Run(const QuestionSet& set, ArticleMemory& memory, const Reader& reader,
+      std::span<const Retrieval> retrieved, AnswerRows& rows)
+      : set_(set),
+        memory_(memory),
+        reader_(reader),
+        retrieved_(retrieved),
+        rows_(rows),
+        cache_(memory.memory().file(), reader) {}
 
   void batch(const Variant& variant, std::span<const std::size_t> questions) {
     if (variant.how == Variant::How::ask_each || variant.how == Variant::How::ask_together) {
@@ -173,7 +192,9 @@ class Run {
   void prepare_states(std::span<const Variant> variants, std::span<const std::size_t> questions) {
     std::vector<std::int64_t> spans;
     for (const auto& variant : variants) {
-      if (variant.how != Variant::How::placed && variant.how != Variant::How::apart && variant.how != Variant::How::joint) continue;
+      if (variant.how != Variant::How::placed && variant.how != Variant::How::apart &&
+          variant.how != Variant::How::joint)
+        continue;
       for (const auto q : questions) {
         for (const auto span : best(q, variant.spans)) spans.push_back(span);
       }
@@ -186,7 +207,8 @@ class Run {
  private:
   [[nodiscard]] std::vector<std::int64_t> best(std::size_t q, std::int64_t n) const {
     const auto& spans = retrieved_[q].spans;
-    return {spans.begin(), spans.begin() + std::min(static_cast<std::ptrdiff_t>(n), std::ssize(spans))};
+    return {spans.begin(),
+            spans.begin() + std::min(static_cast<std::ptrdiff_t>(n), std::ssize(spans))};
   }
 
   void prepare(const Variant& variant, std::size_t q, std::vector<State>& states) {
@@ -195,7 +217,10 @@ class Run {
       const auto& article = set_.articles[question.article];
       const auto [begin, end] = article.paragraphs[question.paragraph];
       states.push_back(reader_.prefix());
-      reader_.run(states.back(), reader_.span_ids(std::string_view(article.text).substr(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin))));
+      reader_.run(states.back(),
+                  reader_.span_ids(std::string_view(article.text)
+                                       .substr(static_cast<std::size_t>(begin),
+                                               static_cast<std::size_t>(end - begin))));
       return;
     }
     const auto spans = best(q, variant.spans);
@@ -222,10 +247,12 @@ class Run {
   void ask(const Variant& variant, std::size_t q) {
     const auto& question = set_.questions[q];
     AskOptions options;
-    options.placement = variant.how == Variant::How::ask_each ? Placement::each : Placement::together;
+    options.placement =
+        variant.how == Variant::How::ask_each ? Placement::each : Placement::together;
     options.top = variant.spans;
     options.always = true;
-    rows_.add(variant.name, question.id, row_of(memory_.memory().ask(question.text, options), question, set_, memory_));
+    rows_.add(variant.name, question.id,
+              row_of(memory_.memory().ask(question.text, options), question, set_, memory_));
   }
 
   const QuestionSet& set_;
@@ -252,7 +279,9 @@ AnswerRows::AnswerRows(const std::string& file, json settings) {
       if (number++ == 0) {
         fresh = false;
         if (row.value("settings", json()) != settings) {
-          throw Error(Errc::mismatch, fmt::format("{}: its rows were made with other settings ({}): name another file, or remove it", file, row.value("settings", json()).dump()));
+          throw Error(Errc::mismatch, fmt::format("{}: its rows were made with other settings "
+                                                  "({}): name another file, or remove it",
+                                                  file, row.value("settings", json()).dump()));
         }
         continue;
       }
@@ -283,15 +312,20 @@ void AnswerRows::add(std::string_view variant, const std::string& question, json
 }
 
 void AnswerRows::flush() {
-  if (out_.is_open() && !out_.flush()) throw Error(Errc::io, "the rows cannot be written: is the disk full?");
+  if (out_.is_open() && !out_.flush())
+    throw Error(Errc::io, "the rows cannot be written: is the disk full?");
 }
 
 json scored(const std::string& answer, const ArticleQuestion& question) {
-  return {{"answer", answer}, {"f1", tasks::word_f1(answer, question.answers)}, {"em", tasks::exact_match(answer, question.answers)}, {"contains", holds_gold_answer(answer, question) ? 1 : 0}};
+  return {{"answer", answer},
+          {"f1", tasks::word_f1(answer, question.answers)},
+          {"em", tasks::exact_match(answer, question.answers)},
+          {"contains", holds_gold_answer(answer, question) ? 1 : 0}};
 }
 
-void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reader& reader, std::span<const Retrieval> retrieved,
-                      std::span<const Variant> wanted, AnswerRows& rows, const std::function<void()>& between) {
+void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reader& reader,
+                      std::span<const Retrieval> retrieved, std::span<const Variant> wanted,
+                      AnswerRows& rows, const std::function<void()>& between) {
   MNEME_ASSERT(retrieved.size() == set.questions.size());
   std::vector<std::size_t> order(set.questions.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -309,7 +343,8 @@ void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reade
     std::vector<Variant> some;
     for (const auto& variant : wanted) {
       std::vector<std::size_t> questions;
-      std::copy_if(batch.begin(), batch.end(), std::back_inserter(questions), [&](auto q) { return !rows.has(variant.name, set.questions[q].id); });
+      std::copy_if(batch.begin(), batch.end(), std::back_inserter(questions),
+                   [&](auto q) { return !rows.has(variant.name, set.questions[q].id); });
       if (questions.empty()) continue;
       missing.emplace_back(&variant, std::move(questions));
       some.push_back(variant);

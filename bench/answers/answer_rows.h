@@ -2,6 +2,10 @@
 // they come so that an interrupted run goes on.
 #pragma once
 
+#include "mneme/memory/reader.h"
+
+#include "bench/answers/article_memory.h"
+#include "bench/answers/question_set.h"
 #include <cstdint>
 #include <fstream>
 #include <functional>
@@ -13,20 +17,16 @@
 #include <string_view>
 #include <vector>
 
-#include "bench/answers/article_memory.h"
-#include "bench/answers/question_set.h"
-#include "mneme/memory/reader.h"
-
 namespace mneme::bench {
 
 /// One way to answer.
 struct Variant {
   enum class How {
-    gold,       ///< the gold paragraph read behind the prefix
-    joint,      ///< the spans read in one pass behind the prefix, best last
-    placed,     ///< the spans' states placed one after another, best last
-    apart,      ///< each span's state alone, a row each
-    ask_each,   ///< `mneme ask --place each`
+    gold,          ///< the gold paragraph read behind the prefix
+    joint,         ///< the spans read in one pass behind the prefix, best last
+    placed,        ///< the spans' states placed one after another, best last
+    apart,         ///< each span's state alone, a row each
+    ask_each,      ///< `mneme ask --place each`
     ask_together,  ///< `mneme ask --place together`
   };
   std::string_view name, help;
@@ -45,14 +45,16 @@ class AnswerRows {
   AnswerRows(const std::string& file, nlohmann::json settings);
 
   [[nodiscard]] bool has(std::string_view variant, const std::string& question) const;
-  [[nodiscard]] const nlohmann::json& row(std::string_view variant, const std::string& question) const;
+  [[nodiscard]] const nlohmann::json& row(std::string_view variant,
+                                          const std::string& question) const;
   void add(std::string_view variant, const std::string& question, nlohmann::json row);
   /// What was added is in the file when this returns.
   void flush();
 
  private:
   std::ofstream out_;
-  std::map<std::string, std::map<std::string, nlohmann::json>, std::less<>> rows_;  // by variant, then question
+  std::map<std::string, std::map<std::string, nlohmann::json>, std::less<>>
+      rows_;  // by variant, then question
 };
 
 /// A row of one answer: {"answer", "f1", "em", "contains"}.
@@ -61,7 +63,8 @@ nlohmann::json scored(const std::string& answer, const ArticleQuestion& question
 /// Answers all questions of the set in each of the wanted ways that `rows` has not. `retrieved` has the spans of every
 /// question in the memory. Questions of one article run together, several questions a batch; `between` is called between
 /// batches.
-void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reader& reader, std::span<const Retrieval> retrieved,
-                      std::span<const Variant> wanted, AnswerRows& rows, const std::function<void()>& between);
+void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reader& reader,
+                      std::span<const Retrieval> retrieved, std::span<const Variant> wanted,
+                      AnswerRows& rows, const std::function<void()>& between);
 
 }  // namespace mneme::bench

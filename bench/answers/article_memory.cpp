@@ -1,15 +1,14 @@
 #include "bench/answers/article_memory.h"
 
-#include <fmt/format.h>
-#include <stdlib.h>
-
-#include <cerrno>
-#include <cstring>
-#include <system_error>
-
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
 #include "mneme/search/ranking.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fmt/format.h>
+#include <stdlib.h>
+#include <system_error>
 
 namespace mneme::bench {
 namespace {
@@ -29,7 +28,8 @@ std::vector<Candidate> candidates_of(const std::vector<CandidateReport>& reports
 
 ScratchFolder::ScratchFolder() {
   auto name = (std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string();
-  if (!mkdtemp(name.data())) throw Error(Errc::io, fmt::format("{}: {}", name, std::strerror(errno)));
+  if (!mkdtemp(name.data()))
+    throw Error(Errc::io, fmt::format("{}: {}", name, std::strerror(errno)));
   path_ = name;
 }
 
@@ -38,7 +38,8 @@ ScratchFolder::~ScratchFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-ArticleMemory::ArticleMemory(const std::filesystem::path& file, const QuestionSet& set, const std::vector<std::size_t>& articles,
+ArticleMemory::ArticleMemory(const std::filesystem::path& file, const QuestionSet& set,
+                             const std::vector<std::size_t>& articles,
                              std::shared_ptr<MemoryModels> models)
     : set_(set) {
   MemoryOptions options;
@@ -54,8 +55,11 @@ ArticleMemory::ArticleMemory(const std::filesystem::path& file, const QuestionSe
   tokens_ = memory_->read(std::move(documents), {}).tokens_read;
   progress.advance(static_cast<std::int64_t>(articles.size()));
   std::map<std::int64_t, std::size_t> by_document;
-  for (const auto& info : memory_->file().documents()) by_document[info.document.id] = by_label_.at(info.document.label);
-  memory_->file().for_each_passage([&](const Span& span) { places_[span.id] = {by_document.at(span.document), span.begin, span.end}; });
+  for (const auto& info : memory_->file().documents())
+    by_document[info.document.id] = by_label_.at(info.document.label);
+  memory_->file().for_each_passage([&](const Span& span) {
+    places_[span.id] = {by_document.at(span.document), span.begin, span.end};
+  });
 }
 
 Retrieval ArticleMemory::retrieve(const ArticleQuestion& question) {
@@ -65,16 +69,20 @@ Retrieval ArticleMemory::retrieve(const ArticleQuestion& question) {
   for (const auto& candidate : found) {
     out.spans.push_back(candidate.id);
     out.scores.push_back(candidate.score);
-    if (out.gold_rank == 0 && gold(question, candidate.id)) out.gold_rank = static_cast<std::int64_t>(out.spans.size());
+    if (out.gold_rank == 0 && gold(question, candidate.id))
+      out.gold_rank = static_cast<std::int64_t>(out.spans.size());
   }
   return out;
 }
 
-double ArticleMemory::relevance(const std::string& question) { return search::relevance(candidates_of(memory_->search(question, kSearched))); }
+double ArticleMemory::relevance(const std::string& question) {
+  return search::relevance(candidates_of(memory_->search(question, kSearched)));
+}
 
 bool ArticleMemory::gold(const ArticleQuestion& question, std::int64_t span) const {
   const auto found = places_.find(span);
-  return found != places_.end() && is_gold(set_, question, found->second.article, found->second.begin, found->second.end);
+  return found != places_.end() &&
+         is_gold(set_, question, found->second.article, found->second.begin, found->second.end);
 }
 
 std::size_t ArticleMemory::article(const std::string& label) const {

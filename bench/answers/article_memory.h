@@ -1,15 +1,15 @@
 // ArticleMemory: a memory file of whole articles, made for one measurement and deleted after it.
 #pragma once
 
+#include "mneme/memory/memory.h"
+
+#include "bench/answers/question_set.h"
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "bench/answers/question_set.h"
-#include "mneme/memory/memory.h"
 
 namespace mneme::bench {
 
@@ -38,8 +38,8 @@ struct Retrieval {
 class ArticleMemory {
  public:
   /// Reads the articles lazily, as `mneme read` does.
-  ArticleMemory(const std::filesystem::path& file, const QuestionSet& set, const std::vector<std::size_t>& articles,
-                std::shared_ptr<MemoryModels> models);
+  ArticleMemory(const std::filesystem::path& file, const QuestionSet& set,
+                const std::vector<std::size_t>& articles, std::shared_ptr<MemoryModels> models);
 
   [[nodiscard]] Memory& memory() { return *memory_; }
   [[nodiscard]] std::int64_t passages() const { return static_cast<std::int64_t>(places_.size()); }

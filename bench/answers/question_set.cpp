@@ -1,14 +1,13 @@
 #include "bench/answers/question_set.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/weights/digests.h"
 
 #include <algorithm>
 #include <array>
+#include <fmt/format.h>
 #include <iterator>
 #include <sstream>
-
-#include "mneme/core/error.h"
-#include "mneme/weights/digests.h"
 
 namespace mneme::bench {
 namespace {
@@ -18,16 +17,25 @@ constexpr std::size_t kTuningArticles = 16;
 constexpr std::size_t kStrangers = 200;
 constexpr std::size_t kUnanswerable = 300;
 
-constexpr std::array<std::string_view, 10> kTuning = {
-    "Amazon_rainforest", "Apollo_program", "Black_Death", "Computational_complexity_theory", "Construction",
-    "Ctenophora", "Economic_inequality", "European_Union_law", "Force", "Fresno,_California"};
+constexpr std::array<std::string_view, 10> kTuning = {"Amazon_rainforest",
+                                                      "Apollo_program",
+                                                      "Black_Death",
+                                                      "Computational_complexity_theory",
+                                                      "Construction",
+                                                      "Ctenophora",
+                                                      "Economic_inequality",
+                                                      "European_Union_law",
+                                                      "Force",
+                                                      "Fresno,_California"};
 
 /// Sorts by the digest of a key: an order that has nothing to do with the content and is the same everywhere.
 template <class T, class Key>
 void shuffle(std::vector<T>& items, const Key& key) {
   std::vector<std::pair<std::string, T>> keyed;
-  for (auto& item : items) keyed.emplace_back(sha256_hex(std::string_view(key(item))), std::move(item));
-  std::sort(keyed.begin(), keyed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (auto& item : items)
+    keyed.emplace_back(sha256_hex(std::string_view(key(item))), std::move(item));
+  std::sort(keyed.begin(), keyed.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
   items.clear();
   for (auto& [digest, item] : keyed) items.push_back(std::move(item));
 }
@@ -56,22 +64,34 @@ std::vector<std::size_t> range(std::size_t begin, std::size_t end) {
 
 }  // namespace
 
-QuestionSet choose_questions(const std::filesystem::path& data, const std::string& split, std::int64_t count) {
+QuestionSet choose_questions(const std::filesystem::path& data, const std::string& split,
+                             std::int64_t count) {
   const auto folder = data / "squad";
   if (!std::filesystem::exists(folder / "dev-v1.1.json.gz")) {
-    throw Error(Errc::not_found, fmt::format("no {}: point --data (or MNEME_DATA) at a folder with SQuAD's dev set v1.1 in it", (folder / "dev-v1.1.json.gz").string()));
+    throw Error(
+        Errc::not_found,
+        fmt::format(
+            "no {}: point --data (or MNEME_DATA) at a folder with SQuAD's dev set v1.1 in it",
+            (folder / "dev-v1.1.json.gz").string()));
   }
   const auto squad = tasks::load_squad(folder / "dev-v1.1.json.gz");
-  if (squad.size() <= kTuningArticles) throw Error(Errc::corrupt, fmt::format("{}: only {} articles", folder.string(), squad.size()));
+  if (squad.size() <= kTuningArticles)
+    throw Error(Errc::corrupt, fmt::format("{}: only {} articles", folder.string(), squad.size()));
   const bool tuning = split == "tuning";
-  const std::vector<std::string_view> titles = tuning ? std::vector<std::string_view>(kTuning.begin(), kTuning.end()) : std::vector<std::string_view>(tasks::squad_test_titles().begin(), tasks::squad_test_titles().end());
+  const std::vector<std::string_view> titles =
+      tuning ? std::vector<std::string_view>(kTuning.begin(), kTuning.end())
+             : std::vector<std::string_view>(tasks::squad_test_titles().begin(),
+                                             tasks::squad_test_titles().end());
 
   QuestionSet out;
   out.split = split;
   for (const auto& article : squad) out.articles.push_back(tasks::article_text(article));
   for (const auto title : titles) {
-    const auto found = std::find_if(squad.begin(), squad.end(), [&](const auto& a) { return a.title == title; });
-    if (found == squad.end()) throw Error(Errc::not_found, fmt::format("{}: the article '{}' is missing", folder.string(), title));
+    const auto found =
+        std::find_if(squad.begin(), squad.end(), [&](const auto& a) { return a.title == title; });
+    if (found == squad.end())
+      throw Error(Errc::not_found,
+                  fmt::format("{}: the article '{}' is missing", folder.string(), title));
     out.asked.push_back(static_cast<std::size_t>(found - squad.begin()));
   }
   std::sort(out.asked.begin(), out.asked.end());
@@ -80,7 +100,8 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
   std::vector<std::string> strangers;
   for (const auto a : tuning ? range(0, kTuningArticles) : range(kTuningArticles, squad.size())) {
     if (std::binary_search(out.asked.begin(), out.asked.end(), a)) continue;
-    for (const auto& question : squad[a].questions) strangers.push_back(tasks::trimmed(question.text));
+    for (const auto& question : squad[a].questions)
+      strangers.push_back(tasks::trimmed(question.text));
   }
   out.strangers = pick(std::move(strangers), kStrangers);
   if (tuning) {
@@ -88,22 +109,27 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
     // file of pairs gives in lower case and with spaces between all tokens.
     out.without_strangers = out.all;
     if (std::filesystem::exists(folder / "pairs-questions.txt.gz")) {
-      out.more_strangers = pick(lines_of(tasks::read_gzip(folder / "pairs-questions.txt.gz")), kStrangers);
+      out.more_strangers =
+          pick(lines_of(tasks::read_gzip(folder / "pairs-questions.txt.gz")), kStrangers);
     }
   } else {
     for (const auto a : out.all) {
-      if (a < kTuningArticles || std::binary_search(out.asked.begin(), out.asked.end(), a)) out.without_strangers.push_back(a);
+      if (a < kTuningArticles || std::binary_search(out.asked.begin(), out.asked.end(), a))
+        out.without_strangers.push_back(a);
     }
   }
 
   for (const auto a : out.asked) {
     for (const auto& question : squad[a].questions) {
-      out.others.push_back({question.id, tasks::trimmed(question.text), question.answers, a, question.paragraph});
+      out.others.push_back(
+          {question.id, tasks::trimmed(question.text), question.answers, a, question.paragraph});
     }
   }
   shuffle(out.others, [](const ArticleQuestion& question) { return question.id; });
   const auto n = std::min(out.others.size(), static_cast<std::size_t>(count));
-  out.questions.assign(std::make_move_iterator(out.others.begin()), std::make_move_iterator(out.others.begin() + static_cast<std::ptrdiff_t>(n)));
+  out.questions.assign(
+      std::make_move_iterator(out.others.begin()),
+      std::make_move_iterator(out.others.begin() + static_cast<std::ptrdiff_t>(n)));
   out.others.erase(out.others.begin(), out.others.begin() + static_cast<std::ptrdiff_t>(n));
 
   if (std::filesystem::exists(folder / "dev-v2.0.json.gz")) {
@@ -119,18 +145,22 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
   return out;
 }
 
-bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_t article, std::int64_t begin, std::int64_t end) {
+bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_t article,
+             std::int64_t begin, std::int64_t end) {
   if (article != question.article) return false;
   const auto& text = set.articles[article];
   const auto [first, last] = text.paragraphs[question.paragraph];
   if (begin >= last || end <= first) return false;
   if (begin <= first && end >= last) return true;
   const auto from = std::max(begin, first), to = std::min(end, last);
-  return holds_gold_answer(std::string_view(text.text).substr(static_cast<std::size_t>(from), static_cast<std::size_t>(to - from)), question);
+  return holds_gold_answer(std::string_view(text.text).substr(static_cast<std::size_t>(from),
+                                                              static_cast<std::size_t>(to - from)),
+                           question);
 }
 
 bool holds_gold_answer(std::string_view text, const ArticleQuestion& question) {
-  return std::any_of(question.answers.begin(), question.answers.end(), [&](const auto& answer) { return tasks::holds_answer(text, answer); });
+  return std::any_of(question.answers.begin(), question.answers.end(),
+                     [&](const auto& answer) { return tasks::holds_answer(text, answer); });
 }
 
 }  // namespace mneme::bench

@@ -1,14 +1,14 @@
 // The fixed lists of questions that `mneme bench answers` asks, and which articles they are asked of.
 #pragma once
 
+#include "mneme/tasks/squad.h"
+
 #include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include "mneme/tasks/squad.h"
 
 namespace mneme::bench {
 
@@ -25,24 +25,29 @@ using tasks::ArticleText;
 /// vain, is on the other articles.
 struct QuestionSet {
   std::string split;
-  std::vector<ArticleText> articles;        ///< all of the file, in its order
-  std::vector<std::size_t> asked;           ///< articles that the questions are on: the small memory
-  std::vector<std::size_t> all;             ///< articles of the large memory that recall is measured in
-  std::vector<std::size_t> without_strangers;  ///< articles of the large memory that refusal is measured in
-  std::vector<ArticleQuestion> questions;   ///< the fixed list
-  std::vector<ArticleQuestion> others;      ///< all other questions on the same articles
-  std::vector<std::string> strangers;       ///< on articles that are in neither memory but `all`
-  std::vector<std::string> more_strangers;  ///< tuning: the same for a memory of all tuning articles
-  std::vector<std::string> unanswerable;    ///< of SQuAD v2: on the asked articles, whose paragraphs do not answer them
+  std::vector<ArticleText> articles;  ///< all of the file, in its order
+  std::vector<std::size_t> asked;     ///< articles that the questions are on: the small memory
+  std::vector<std::size_t> all;       ///< articles of the large memory that recall is measured in
+  std::vector<std::size_t>
+      without_strangers;  ///< articles of the large memory that refusal is measured in
+  std::vector<ArticleQuestion> questions;  ///< the fixed list
+  std::vector<ArticleQuestion> others;     ///< all other questions on the same articles
+  std::vector<std::string> strangers;      ///< on articles that are in neither memory but `all`
+  std::vector<std::string>
+      more_strangers;  ///< tuning: the same for a memory of all tuning articles
+  std::vector<std::string>
+      unanswerable;  ///< of SQuAD v2: on the asked articles, whose paragraphs do not answer them
 };
 
 /// Chooses `count` questions of the split ("tuning" or "final"): the order is that of the SHA-256 of the questions' ids,
 /// so that a shorter list begins a longer one. Throws Error as load_squad, and `not_found` if articles are missing.
-QuestionSet choose_questions(const std::filesystem::path& data, const std::string& split, std::int64_t count);
+QuestionSet choose_questions(const std::filesystem::path& data, const std::string& split,
+                             std::int64_t count);
 
 /// Whether the bytes [begin, end) of an article are the gold passage of a question: they overlap its paragraph, and
 /// where the paragraph is cut into several passages they hold a gold answer.
-bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_t article, std::int64_t begin, std::int64_t end);
+bool is_gold(const QuestionSet& set, const ArticleQuestion& question, std::size_t article,
+             std::int64_t begin, std::int64_t end);
 
 /// Whether one of the gold answers stands in a text: as it is and not inside a word, or its normalised words do.
 bool holds_gold_answer(std::string_view text, const ArticleQuestion& question);

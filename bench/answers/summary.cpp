@@ -1,14 +1,13 @@
 #include "bench/answers/summary.h"
 
-#include <fmt/format.h>
+#include "mneme/memory/choice.h"
 
+#include "bench/statistics/bootstrap.h"
 #include <algorithm>
+#include <fmt/format.h>
 #include <functional>
 #include <numeric>
 #include <string_view>
-
-#include "bench/statistics/bootstrap.h"
-#include "mneme/memory/choice.h"
 
 namespace mneme::bench {
 namespace {
@@ -16,18 +15,27 @@ namespace {
 using nlohmann::json;
 
 constexpr int kDepths[] = {1, 3, 5, 10};
-constexpr double kGood = 0.5;  // F1 from which an answer counts as right enough to look at its citations
+constexpr double kGood =
+    0.5;  // F1 from which an answer counts as right enough to look at its citations
 
 json to_json(const Estimate& e) { return {{"value", e.value}, {"low", e.low}, {"high", e.high}}; }
 
-std::string percent(const Estimate& e) { return fmt::format("{:.1f} [{:.1f}, {:.1f}]", 100 * e.value, 100 * e.low, 100 * e.high); }
-std::string plain(const Estimate& e) { return fmt::format("{:.3f} [{:.3f}, {:.3f}]", e.value, e.low, e.high); }
+std::string percent(const Estimate& e) {
+  return fmt::format("{:.1f} [{:.1f}, {:.1f}]", 100 * e.value, 100 * e.low, 100 * e.high);
+}
+std::string plain(const Estimate& e) {
+  return fmt::format("{:.3f} [{:.3f}, {:.3f}]", e.value, e.low, e.high);
+}
 
-double mean_of(const std::vector<double>& x) { return x.empty() ? 0 : std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size()); }
+double mean_of(const std::vector<double>& x) {
+  return x.empty() ? 0 : std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+}
 
 double share_below(const std::vector<double>& x, double threshold) {
   if (x.empty()) return 0;
-  return static_cast<double>(std::count_if(x.begin(), x.end(), [&](double v) { return v < threshold; })) / static_cast<double>(x.size());
+  return static_cast<double>(
+             std::count_if(x.begin(), x.end(), [&](double v) { return v < threshold; })) /
+         static_cast<double>(x.size());
 }
 
 double quantile(std::vector<double> x, double q) {
@@ -84,29 +92,41 @@ class Summary {
   }
 
   [[nodiscard]] bool has(std::string_view variant) const {
-    return std::any_of(f_.variants.begin(), f_.variants.end(), [&](const Variant& v) { return v.name == variant; });
+    return std::any_of(f_.variants.begin(), f_.variants.end(),
+                       [&](const Variant& v) { return v.name == variant; });
   }
   /// One number of every question's row.
   [[nodiscard]] std::vector<double> column(std::string_view variant, const char* key) const {
     std::vector<double> out;
-    for (const auto& question : f_.set.questions) out.push_back(f_.rows.row(variant, question.id).at(key).get<double>());
+    for (const auto& question : f_.set.questions)
+      out.push_back(f_.rows.row(variant, question.id).at(key).get<double>());
     return out;
   }
 
   void heading() {
-    json_ = {{"suite", "answers"}, {"split", f_.set.split}, {"questions", f_.set.questions.size()}, {"threshold", f_.threshold}};
-    line("SQuAD v1.1 dev, {} questions on {} articles ({} split). Brackets: 95 % bootstrap intervals over questions, paired.", f_.set.questions.size(), f_.set.asked.size(), f_.set.split);
+    json_ = {{"suite", "answers"},
+             {"split", f_.set.split},
+             {"questions", f_.set.questions.size()},
+             {"threshold", f_.threshold}};
+    line(
+        "SQuAD v1.1 dev, {} questions on {} articles ({} split). Brackets: 95 % bootstrap "
+        "intervals over questions, paired.",
+        f_.set.questions.size(), f_.set.asked.size(), f_.set.split);
   }
 
   void recall() {
     line("\n## Recall of the gold paragraph\n");
-    line("| memory | passages | questions | @1 | @3 | @5 | @10 | with all other questions, @1 @3 @5 @10 |");
+    line(
+        "| memory | passages | questions | @1 | @3 | @5 | @10 | with all other questions, @1 @3 @5 "
+        "@10 |");
     line("|---|--:|--:|---|---|---|---|---|");
     for (const auto* memory : {&f_.small, &f_.large}) {
       std::string cells, rest;
       json figures{{"passages", memory->passages}, {"tokens", memory->tokens}};
       for (const int depth : kDepths) {
-        const auto found = [&](const Retrieval& r) { return r.gold_rank > 0 && r.gold_rank <= depth ? 1.0 : 0.0; };
+        const auto found = [&](const Retrieval& r) {
+          return r.gold_rank > 0 && r.gold_rank <= depth ? 1.0 : 0.0;
+        };
         std::vector<double> hits;
         for (const auto& r : memory->questions) hits.push_back(found(r));
         const auto estimate = bootstrap_.mean(hits);
@@ -117,15 +137,20 @@ class Summary {
           rest += fmt::format(" {:.3f}", mean_of(hits));
           figures[fmt::format("recall@{} with all other questions", depth)] = mean_of(hits);
         }
-        if (depth == 5) at_least(fmt::format("recall@5, {}", memory->memory), estimate, memory == &f_.small ? 0.955 : 0.94);
+        if (depth == 5)
+          at_least(fmt::format("recall@5, {}", memory->memory), estimate,
+                   memory == &f_.small ? 0.955 : 0.94);
       }
-      if (!rest.empty()) rest += fmt::format(" (n {})", memory->questions.size() + memory->others.size());
-      line("| {} | {} | {} |{}{} |", memory->memory, memory->passages, memory->questions.size(), cells, rest);
+      if (!rest.empty())
+        rest += fmt::format(" (n {})", memory->questions.size() + memory->others.size());
+      line("| {} | {} | {} |{}{} |", memory->memory, memory->passages, memory->questions.size(),
+           cells, rest);
       json_["recall"][memory->memory] = std::move(figures);
     }
   }
 
-  void ratio(const std::string& name, std::string_view above, std::string_view below, std::optional<double> bar, bool strictly = false) {
+  void ratio(const std::string& name, std::string_view above, std::string_view below,
+             std::optional<double> bar, bool strictly = false) {
     if (!has(above) || !has(below)) return;
     const auto estimate = bootstrap_.ratio(column(above, "f1"), column(below, "f1"));
     line("| {} | {} |", name, plain(estimate));
@@ -146,7 +171,8 @@ class Summary {
 
   [[nodiscard]] std::vector<double> same_answers(std::string_view a, std::string_view b) const {
     std::vector<double> out;
-    for (const auto& q : f_.set.questions) out.push_back(f_.rows.row(a, q.id).at("answer") == f_.rows.row(b, q.id).at("answer") ? 1 : 0);
+    for (const auto& q : f_.set.questions)
+      out.push_back(f_.rows.row(a, q.id).at("answer") == f_.rows.row(b, q.id).at("answer") ? 1 : 0);
     return out;
   }
 
@@ -154,12 +180,17 @@ class Summary {
     line("\n## Answers\n");
     line("| way | | n | EM | F1 | contains |");
     line("|---|---|--:|---|---|---|");
-    const auto row = [&](std::string_view name, std::string_view help, const std::vector<double>& em, const std::vector<double>& f1, const std::vector<double>& contains) {
+    const auto row = [&](std::string_view name, std::string_view help,
+                         const std::vector<double>& em, const std::vector<double>& f1,
+                         const std::vector<double>& contains) {
       const auto e = bootstrap_.mean(em), f = bootstrap_.mean(f1), c = bootstrap_.mean(contains);
-      line("| {} | {} | {} | {} | {} | {} |", name, help, f1.size(), percent(e), percent(f), percent(c));
-      json_["answers"][std::string(name)] = {{"em", to_json(e)}, {"f1", to_json(f)}, {"contains", to_json(c)}};
+      line("| {} | {} | {} | {} | {} | {} |", name, help, f1.size(), percent(e), percent(f),
+           percent(c));
+      json_["answers"][std::string(name)] = {
+          {"em", to_json(e)}, {"f1", to_json(f)}, {"contains", to_json(c)}};
     };
-    for (const auto& v : f_.variants) row(v.name, v.help, column(v.name, "em"), column(v.name, "f1"), column(v.name, "contains"));
+    for (const auto& v : f_.variants)
+      row(v.name, v.help, column(v.name, "em"), column(v.name, "f1"), column(v.name, "contains"));
     std::vector<double> peer_f1;
     if (f_.peer) {
       std::vector<double> em, contains;
@@ -189,8 +220,10 @@ class Summary {
     }
     line("\n| share of equal answers | |");
     line("|---|---|");
-    if (has("together") && has("together-f16")) equal("8 bits and uncoded, together", same_answers("together", "together-f16"), 0.97);
-    if (has("together-q4") && has("together-f16")) equal("4 bits and uncoded, together", same_answers("together-q4", "together-f16"), {});
+    if (has("together") && has("together-f16"))
+      equal("8 bits and uncoded, together", same_answers("together", "together-f16"), 0.97);
+    if (has("together-q4") && has("together-f16"))
+      equal("4 bits and uncoded, together", same_answers("together-q4", "together-f16"), {});
     if (has("each") && has("each-f16")) {
       std::vector<double> same;
       for (const auto& q : f_.set.questions) {
@@ -206,13 +239,18 @@ class Summary {
       equal("8 bits and uncoded, each, the chosen answer", same_answers("each", "each-f16"), {});
     }
     // States of a memory were computed in other batches than the reader's: on a fast path they round differently.
-    if (has("ask-each") && has("each")) equal("ask --place each and the reader alone", same_answers("ask-each", "each"), {});
-    if (has("ask-together") && has("together")) equal("ask --place together and the reader alone", same_answers("ask-together", "together"), {});
+    if (has("ask-each") && has("each"))
+      equal("ask --place each and the reader alone", same_answers("ask-each", "each"), {});
+    if (has("ask-together") && has("together"))
+      equal("ask --place together and the reader alone", same_answers("ask-together", "together"),
+            {});
     if (f_.peer && has("gold")) {
       std::vector<double> same;
       for (const auto& q : f_.set.questions) {
         const auto found = f_.peer->find(q.id);
-        same.push_back(found != f_.peer->end() && f_.rows.row("gold", q.id).at("answer") == found->second ? 1 : 0);
+        same.push_back(
+            found != f_.peer->end() && f_.rows.row("gold", q.id).at("answer") == found->second ? 1
+                                                                                               : 0);
       }
       equal("gold paragraph and peer", same, {});
     }
@@ -230,7 +268,8 @@ class Summary {
         const bool is_good = row.at("f1").get<double>() >= kGood;
         good.push_back(is_good ? 1 : 0);
         first_gold.push_back(is_good && !list.empty() && list[0].value("gold", false) ? 1 : 0);
-        first_holds.push_back(is_good && !list.empty() && list[0].value("holds_gold", false) ? 1 : 0);
+        first_holds.push_back(is_good && !list.empty() && list[0].value("holds_gold", false) ? 1
+                                                                                             : 0);
         const bool quotation = row.at("quotation").get<bool>();
         if (row.at("found").get<bool>() && !quotation) ++unquoted;
         for (const auto& citation : list) {
@@ -238,32 +277,48 @@ class Summary {
           outside += citation.at("inside").get<bool>() ? 0 : 1;
           const bool holds = citation.value("holds_answer", false);
           // A range without the answer's words is allowed only where the answer is marked as not a quotation.
-          wrong_marks += holds != citation.at("marked").get<bool>() || (quotation && !holds) || (!quotation && holds) ? 1 : 0;
+          wrong_marks += holds != citation.at("marked").get<bool>() || (quotation && !holds) ||
+                                 (!quotation && holds)
+                             ? 1
+                             : 0;
         }
       }
-      const auto gold = bootstrap_.ratio(first_gold, good), holds = bootstrap_.ratio(first_holds, good);
+      const auto gold = bootstrap_.ratio(first_gold, good),
+                 holds = bootstrap_.ratio(first_holds, good);
       const auto n = std::accumulate(good.begin(), good.end(), 0.0);
-      line("- {}: {:.0f} answers with F1 >= {:g}; the first citation is the gold paragraph in {} %, holds a gold answer in {} %.", variant, n, kGood, percent(gold), percent(holds));
-      json_["citations"][std::string(variant)] = {{"good answers", n}, {"first is gold", to_json(gold)}, {"first holds a gold answer", to_json(holds)}};
+      line(
+          "- {}: {:.0f} answers with F1 >= {:g}; the first citation is the gold paragraph in {} %, "
+          "holds a gold answer in {} %.",
+          variant, n, kGood, percent(gold), percent(holds));
+      json_["citations"][std::string(variant)] = {{"good answers", n},
+                                                  {"first is gold", to_json(gold)},
+                                                  {"first holds a gold answer", to_json(holds)}};
       if (variant == "ask-each") {
         at_least("first citation is the gold paragraph", gold, 0.88);
         at_least("first citation holds a gold answer", holds, 0.95);
       }
     }
     if (cited == 0) return;
-    line("- {} citations in all: {} outside the text or not verbatim, {} whose mark is wrong; {} answers marked as not a quotation.", cited, outside, wrong_marks, unquoted);
+    line(
+        "- {} citations in all: {} outside the text or not verbatim, {} whose mark is wrong; {} "
+        "answers marked as not a quotation.",
+        cited, outside, wrong_marks, unquoted);
     json_["citations"]["all"] = cited;
     json_["citations"]["outside the text"] = outside;
     json_["citations"]["wrong marks"] = wrong_marks;
     json_["citations"]["answers marked as not a quotation"] = unquoted;
-    const auto count = [](std::int64_t n) { return Estimate{static_cast<double>(n), static_cast<double>(n), static_cast<double>(n)}; };
+    const auto count = [](std::int64_t n) {
+      return Estimate{static_cast<double>(n), static_cast<double>(n), static_cast<double>(n)};
+    };
     at_most("citations outside the text", count(outside), 0);
     at_most("cited ranges without the answer's words, unmarked", count(wrong_marks), 0);
   }
 
   void refusal() {
     line("\n## Refusal at the threshold {:.3f}\n", f_.threshold);
-    line("| memory | passages | answerable refused | strangers refused | AUC | SQuAD v2's unanswerable refused |");
+    line(
+        "| memory | passages | answerable refused | strangers refused | AUC | SQuAD v2's "
+        "unanswerable refused |");
     line("|---|--:|---|---|--:|---|");
     for (const auto* memory : {&f_.small_refusal, &f_.large_refusal}) {
       if (memory->strangers.empty()) continue;
@@ -274,17 +329,23 @@ class Summary {
       };
       const auto answerable = refused(memory->answerable), strangers = refused(memory->strangers);
       std::string unanswerable = "";
-      json figures{{"passages", memory->passages}, {"answerable refused", to_json(answerable)}, {"strangers refused", to_json(strangers)},
-                   {"strangers", memory->strangers_are}, {"auc", area_under_curve(memory->answerable, memory->strangers)}};
+      json figures{{"passages", memory->passages},
+                   {"answerable refused", to_json(answerable)},
+                   {"strangers refused", to_json(strangers)},
+                   {"strangers", memory->strangers_are},
+                   {"auc", area_under_curve(memory->answerable, memory->strangers)}};
       if (!memory->unanswerable.empty()) {
         const auto estimate = refused(memory->unanswerable);
         unanswerable = fmt::format("{} (n {})", percent(estimate), memory->unanswerable.size());
         figures["unanswerable refused"] = to_json(estimate);
       }
-      line("| {} | {} | {} (n {}) | {} (n {}, {}) | {:.3f} | {} |", memory->memory, memory->passages, percent(answerable), memory->answerable.size(), percent(strangers),
-           memory->strangers.size(), memory->strangers_are, area_under_curve(memory->answerable, memory->strangers), unanswerable);
+      line("| {} | {} | {} (n {}) | {} (n {}, {}) | {:.3f} | {} |", memory->memory,
+           memory->passages, percent(answerable), memory->answerable.size(), percent(strangers),
+           memory->strangers.size(), memory->strangers_are,
+           area_under_curve(memory->answerable, memory->strangers), unanswerable);
       json_["refusal"][memory->memory] = std::move(figures);
-      at_least("strangers refused, " + memory->memory, strangers, memory == &f_.small_refusal ? 0.92 : 0.83);
+      at_least("strangers refused, " + memory->memory, strangers,
+               memory == &f_.small_refusal ? 0.92 : 0.83);
       at_most("answerable refused, " + memory->memory, answerable, 0.05);
     }
   }
@@ -294,21 +355,28 @@ class Summary {
     line("\n## For setting the threshold\n");
     for (const auto* memory : {&f_.small_refusal, &f_.large_refusal}) {
       if (memory->strangers.empty()) continue;
-      line("{}, {} passages, {} answerable, {} strangers ({}):\n", memory->memory, memory->passages, memory->answerable.size(), memory->strangers.size(), memory->strangers_are);
+      line("{}, {} passages, {} answerable, {} strangers ({}):\n", memory->memory, memory->passages,
+           memory->answerable.size(), memory->strangers.size(), memory->strangers_are);
       line("| threshold | answerable refused | strangers refused |");
       line("|--:|--:|--:|");
       std::vector<double> thresholds;
-      for (const double lost : {0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1}) thresholds.push_back(quantile(memory->answerable, lost));
+      for (const double lost : {0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1})
+        thresholds.push_back(quantile(memory->answerable, lost));
       for (double t = 0.7; t < 1.101; t += 0.025) thresholds.push_back(t);
       std::sort(thresholds.begin(), thresholds.end());
-      for (const auto t : thresholds) line("| {:.3f} | {:.1f} % | {:.1f} % |", t, 100 * share_below(memory->answerable, t), 100 * share_below(memory->strangers, t));
+      for (const auto t : thresholds)
+        line("| {:.3f} | {:.1f} % | {:.1f} % |", t, 100 * share_below(memory->answerable, t),
+             100 * share_below(memory->strangers, t));
       line("");
     }
     if (!has("ask-each")) return;
-    line("\n## For setting the choice among answers read apart: log-probability + weight * retrieval score\n");
+    line(
+        "\n## For setting the choice among answers read apart: log-probability + weight * "
+        "retrieval score\n");
     line("| weight | F1 | first citation gold, of good answers |");
     line("|--:|--:|--:|");
-    const auto choose = [&](const std::string& name, const std::function<std::size_t(const json&)>& pick) {
+    const auto choose = [&](const std::string& name,
+                            const std::function<std::size_t(const json&)>& pick) {
       double f1 = 0, good = 0, gold = 0;
       for (const auto& q : f_.set.questions) {
         const auto& read = f_.rows.row("ask-each", q.id).at("read");
@@ -319,7 +387,9 @@ class Summary {
         good += 1;
         gold += row.at("gold").get<bool>() ? 1 : 0;
       }
-      line("| {} | {:.1f} | {:.1f} |", name, 100 * f1 / static_cast<double>(f_.set.questions.size()), good > 0 ? 100 * gold / good : 0);
+      line("| {} | {:.1f} | {:.1f} |", name,
+           100 * f1 / static_cast<double>(f_.set.questions.size()),
+           good > 0 ? 100 * gold / good : 0);
     };
     for (const double weight : {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0}) {
       choose(fmt::format("{:g}", weight), [&](const json& read) {
@@ -348,8 +418,12 @@ class Summary {
     line("|---|---|---|---|");
     json_["bars"] = json::array();
     for (const auto& bar : bars_) {
-      line("| {} | {} | {} | {} |", bar.name, plain(bar.value), bar.wanted, bar.met ? "ok" : "FAIL");
-      json_["bars"].push_back({{"name", bar.name}, {"value", to_json(bar.value)}, {"wanted", bar.wanted}, {"ok", bar.met}});
+      line("| {} | {} | {} | {} |", bar.name, plain(bar.value), bar.wanted,
+           bar.met ? "ok" : "FAIL");
+      json_["bars"].push_back({{"name", bar.name},
+                               {"value", to_json(bar.value)},
+                               {"wanted", bar.wanted},
+                               {"ok", bar.met}});
       passed_ = passed_ && bar.met;
     }
     json_["passed"] = passed_;

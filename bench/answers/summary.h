@@ -1,15 +1,14 @@
 // What the rows of `mneme bench answers` say: recall, answers, citations and refusal, with intervals and bars.
 #pragma once
 
+#include "bench/answers/answer_rows.h"
+#include "bench/answers/question_set.h"
+#include "bench/suite.h"
 #include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "bench/answers/answer_rows.h"
-#include "bench/answers/question_set.h"
-#include "bench/suite.h"
 
 namespace mneme::bench {
 
@@ -18,7 +17,8 @@ struct RecallFindings {
   std::string memory;
   std::int64_t passages = 0, tokens = 0;
   std::vector<Retrieval> questions;  ///< of the fixed list
-  std::vector<Retrieval> others;     ///< of all other questions on the same articles, if they were asked
+  std::vector<Retrieval>
+      others;  ///< of all other questions on the same articles, if they were asked
 };
 
 /// Relevance of what belongs into one memory and of what does not.
@@ -37,7 +37,8 @@ struct Findings {
   RecallFindings small, large;
   RefusalFindings small_refusal, large_refusal;
   double threshold = 0;  ///< of the prompt
-  std::optional<std::map<std::string, std::string>> peer;  ///< another engine's answers to the gold paragraphs, by question
+  std::optional<std::map<std::string, std::string>>
+      peer;  ///< another engine's answers to the gold paragraphs, by question
 };
 
 /// Figures, text and verdict.

@@ -8,6 +8,11 @@
 //
 // names: memory (plain reading of as many bytes, the ceiling of what follows), weights (all products of
 // one decoded token), batch (the same for several rows), unpack, attend_step, attend_prefill, codec, rope, exp
+#include "mneme/kernels/attend.h"
+#include "mneme/kernels/codec.h"
+#include "mneme/kernels/level.h"
+#include "mneme/kernels/quantized.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -22,17 +27,13 @@
 #include <string>
 #include <vector>
 
-#include "mneme/kernels/attend.h"
-#include "mneme/kernels/codec.h"
-#include "mneme/kernels/level.h"
-#include "mneme/kernels/quantized.h"
-
 namespace {
 
 using namespace mneme;           // NOLINT(google-build-using-namespace)
 using namespace mneme::kernels;  // NOLINT(google-build-using-namespace)
 
-constexpr std::int64_t kLayers = 30, kModel = 576, kInner = 1536, kHeads = 9, kKvHeads = 3, kWidth = 64, kVocabulary = 49152;
+constexpr std::int64_t kLayers = 30, kModel = 576, kInner = 1536, kHeads = 9, kKvHeads = 3,
+                       kWidth = 64, kVocabulary = 49152;
 
 int g_rounds = 11;
 bool g_noisy = false;
@@ -51,22 +52,31 @@ Timing measure(Work work) {
     const std::clock_t processor = std::clock();
     const auto begin = std::chrono::steady_clock::now();
     work();
-    processor_s = std::min(processor_s, static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC);
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    processor_s =
+        std::min(processor_s, static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC);
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
   std::sort(seconds.begin(), seconds.end());
-  const auto at = [&](double q) { return seconds[static_cast<std::size_t>(q * static_cast<double>(seconds.size() - 1))]; };
+  const auto at = [&](double q) {
+    return seconds[static_cast<std::size_t>(q * static_cast<double>(seconds.size() - 1))];
+  };
   return {at(0.5), at(0.25), at(0.75), seconds.front(), processor_s};
 }
 
 // `amount` is what one run does, in units of 1e9 of `unit` (GB, GFLOP, Gnumber).
-void report(const std::string& what, const std::string& spec, const Timing& t, double amount, const std::string& unit) {
-  const std::string processor = at::get_num_threads() == 1 ? std::to_string(1e3 * t.least_processor_s) : "null";
+void report(const std::string& what, const std::string& spec, const Timing& t, double amount,
+            const std::string& unit) {
+  const std::string processor =
+      at::get_num_threads() == 1 ? std::to_string(1e3 * t.least_processor_s) : "null";
   std::printf(
-      "{\"bench\":\"%s\",\"spec\":\"%s\",\"level\":\"%s\",\"threads\":%d,\"median_ms\":%.4f,\"quartiles_ms\":[%.4f,%.4f],"
-      "\"least_ms\":%.4f,\"processor_ms\":%s,\"noisy\":%s,\"rate\":%.2f,\"unit\":\"%s/s\",\"rounds\":%d,\"cpu\":\"%s\"}\n",
-      what.c_str(), spec.c_str(), std::string(name(level())).c_str(), at::get_num_threads(), 1e3 * t.median_s,
-      1e3 * t.low_s, 1e3 * t.high_s, 1e3 * t.least_s, processor.c_str(), g_noisy ? "true" : "false", amount / t.median_s, unit.c_str(), g_rounds, cpu_model().c_str());
+      "{\"bench\":\"%s\",\"spec\":\"%s\",\"level\":\"%s\",\"threads\":%d,\"median_ms\":%.4f,"
+      "\"quartiles_ms\":[%.4f,%.4f],"
+      "\"least_ms\":%.4f,\"processor_ms\":%s,\"noisy\":%s,\"rate\":%.2f,\"unit\":\"%s/"
+      "s\",\"rounds\":%d,\"cpu\":\"%s\"}\n",
+      what.c_str(), spec.c_str(), std::string(name(level())).c_str(), at::get_num_threads(),
+      1e3 * t.median_s, 1e3 * t.low_s, 1e3 * t.high_s, 1e3 * t.least_s, processor.c_str(),
+      g_noisy ? "true" : "false", amount / t.median_s, unit.c_str(), g_rounds, cpu_model().c_str());
   std::fflush(stdout);
 }
 
@@ -110,20 +120,26 @@ struct Weights {
     };
     const auto q4 = [&](std::int64_t N, std::int64_t K) { return of(WeightType::q4_1, N, K); };
     for (std::int64_t i = 0; i < kLayers; ++i) {
-      layers.push_back({q4(kModel, kModel), q4(kKvHeads * kWidth, kModel), q4(kKvHeads * kWidth, kModel), q4(kModel, kModel),
-                        q4(kInner, kModel), q4(kInner, kModel), q4(kModel, kInner)});
+      layers.push_back({q4(kModel, kModel), q4(kKvHeads * kWidth, kModel),
+                        q4(kKvHeads * kWidth, kModel), q4(kModel, kModel), q4(kInner, kModel),
+                        q4(kInner, kModel), q4(kModel, kInner)});
     }
     head = of(WeightType::q8_0, kVocabulary, kModel);
   }
 
-  void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y, Activations activations) const {
-    const auto part = [&](const Bytes& w, std::int64_t N, float* to) { return MatvecPart{WeightType::q4_1, w.data(), N, to, N}; };
+  void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y,
+           Activations activations) const {
+    const auto part = [&](const Bytes& w, std::int64_t N, float* to) {
+      return MatvecPart{WeightType::q4_1, w.data(), N, to, N};
+    };
     for (const Layer& l : layers) {
-      const MatvecPart qkv[] = {part(l.q, kModel, y.data()), part(l.k, kKvHeads * kWidth, y.data() + M * kModel),
-                                part(l.v, kKvHeads * kWidth, y.data() + M * (kModel + kKvHeads * kWidth))};
+      const MatvecPart qkv[] = {
+          part(l.q, kModel, y.data()), part(l.k, kKvHeads * kWidth, y.data() + M * kModel),
+          part(l.v, kKvHeads * kWidth, y.data() + M * (kModel + kKvHeads * kWidth))};
       matvec(qkv, x.data(), M, kModel, activations);
       matvec(WeightType::q4_1, l.o.data(), kModel, kModel, x.data(), M, y.data(), activations);
-      const MatvecPart gate_up[] = {part(l.gate, kInner, y.data()), part(l.up, kInner, y.data() + M * kInner)};
+      const MatvecPart gate_up[] = {part(l.gate, kInner, y.data()),
+                                    part(l.up, kInner, y.data() + M * kInner)};
       matvec(gate_up, x.data(), M, kModel, activations);
       matvec(WeightType::q4_1, l.down.data(), kModel, kInner, x.data(), M, y.data(), activations);
     }
@@ -139,7 +155,8 @@ const Weights& weights() {
 void bench_memory() {
   const Weights& w = weights();
   std::vector<const Weights::Bytes*> all{&w.head};
-  for (const auto& l : w.layers) all.insert(all.end(), {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down});
+  for (const auto& l : w.layers)
+    all.insert(all.end(), {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down});
   std::atomic<std::uint64_t> sink{0};
   report("memory", "smollm2 weights", measure([&] {
            for (const auto* bytes : all) {
@@ -162,8 +179,10 @@ void bench_weights(const std::vector<std::int64_t>& batch) {
   for (std::int64_t M : batch) {
     const auto x = numbers(M * kInner);
     std::vector<float> y(static_cast<std::size_t>(M * kVocabulary));
-    for (const auto& [name, activations] : {std::pair("8-bit", Activations::q8), std::pair("f32", Activations::f32)}) {
-      report("weights", "smollm2 rows=" + std::to_string(M) + ", " + name + " activations", measure([&] { w.run(x, M, y, activations); }), w.bytes * 1e-9, "GB");
+    for (const auto& [name, activations] :
+         {std::pair("8-bit", Activations::q8), std::pair("f32", Activations::f32)}) {
+      report("weights", "smollm2 rows=" + std::to_string(M) + ", " + name + " activations",
+             measure([&] { w.run(x, M, y, activations); }), w.bytes * 1e-9, "GB");
     }
   }
   const auto x = numbers(kInner);
@@ -183,10 +202,12 @@ void bench_unpack() {
   std::vector<std::uint16_t> narrow(kN * kK);
   for (WeightType type : {WeightType::f16, WeightType::q8_0, WeightType::q4_0, WeightType::q4_1}) {
     const auto rows = random_rows(type, kN, kK);
-    report("unpack", std::string(name(type)) + " to f32", measure([&] { dequantize(type, rows.data(), kN, kK, wide.data()); }),
-           kN * kK * 1e-9, "Gnumber");
+    report("unpack", std::string(name(type)) + " to f32",
+           measure([&] { dequantize(type, rows.data(), kN, kK, wide.data()); }), kN * kK * 1e-9,
+           "Gnumber");
     report("unpack", std::string(name(type)) + " to bf16",
-           measure([&] { dequantize_bf16(type, rows.data(), kN, kK, narrow.data()); }), kN * kK * 1e-9, "Gnumber");
+           measure([&] { dequantize_bf16(type, rows.data(), kN, kK, narrow.data()); }),
+           kN * kK * 1e-9, "Gnumber");
   }
 }
 
@@ -196,16 +217,19 @@ struct Cache {
   std::vector<std::vector<PageView>> heads;  // of all layers
 
   Cache(KvType type, std::int64_t entries, std::int64_t layers) {
-    const std::int64_t size = type == KvType::f32 ? 4 : 2, pages = (entries + kPageEntries - 1) / kPageEntries;
+    const std::int64_t size = type == KvType::f32 ? 4 : 2,
+                       pages = (entries + kPageEntries - 1) / kPageEntries;
     const std::int64_t page_bytes = kPageEntries * kWidth * size;
     const std::int64_t count = layers * kKvHeads * pages * 2;
     memory.resize(static_cast<std::size_t>(count * page_bytes));
     const auto some = numbers(kPageEntries * kWidth);
     for (std::int64_t i = 0; i < count; ++i) {
       if (type == KvType::f32) {
-        std::memcpy(memory.data() + i * page_bytes, some.data(), static_cast<std::size_t>(page_bytes));
+        std::memcpy(memory.data() + i * page_bytes, some.data(),
+                    static_cast<std::size_t>(page_bytes));
       } else {
-        std::fill_n(reinterpret_cast<std::uint16_t*>(memory.data() + i * page_bytes), kPageEntries * kWidth, 0x3c00);
+        std::fill_n(reinterpret_cast<std::uint16_t*>(memory.data() + i * page_bytes),
+                    kPageEntries * kWidth, 0x3c00);
       }
     }
     for (std::int64_t e = 0; e < pages * kPageEntries; ++e) positions.push_back(e);
@@ -213,16 +237,20 @@ struct Cache {
     for (std::int64_t h = 0; h < layers * kKvHeads; ++h) {
       heads.emplace_back();
       for (std::int64_t p = 0; p < pages; ++p, at += 2 * page_bytes) {
-        heads.back().push_back({at, at + page_bytes, positions.data() + p * kPageEntries, nullptr,
-                                static_cast<std::int32_t>(std::min(kPageEntries, entries - p * kPageEntries)), type});
+        heads.back().push_back(
+            {at, at + page_bytes, positions.data() + p * kPageEntries, nullptr,
+             static_cast<std::int32_t>(std::min(kPageEntries, entries - p * kPageEntries)), type});
       }
     }
   }
 };
 
-std::string kv_name(KvType type) { return type == KvType::f32 ? "f32" : type == KvType::f16 ? "f16" : "bf16"; }
+std::string kv_name(KvType type) {
+  return type == KvType::f32 ? "f32" : type == KvType::f16 ? "f16" : "bf16";
+}
 
-void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::int64_t layers, const std::string& what) {
+void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::int64_t layers,
+                  const std::string& what) {
   constexpr std::int64_t kGroup = kHeads / kKvHeads;
   for (std::int64_t depth : depths) {
     for (KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
@@ -235,15 +263,19 @@ void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::
         for (std::int64_t l = 0; l < layers; ++l) {
           std::vector<AttendTask> tasks;
           for (std::int64_t h = 0; h < kKvHeads; ++h) {
-            tasks.push_back({q.data() + h * kGroup * T * kWidth, kGroup, T, T * kWidth, kWidth, q_positions.data(),
-                             cache.heads[static_cast<std::size_t>(l * kKvHeads + h)], out.data() + h * kGroup * T * kWidth,
-                             T * kWidth, kWidth, nullptr});
+            tasks.push_back({q.data() + h * kGroup * T * kWidth, kGroup, T, T * kWidth, kWidth,
+                             q_positions.data(),
+                             cache.heads[static_cast<std::size_t>(l * kKvHeads + h)],
+                             out.data() + h * kGroup * T * kWidth, T * kWidth, kWidth, nullptr});
           }
           attend(tasks, kWidth, 0.125f, {});
         }
       };
-      const double seen = static_cast<double>(T) * static_cast<double>(depth) - 0.5 * static_cast<double>(T) * static_cast<double>(T - 1);
-      report(what, kv_name(type) + " T=" + std::to_string(T) + " depth=" + std::to_string(depth) + " layers=" + std::to_string(layers),
+      const double seen = static_cast<double>(T) * static_cast<double>(depth) -
+                          0.5 * static_cast<double>(T) * static_cast<double>(T - 1);
+      report(what,
+             kv_name(type) + " T=" + std::to_string(T) + " depth=" + std::to_string(depth) +
+                 " layers=" + std::to_string(layers),
              measure(run), 4e-9 * seen * kHeads * kWidth * static_cast<double>(layers), "GFLOP");
     }
   }
@@ -254,12 +286,14 @@ void bench_codec() {
   const auto x = numbers(kT * kWidth);
   constexpr double kNumbers = 1e-9 * kT * kMatrices * kWidth;
   for (NumberCodec codec : {NumberCodec::group8, NumberCodec::group4, NumberCodec::channel4}) {
-    const char* codec_name = codec == NumberCodec::group8 ? "group8" : codec == NumberCodec::group4 ? "group4" : "channel4";
+    const char* codec_name = codec == NumberCodec::group8   ? "group8"
+                             : codec == NumberCodec::group4 ? "group4"
+                                                            : "channel4";
     const std::int64_t size = encoded_bytes(codec, kT, kWidth);
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(size * kMatrices));
-    report("encode", std::string(codec_name) + " 180 x [2000,64]",
-           measure([&] {
-             for (std::int64_t i = 0; i < kMatrices; ++i) encode(codec, x.data(), kT, kWidth, bytes.data() + i * size);
+    report("encode", std::string(codec_name) + " 180 x [2000,64]", measure([&] {
+             for (std::int64_t i = 0; i < kMatrices; ++i)
+               encode(codec, x.data(), kT, kWidth, bytes.data() + i * size);
            }),
            kNumbers, "Gnumber");
     for (KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
@@ -267,7 +301,8 @@ void bench_codec() {
       std::vector<std::uint8_t> out(static_cast<std::size_t>(kT * kWidth * kMatrices * number));
       std::vector<DecodeTask> tasks;
       for (std::int64_t i = 0; i < kMatrices; ++i) {
-        tasks.push_back({bytes.data() + i * size, kT, kWidth, 0, kT, out.data() + i * kT * kWidth * number, kWidth, type});
+        tasks.push_back({bytes.data() + i * size, kT, kWidth, 0, kT,
+                         out.data() + i * kT * kWidth * number, kWidth, type});
       }
       report("decode", std::string(codec_name) + " to " + kv_name(type) + " 180 x [2000,64]",
              measure([&] { decode(codec, tasks); }), kNumbers, "Gnumber");
@@ -284,8 +319,11 @@ void bench_rope() {
   auto x = numbers(kLayers * kKvHeads * kT * kWidth);
   for (PairLayout layout : {PairLayout::halves, PairLayout::adjacent}) {
     const Rope rope(frequencies, layout);
-    report("rope", std::string(layout == PairLayout::halves ? "halves" : "adjacent") + " [90,2000,64]",
-           measure([&] { rope.rotate(x.data(), kLayers * kKvHeads, kT, kT * kWidth, kWidth, positions.data()); }),
+    report("rope",
+           std::string(layout == PairLayout::halves ? "halves" : "adjacent") + " [90,2000,64]",
+           measure([&] {
+             rope.rotate(x.data(), kLayers * kKvHeads, kT, kT * kWidth, kWidth, positions.data());
+           }),
            1e-9 * static_cast<double>(x.size()), "Gnumber");
   }
 }
@@ -293,7 +331,8 @@ void bench_rope() {
 void bench_exp() {
   auto x = numbers(1 << 20);
   std::vector<float> y(x.size());
-  report("exp", "1048576", measure([&] { kernels::exp(x.data(), y.data(), static_cast<std::int64_t>(x.size())); }),
+  report("exp", "1048576",
+         measure([&] { kernels::exp(x.data(), y.data(), static_cast<std::int64_t>(x.size())); }),
          1e-9 * static_cast<double>(x.size()), "Gnumber");
 }
 
@@ -317,8 +356,10 @@ std::vector<std::string> split(const std::string& list) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::vector<std::string> only{"memory", "weights", "unpack", "attend_step", "attend_prefill", "codec", "rope", "exp"};
-  std::vector<std::string> levels{std::string(name(level()))}, threads{std::to_string(at::get_num_threads())};
+  std::vector<std::string> only{"memory",         "weights", "unpack", "attend_step",
+                                "attend_prefill", "codec",   "rope",   "exp"};
+  std::vector<std::string> levels{std::string(name(level()))},
+      threads{std::to_string(at::get_num_threads())};
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];
     if (flag == "--only") only = split(argv[i + 1]);
@@ -328,7 +369,8 @@ int main(int argc, char** argv) {
     if (flag == "--noisy") g_noisy = std::strcmp(argv[i + 1], "0") != 0;
   }
   if (const double load = machine_load(); load > 0.5 && !g_noisy) {
-    std::fprintf(stderr, "bench_kernels: the machine is busy (load %.2f): wait, or give --noisy 1\n", load);
+    std::fprintf(stderr,
+                 "bench_kernels: the machine is busy (load %.2f): wait, or give --noisy 1\n", load);
     return 1;
   }
   for (const std::string& each : levels) {

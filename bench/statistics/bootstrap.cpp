@@ -1,12 +1,12 @@
 #include "bench/statistics/bootstrap.h"
 
+#include "mneme/core/error.h"
+#include "mneme/core/generator.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
-
-#include "mneme/core/error.h"
-#include "mneme/core/generator.h"
 
 namespace mneme::bench {
 namespace {
@@ -19,17 +19,20 @@ Estimate with_interval(double value, std::vector<double> resampled) {
     const double at = q * static_cast<double>(resampled.size() - 1);
     const auto below = static_cast<std::size_t>(at);
     const auto above = std::min(below + 1, resampled.size() - 1);
-    return resampled[below] + (at - static_cast<double>(below)) * (resampled[above] - resampled[below]);
+    return resampled[below] +
+           (at - static_cast<double>(below)) * (resampled[above] - resampled[below]);
   };
   return {value, quantile(0.025), quantile(0.975)};
 }
 
 }  // namespace
 
-Bootstrap::Bootstrap(std::size_t n, std::size_t draws, std::uint64_t seed) : n_(n), draws_(draws), picks_(n * draws) {
+Bootstrap::Bootstrap(std::size_t n, std::size_t draws, std::uint64_t seed)
+    : n_(n), draws_(draws), picks_(n * draws) {
   MNEME_ASSERT(n > 0 && n < std::numeric_limits<std::uint32_t>::max());
   Generator generator(seed);
-  for (auto& pick : picks_) pick = static_cast<std::uint32_t>((std::uint64_t{generator.next()} * n) >> 32);
+  for (auto& pick : picks_)
+    pick = static_cast<std::uint32_t>((std::uint64_t{generator.next()} * n) >> 32);
 }
 
 Estimate Bootstrap::mean(std::span<const double> x) const {
@@ -40,7 +43,8 @@ Estimate Bootstrap::mean(std::span<const double> x) const {
     for (std::size_t i = 0; i < n_; ++i) sum += x[picks_[d * n_ + i]];
     resampled[d] = sum / static_cast<double>(n_);
   }
-  return with_interval(std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(n_), std::move(resampled));
+  return with_interval(std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(n_),
+                       std::move(resampled));
 }
 
 Estimate Bootstrap::ratio(std::span<const double> x, std::span<const double> y) const {
@@ -55,7 +59,8 @@ Estimate Bootstrap::ratio(std::span<const double> x, std::span<const double> y) 
     if (below != 0) resampled.push_back(above / below);
   }
   const double below = std::accumulate(y.begin(), y.end(), 0.0);
-  const double value = below == 0 ? std::numeric_limits<double>::quiet_NaN() : std::accumulate(x.begin(), x.end(), 0.0) / below;
+  const double value = below == 0 ? std::numeric_limits<double>::quiet_NaN()
+                                  : std::accumulate(x.begin(), x.end(), 0.0) / below;
   return with_interval(value, std::move(resampled));
 }
 

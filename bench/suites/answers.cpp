@@ -8,22 +8,21 @@
 // needs     squad/dev-v1.1.json.gz in the data folder; v2.0 and the pairs of the training set are used where they are
 // source    Rajpurkar et al. 2016, arXiv:1606.05250 (the data and the metrics)
 // departs   documents are whole articles, so that the paragraph has to be found first
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <filesystem>
-#include <fstream>
-#include <memory>
-#include <span>
+#include "mneme/core/progress.h"
+#include "mneme/core/registry.h"
+#include "mneme/kernels/level.h"
 
 #include "bench/answers/answer_rows.h"
 #include "bench/answers/article_memory.h"
 #include "bench/answers/question_set.h"
 #include "bench/answers/summary.h"
 #include "bench/suite.h"
-#include "mneme/core/progress.h"
-#include "mneme/core/registry.h"
-#include "mneme/kernels/level.h"
+#include <algorithm>
+#include <filesystem>
+#include <fmt/format.h>
+#include <fstream>
+#include <memory>
+#include <span>
 
 namespace mneme::suites::answers {
 
@@ -38,12 +37,18 @@ class Answers final : public Suite {
     std::string resume, peer;
   };
   static void describe(Describe& d, Options& o) {
-    d("split", o.split, one_of({"tuning", "final"}), "articles that are asked: set defaults on tuning, report final");
+    d("split", o.split, one_of({"tuning", "final"}),
+      "articles that are asked: set defaults on tuning, report final");
     d("questions", o.questions, at_least(2), "how many of the split's fixed list of questions");
-    d("variants", o.variants, "ways to answer, separated by commas; all: every one; none: recall and refusal only");
-    d("compute", o.compute, one_of({"automatic", "f32", "bf16"}), "number type of products; automatic: what mneme uses on this CPU");
-    d("resume", o.resume, "file that keeps a row a question and way: an interrupted run goes on from it");
-    d("peer", o.peer, "file with another engine's answers to the gold paragraphs, a line {\"id\", \"answer\"} each");
+    d("variants", o.variants,
+      "ways to answer, separated by commas; all: every one; none: recall and refusal only");
+    d("compute", o.compute, one_of({"automatic", "f32", "bf16"}),
+      "number type of products; automatic: what mneme uses on this CPU");
+    d("resume", o.resume,
+      "file that keeps a row a question and way: an interrupted run goes on from it");
+    d("peer", o.peer,
+      "file with another engine's answers to the gold paragraphs, a line {\"id\", \"answer\"} "
+      "each");
   }
   explicit Answers(const Options& o) : o_(o) {}
 
@@ -62,28 +67,38 @@ class Answers final : public Suite {
     const auto prompt = small.memory().prompt();
     const Reader reader(model, prompt, Chain{});
     AnswerRows rows(o_.resume, {{"split", o_.split},
-                              {"model", model->digest},
-                              {"embedder", encoder->digest()},
-                              {"prompt", nlohmann::json::parse(prompt.to_json())},
-                              {"level", std::string(kernels::name(kernels::level()))},
-                              {"compute", o_.compute}});
+                                {"model", model->digest},
+                                {"embedder", encoder->digest()},
+                                {"prompt", nlohmann::json::parse(prompt.to_json())},
+                                {"level", std::string(kernels::name(kernels::level()))},
+                                {"compute", o_.compute}});
     Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt.not_found_below, {}};
     if (!o_.peer.empty()) findings.peer = read_peer();
 
-    findings.small = recall(small, set, set.others, setup, fmt::format("{} whole articles", set.asked.size()));
-    findings.small_refusal = refusal(small, set, findings.small, set.strangers, "articles that are not in it");
-    for (const auto& question : set.unanswerable) findings.small_refusal.unanswerable.push_back(small.relevance(question));
+    findings.small =
+        recall(small, set, set.others, setup, fmt::format("{} whole articles", set.asked.size()));
+    findings.small_refusal =
+        refusal(small, set, findings.small, set.strangers, "articles that are not in it");
+    for (const auto& question : set.unanswerable)
+      findings.small_refusal.unanswerable.push_back(small.relevance(question));
     {
       ArticleMemory large(scratch.path() / "large.mneme", set, set.all, models);
-      findings.large = recall(large, set, {}, setup, fmt::format("all {} articles", set.all.size()));
+      findings.large =
+          recall(large, set, {}, setup, fmt::format("all {} articles", set.all.size()));
       if (o_.split == "tuning") {
-        findings.large_refusal = refusal(large, set, findings.large, set.more_strangers, "articles of the training set");
+        findings.large_refusal =
+            refusal(large, set, findings.large, set.more_strangers, "articles of the training set");
       }
     }
     if (o_.split != "tuning") {
-      ArticleMemory others(scratch.path() / "without_strangers.mneme", set, set.without_strangers, models);
-      const auto found = recall(others, set, {}, setup, fmt::format("all {} articles but the strangers' {}", set.without_strangers.size(), set.all.size() - set.without_strangers.size()));
-      findings.large_refusal = refusal(others, set, found, set.strangers, "articles that are not in it");
+      ArticleMemory others(scratch.path() / "without_strangers.mneme", set, set.without_strangers,
+                           models);
+      const auto found =
+          recall(others, set, {}, setup,
+                 fmt::format("all {} articles but the strangers' {}", set.without_strangers.size(),
+                             set.all.size() - set.without_strangers.size()));
+      findings.large_refusal =
+          refusal(others, set, found, set.strangers, "articles that are not in it");
     }
     answer_questions(set, small, reader, findings.small.questions, wanted, rows, setup.between);
     auto report = summarize(findings);
@@ -91,7 +106,8 @@ class Answers final : public Suite {
     report.figures["embedder"] = encoder->name();
     report.figures["cpu"] = kernels::cpu_model();
     report.figures["level"] = kernels::name(kernels::level());
-    report.text += fmt::format("\n{}, {}; {}, level {}.\n", model->name, encoder->name(), kernels::cpu_model(), kernels::name(kernels::level()));
+    report.text += fmt::format("\n{}, {}; {}, level {}.\n", model->name, encoder->name(),
+                               kernels::cpu_model(), kernels::name(kernels::level()));
     return report;
   }
 
@@ -104,11 +120,13 @@ class Answers final : public Suite {
     for (std::size_t begin = 0; begin <= o_.variants.size();) {
       const auto end = std::min(o_.variants.find(',', begin), o_.variants.size());
       const auto name = std::string_view(o_.variants).substr(begin, end - begin);
-      const auto found = std::find_if(all.begin(), all.end(), [&](const Variant& v) { return v.name == name; });
+      const auto found =
+          std::find_if(all.begin(), all.end(), [&](const Variant& v) { return v.name == name; });
       if (found == all.end()) {
         std::vector<std::string> names;
         for (const auto& v : all) names.emplace_back(v.name);
-        throw Error(Errc::usage, fmt::format("answers: no variant '{}'; there are {}", name, fmt::join(names, ", ")));
+        throw Error(Errc::usage, fmt::format("answers: no variant '{}'; there are {}", name,
+                                             fmt::join(names, ", ")));
       }
       out.push_back(*found);
       begin = end + 1;
@@ -122,17 +140,22 @@ class Answers final : public Suite {
     std::map<std::string, std::string> out;
     for (std::string line; std::getline(in, line);) {
       const auto row = nlohmann::json::parse(line, nullptr, false);
-      if (row.is_discarded() || !row.is_object() || !row.contains("id") || !row.contains("answer")) {
-        throw Error(Errc::invalid, fmt::format("{}: line {} is not {{\"id\", \"answer\"}}", o_.peer, out.size() + 1));
+      if (row.is_discarded() || !row.is_object() || !row.contains("id") ||
+          !row.contains("answer")) {
+        throw Error(Errc::invalid, fmt::format("{}: line {} is not {{\"id\", \"answer\"}}", o_.peer,
+                                               out.size() + 1));
       }
       out[row["id"].get<std::string>()] = row["answer"].get<std::string>();
     }
     return out;
   }
 
-  static RecallFindings recall(ArticleMemory& memory, const QuestionSet& set, std::span<const ArticleQuestion> others, const SuiteSetup& setup, const std::string& name) {
+  static RecallFindings recall(ArticleMemory& memory, const QuestionSet& set,
+                               std::span<const ArticleQuestion> others, const SuiteSetup& setup,
+                               const std::string& name) {
     RecallFindings out{name, memory.passages(), memory.tokens(), {}, {}};
-    Progress progress("searching " + name, static_cast<std::int64_t>(set.questions.size() + others.size()), "questions");
+    Progress progress("searching " + name,
+                      static_cast<std::int64_t>(set.questions.size() + others.size()), "questions");
     for (const auto& question : set.questions) {
       setup.between();
       out.questions.push_back(memory.retrieve(question));
@@ -147,7 +170,10 @@ class Answers final : public Suite {
   }
 
   /// Answerable are the fixed questions; on tuning, where the threshold is set, all of the split.
-  static RefusalFindings refusal(ArticleMemory& memory, const QuestionSet& set, const RecallFindings& found, const std::vector<std::string>& strangers, const std::string& which) {
+  static RefusalFindings refusal(ArticleMemory& memory, const QuestionSet& set,
+                                 const RecallFindings& found,
+                                 const std::vector<std::string>& strangers,
+                                 const std::string& which) {
     RefusalFindings out{found.memory, memory.passages(), {}, {}, {}, which};
     for (const auto& r : found.questions) out.answerable.push_back(r.relevance);
     if (set.split == "tuning") {
@@ -160,6 +186,8 @@ class Answers final : public Suite {
   Options o_;
 };
 
-void enrol(Registry& r) { r.add<Suite, Answers>("answers", "answers, citations and refusal on SQuAD"); }
+void enrol(Registry& r) {
+  r.add<Suite, Answers>("answers", "answers, citations and refusal on SQuAD");
+}
 
 }  // namespace mneme::suites::answers

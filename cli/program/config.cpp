@@ -40,7 +40,8 @@ ConfigFile::ConfigFile(const fs::path& path, const KnownSettings& known) : path_
     throw Error(Errc::io, path.string() + ": is a folder, not a config file");
   std::ifstream in(path, std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in.is_open() || in.bad()) throw Error(Errc::io, path.string() + ": the config file cannot be read");
+  if (!in.is_open() || in.bad())
+    throw Error(Errc::io, path.string() + ": the config file cannot be read");
   toml::table table;
   try {
     table = toml::parse(text, path.string());

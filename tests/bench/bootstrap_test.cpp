@@ -1,8 +1,7 @@
 #include "bench/statistics/bootstrap.h"
 
-#include <gtest/gtest.h>
-
 #include <cmath>
+#include <gtest/gtest.h>
 #include <vector>
 
 namespace mneme::bench {
@@ -24,7 +23,8 @@ TEST(Bootstrap, RatiosArePaired) {
     y[i] = 1 + static_cast<double>(i % 7);
     x[i] = 0.9 * y[i];
   }
-  const auto e = Bootstrap(x.size()).ratio(x, y);  // the same in every resample, however much y varies
+  const auto e =
+      Bootstrap(x.size()).ratio(x, y);  // the same in every resample, however much y varies
   EXPECT_NEAR(e.value, 0.9, 1e-12);
   EXPECT_NEAR(e.low, 0.9, 1e-12);
   EXPECT_NEAR(e.high, 0.9, 1e-12);
@@ -32,7 +32,8 @@ TEST(Bootstrap, RatiosArePaired) {
 
 TEST(Bootstrap, SameSeedSameInterval) {
   const std::vector<double> x{0, 1, 1, 0, 1, 0.5, 0.25};
-  const auto a = Bootstrap(x.size(), 500, 3).mean(x), b = Bootstrap(x.size(), 500, 3).mean(x), c = Bootstrap(x.size(), 500, 4).mean(x);
+  const auto a = Bootstrap(x.size(), 500, 3).mean(x), b = Bootstrap(x.size(), 500, 3).mean(x),
+             c = Bootstrap(x.size(), 500, 4).mean(x);
   EXPECT_EQ(a.low, b.low);
   EXPECT_EQ(a.high, b.high);
   EXPECT_TRUE(a.low != c.low || a.high != c.high);

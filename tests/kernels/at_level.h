@@ -1,19 +1,18 @@
 // A test that runs once at every level of this CPU.
 #pragma once
 
-#include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
+#include "mneme/kernels/level.h"
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <gtest/gtest.h>
 #include <limits>
 #include <random>
 #include <string>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <vector>
-
-#include "mneme/kernels/level.h"
 
 namespace mneme::kernels {
 
@@ -29,7 +28,9 @@ class AtLevel : public ::testing::TestWithParam<Level> {
   Level before_ = Level::base;
 };
 
-inline std::string level_name(const ::testing::TestParamInfo<Level>& info) { return std::string(name(info.param)); }
+inline std::string level_name(const ::testing::TestParamInfo<Level>& info) {
+  return std::string(name(info.param));
+}
 
 #define MNEME_AT_EVERY_LEVEL(suite) \
   INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(supported_levels()), level_name)
@@ -52,7 +53,8 @@ class AtTheEnd {
     const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     const std::size_t readable = (bytes.size() + page - 1) / page * page;
     size_ = readable + page;
-    memory_ = static_cast<std::uint8_t*>(mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    memory_ = static_cast<std::uint8_t*>(
+        mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     EXPECT_NE(static_cast<void*>(memory_), MAP_FAILED);
     EXPECT_EQ(mprotect(memory_ + readable, page, PROT_NONE), 0);
     data_ = memory_ + readable - bytes.size();

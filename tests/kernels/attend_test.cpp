@@ -1,14 +1,14 @@
 #include "mneme/kernels/attend.h"
 
-#include <ATen/Parallel.h>
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
 
-#include <numeric>
-#include <thread>
+#include <ATen/Parallel.h>
 
 #include "at_level.h"
 #include "half.h"
-#include "mneme/core/error.h"
+#include <gtest/gtest.h>
+#include <numeric>
+#include <thread>
 
 namespace mneme::kernels {
 namespace {
@@ -16,17 +16,18 @@ namespace {
 // One KV head with its queries, laid out in pages of the given sizes.
 struct Head {
   std::int64_t G, T, d, entries;
-  std::vector<float> q;                     // [G,T,d]
-  std::vector<double> k, v;                 // [entries,d], as stored
+  std::vector<float> q;      // [G,T,d]
+  std::vector<double> k, v;  // [entries,d], as stored
   std::vector<std::int64_t> q_positions, k_positions;
-  std::vector<float> log_mass;              // empty or [entries]
+  std::vector<float> log_mass;  // empty or [entries]
   KvType type = KvType::f32;
 
   std::vector<std::vector<float>> wide;
   std::vector<std::vector<std::uint16_t>> narrow;
   std::vector<PageView> pages;
 
-  Head(std::int64_t G_, std::int64_t T_, std::int64_t d_, std::int64_t entries_, unsigned seed, KvType type_ = KvType::f32)
+  Head(std::int64_t G_, std::int64_t T_, std::int64_t d_, std::int64_t entries_, unsigned seed,
+       KvType type_ = KvType::f32)
       : G(G_), T(T_), d(d_), entries(entries_), q(normal_numbers(G_ * T_ * d_, seed)), type(type_) {
     for (float x : normal_numbers(entries * d, seed + 1)) k.push_back(stored(x));
     for (float x : normal_numbers(entries * d, seed + 2)) v.push_back(stored(x));
@@ -57,7 +58,8 @@ struct Head {
         }
         narrow.emplace_back();
         for (auto it = first; it != last; ++it) {
-          narrow.back().push_back(type == KvType::f16 ? to_half(*it) : to_bf16(static_cast<float>(*it)));
+          narrow.back().push_back(type == KvType::f16 ? to_half(*it)
+                                                      : to_bf16(static_cast<float>(*it)));
         }
         return narrow.back().data();
       };
@@ -106,7 +108,8 @@ Outcome oracle(const Head& h, double scale, const Visibility& visibility) {
         if (visibility.window > 0 && query - key >= visibility.window) continue;
         double s = 0;
         for (std::int64_t i = 0; i < h.d; ++i) {
-          s += static_cast<double>(h.q[static_cast<std::size_t>((g * h.T + t) * h.d + i)]) * h.k[static_cast<std::size_t>(e * h.d + i)];
+          s += static_cast<double>(h.q[static_cast<std::size_t>((g * h.T + t) * h.d + i)]) *
+               h.k[static_cast<std::size_t>(e * h.d + i)];
         }
         s = s * scale + (h.log_mass.empty() ? 0 : h.log_mass[static_cast<std::size_t>(e)]);
         scores[static_cast<std::size_t>(e)] = s;
@@ -117,7 +120,8 @@ Outcome oracle(const Head& h, double scale, const Visibility& visibility) {
       for (std::int64_t e = 0; e < h.entries && peak > -INFINITY; ++e) {
         const double w = std::exp(scores[static_cast<std::size_t>(e)] - peak);
         total += w;
-        for (std::int64_t i = 0; i < h.d; ++i) out[static_cast<std::size_t>(i)] += w * h.v[static_cast<std::size_t>(e * h.d + i)];
+        for (std::int64_t i = 0; i < h.d; ++i)
+          out[static_cast<std::size_t>(i)] += w * h.v[static_cast<std::size_t>(e * h.d + i)];
       }
       for (double x : out) o.out.push_back(total == 0 ? 0 : x / total);
       o.lse.push_back(total == 0 ? -INFINITY : peak + std::log(total));
@@ -126,7 +130,8 @@ Outcome oracle(const Head& h, double scale, const Visibility& visibility) {
   return o;
 }
 
-void expect_attends(const Head& h, float scale, const Visibility& visibility, const std::string& what) {
+void expect_attends(const Head& h, float scale, const Visibility& visibility,
+                    const std::string& what) {
   std::vector<float> out(h.q.size(), kNan), lse(static_cast<std::size_t>(h.G * h.T), kNan);
   const AttendTask task = h.task(out, &lse);
   attend({&task, 1}, h.d, scale, visibility);
@@ -157,7 +162,9 @@ TEST_P(Attend, ShapesThatReachEveryTail) {
         if (T > entries) continue;
         Head h(G, T, 64, entries, static_cast<unsigned>(G * 100 + T));
         h.page({64});
-        expect_attends(h, 0.125f, {}, "G " + std::to_string(G) + " T " + std::to_string(T) + " N " + std::to_string(entries));
+        expect_attends(
+            h, 0.125f, {},
+            "G " + std::to_string(G) + " T " + std::to_string(T) + " N " + std::to_string(entries));
       }
     }
   }
@@ -179,7 +186,8 @@ TEST_P(Attend, EveryHeadWidth) {
     for (std::int64_t T : {1, 9}) {
       Head h(3, T, d, 70, static_cast<unsigned>(d));
       h.page({64});
-      expect_attends(h, 1.f / std::sqrt(static_cast<float>(d)), {}, "d " + std::to_string(d) + " T " + std::to_string(T));
+      expect_attends(h, 1.f / std::sqrt(static_cast<float>(d)), {},
+                     "d " + std::to_string(d) + " T " + std::to_string(T));
     }
   }
 }
@@ -190,7 +198,9 @@ TEST_P(Attend, StoredHalves) {
       for (std::int64_t T : {1, 40}) {
         Head h(3, T, d, 150, 77, type);
         h.page({64, 13});
-        expect_attends(h, 0.1f, {}, "type " + std::to_string(static_cast<int>(type)) + " d " + std::to_string(d));
+        expect_attends(
+            h, 0.1f, {},
+            "type " + std::to_string(static_cast<int>(type)) + " d " + std::to_string(d));
       }
     }
   }
@@ -202,7 +212,8 @@ TEST_P(Attend, WindowsAndFullSight) {
     h.page({64, 31});
     for (bool causal : {true, false}) {
       for (std::int64_t window : {0, 1, 7, 64, 1000}) {
-        expect_attends(h, 0.2f, {causal, window}, "causal " + std::to_string(causal) + " window " + std::to_string(window));
+        expect_attends(h, 0.2f, {causal, window},
+                       "causal " + std::to_string(causal) + " window " + std::to_string(window));
       }
     }
   }
@@ -227,7 +238,8 @@ TEST_P(Attend, PositionsInAnyOrderAndFarApart) {
 TEST_P(Attend, NothingVisibleGivesZeros) {
   for (std::int64_t T : {1, 20}) {
     Head h(3, T, 64, 100, 8);
-    for (std::int64_t t = 0; t < T; ++t) h.q_positions[static_cast<std::size_t>(t)] = t % 2 == 0 ? -1 : 99;
+    for (std::int64_t t = 0; t < T; ++t)
+      h.q_positions[static_cast<std::size_t>(t)] = t % 2 == 0 ? -1 : 99;
     h.page({64});
     expect_attends(h, 0.125f, {}, "every second query sees nothing");
     h.pages.clear();
@@ -290,7 +302,8 @@ TEST_P(Attend, AnyPagingAndAnyThreadsGiveTheSame) {
     std::vector<float> first;
     for (int threads : {1, 2, 3, 7}) {
       at::set_num_threads(threads);
-      for (const auto& sizes : std::vector<std::vector<std::int64_t>>{{64}, {1, 64, 17}, {63}, {8}, {5, 2}}) {
+      for (const auto& sizes :
+           std::vector<std::vector<std::int64_t>>{{64}, {1, 64, 17}, {63}, {8}, {5, 2}}) {
         h.page(sizes);
         std::vector<float> out(h.q.size(), kNan), lse(static_cast<std::size_t>(3 * T), kNan);
         const AttendTask task = h.task(out, &lse);
@@ -320,10 +333,12 @@ TEST_P(Attend, ManyTasksOfDifferentLengthsAtOnce) {
       lses.emplace_back(static_cast<std::size_t>(h.G * h.T), kNan);
     }
     std::vector<AttendTask> tasks;
-    for (std::size_t i = 0; i < heads.size(); ++i) tasks.push_back(heads[i].task(outs[i], &lses[i]));
+    for (std::size_t i = 0; i < heads.size(); ++i)
+      tasks.push_back(heads[i].task(outs[i], &lses[i]));
     attend(tasks, 64, 0.125f, {true, 333});
     for (std::size_t i = 0; i < heads.size(); ++i) {
-      EXPECT_LT(relative_error(outs[i], oracle(heads[i], 0.125, {true, 333}).out), 2e-6) << i << ", " << threads << " threads";
+      EXPECT_LT(relative_error(outs[i], oracle(heads[i], 0.125, {true, 333}).out), 2e-6)
+          << i << ", " << threads << " threads";
     }
   }
 }
@@ -339,7 +354,8 @@ TEST_P(Attend, StridesOfTimeFirstLayouts) {
   constexpr std::int64_t kRow = kD + 5;
   std::vector<float> q(kT * kG * kRow, kNan), out(kT * kG * kRow, -9.f);
   for (std::int64_t g = 0; g < kG; ++g) {
-    for (std::int64_t t = 0; t < kT; ++t) std::copy_n(h.q.begin() + (g * kT + t) * kD, kD, q.begin() + (t * kG + g) * kRow);
+    for (std::int64_t t = 0; t < kT; ++t)
+      std::copy_n(h.q.begin() + (g * kT + t) * kD, kD, q.begin() + (t * kG + g) * kRow);
   }
   AttendTask task = plain;
   task.q = q.data();
@@ -367,7 +383,8 @@ TEST_P(Attend, OneVisibleEntryIsCopiedExactly) {
     for (std::int64_t g = 0; g < 2; ++g) {
       for (std::int64_t t = 0; t < T; ++t) {
         for (std::int64_t i = 0; i < 64; ++i) {
-          ASSERT_EQ(out[static_cast<std::size_t>((g * T + t) * 64 + i)], static_cast<float>(h.v[static_cast<std::size_t>((80 - T + t) * 64 + i)]));
+          ASSERT_EQ(out[static_cast<std::size_t>((g * T + t) * 64 + i)],
+                    static_cast<float>(h.v[static_cast<std::size_t>((80 - T + t) * 64 + i)]));
         }
       }
     }
@@ -411,7 +428,8 @@ TEST_P(Attend, WrongShapesAreRefused) {
   h.page({64});
   std::vector<float> out(64);
   AttendTask task = h.task(out, nullptr);
-  for (std::int64_t d : {0, -8, 4, 12, 264}) EXPECT_THROW(attend({&task, 1}, d, 1.f, {}), Error) << d;
+  for (std::int64_t d : {0, -8, 4, 12, 264})
+    EXPECT_THROW(attend({&task, 1}, d, 1.f, {}), Error) << d;
   EXPECT_THROW(attend({&task, 1}, 64, 1.f, {true, -1}), Error);
   task.T = -1;
   EXPECT_THROW(attend({&task, 1}, 64, 1.f, {}), Error);
@@ -427,7 +445,8 @@ MNEME_AT_EVERY_LEVEL(Rotate);
 
 std::vector<double> frequencies(std::int64_t pairs) {
   std::vector<double> f;
-  for (std::int64_t i = 0; i < pairs; ++i) f.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(pairs)));
+  for (std::int64_t i = 0; i < pairs; ++i)
+    f.push_back(std::pow(10000.0, -static_cast<double>(i) / static_cast<double>(pairs)));
   return f;
 }
 
@@ -448,7 +467,9 @@ TEST_P(Rotate, EqualsTheFormulaForBothLayouts) {
               const std::int64_t b = layout == PairLayout::halves ? i + pairs : 2 * i + 1;
               double& first = want[static_cast<std::size_t>((h * kT + t) * d + a)];
               double& second = want[static_cast<std::size_t>((h * kT + t) * d + b)];
-              const double angle = static_cast<double>(positions[t]) * f[static_cast<std::size_t>(i)], old = first;
+              const double angle =
+                               static_cast<double>(positions[t]) * f[static_cast<std::size_t>(i)],
+                           old = first;
               first = first * std::cos(angle) - second * std::sin(angle);
               second = second * std::cos(angle) + old * std::sin(angle);
             }
@@ -541,7 +562,8 @@ TEST_P(Exp, InPlaceAndEveryTail) {
     std::vector<float> x(static_cast<std::size_t>(n) + 1, 0.5f);
     x.back() = -4.f;
     exp(x.data(), x.data(), n);
-    for (std::int64_t i = 0; i < n; ++i) ASSERT_NEAR(x[static_cast<std::size_t>(i)], 1.6487213f, 1e-6);
+    for (std::int64_t i = 0; i < n; ++i)
+      ASSERT_NEAR(x[static_cast<std::size_t>(i)], 1.6487213f, 1e-6);
     ASSERT_EQ(x.back(), -4.f);
   }
 }

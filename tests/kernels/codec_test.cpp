@@ -1,13 +1,13 @@
 #include "mneme/kernels/codec.h"
 
-#include <ATen/Parallel.h>
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
 
-#include <cstring>
+#include <ATen/Parallel.h>
 
 #include "at_level.h"
 #include "half.h"
-#include "mneme/core/error.h"
+#include <cstring>
+#include <gtest/gtest.h>
 
 namespace mneme::kernels {
 namespace {
@@ -32,18 +32,24 @@ Oracle oracle(NumberCodec codec, const std::vector<float>& x, std::int64_t T, st
     std::vector<std::int64_t> members;
     for (std::int64_t t = 0; t < T; ++t) {
       for (std::int64_t c = 0; c < d; ++c) {
-        const std::int64_t of = channels ? t / size * d + c : t * ((d + size - 1) / size) + c / size;
+        const std::int64_t of =
+            channels ? t / size * d + c : t * ((d + size - 1) / size) + c / size;
         if (of == g) members.push_back(t * d + c);
       }
     }
     float low = kInfinity, high = -kInfinity;
-    for (std::int64_t i : members) low = std::min(low, x[static_cast<std::size_t>(i)]), high = std::max(high, x[static_cast<std::size_t>(i)]);
+    for (std::int64_t i : members)
+      low = std::min(low, x[static_cast<std::size_t>(i)]),
+      high = std::max(high, x[static_cast<std::size_t>(i)]);
     const std::uint16_t scale = to_half(high / steps - low / steps), minimum = to_half(low);
     std::memcpy(o.bytes.data() + 2 * g, &scale, 2);
     std::memcpy(o.bytes.data() + 2 * (groups + g), &minimum, 2);
     const auto s = static_cast<float>(from_half(scale)), m = static_cast<float>(from_half(minimum));
     for (std::int64_t i : members) {
-      const float q = s == 0.f ? 0.f : std::nearbyint(std::clamp((x[static_cast<std::size_t>(i)] - m) / s, 0.f, steps));
+      const float q =
+          s == 0.f
+              ? 0.f
+              : std::nearbyint(std::clamp((x[static_cast<std::size_t>(i)] - m) / s, 0.f, steps));
       const auto code = static_cast<std::uint8_t>(q);
       std::uint8_t* row = o.bytes.data() + 4 * groups + i / d * row_bytes;
       if (code_bits(codec) == 8) {
@@ -68,15 +74,18 @@ TEST_P(Codec, BytesAndNumbersAreThoseOfTheDefinition) {
         const Oracle want = oracle(codec, x, T, d);
         std::vector<std::uint8_t> bytes(want.bytes.size() + 8, 0xee);
         encode(codec, x.data(), T, d, bytes.data());
-        for (std::size_t i = want.bytes.size(); i < bytes.size(); ++i) ASSERT_EQ(bytes[i], 0xee) << "written past the end";
+        for (std::size_t i = want.bytes.size(); i < bytes.size(); ++i)
+          ASSERT_EQ(bytes[i], 0xee) << "written past the end";
         bytes.resize(want.bytes.size());
-        ASSERT_EQ(bytes, want.bytes) << "codec " << static_cast<int>(codec) << " T " << T << " d " << d;
+        ASSERT_EQ(bytes, want.bytes)
+            << "codec " << static_cast<int>(codec) << " T " << T << " d " << d;
         std::vector<float> back(x.size() + 1, kNan);
         back.back() = -7.f;
         decode(codec, bytes.data(), T, d, back.data());
         ASSERT_EQ(back.back(), -7.f) << "written past the end";
         back.pop_back();
-        ASSERT_EQ(back, want.numbers) << "codec " << static_cast<int>(codec) << " T " << T << " d " << d;
+        ASSERT_EQ(back, want.numbers)
+            << "codec " << static_cast<int>(codec) << " T " << T << " d " << d;
       }
     }
   }
@@ -106,7 +115,9 @@ TEST_P(Codec, EncodingAgainChangesNothingWhereTheGridIsExact) {
       for (std::int64_t c = 0; c < kD; ++c) {
         const std::int64_t along = codec == NumberCodec::channel4 ? t : c % group_size(codec);
         x[static_cast<std::size_t>(t * kD + c)] =
-            along == 0 ? 0.f : along == 1 ? static_cast<float>(steps) : static_cast<float>((t * 37 + c * 11) % (steps + 1));
+            along == 0   ? 0.f
+            : along == 1 ? static_cast<float>(steps)
+                         : static_cast<float>((t * 37 + c * 11) % (steps + 1));
       }
     }
     std::vector<std::uint8_t> bytes(static_cast<std::size_t>(encoded_bytes(codec, kT, kD)));
@@ -142,15 +153,17 @@ TEST_P(Codec, ARangeOfRowsEqualsThoseRowsOfTheWhole) {
     for (int threads : {1, 3}) {
       at::set_num_threads(threads);
       std::vector<float> out(2 * kT * kStride, -5.f);
-      const DecodeTask tasks[] = {{bytes.data(), kT, kD, 0, 0, out.data(), kStride, KvType::f32},
-                                  {bytes.data(), kT, kD, 17, 60, out.data(), kStride, KvType::f32},
-                                  {bytes.data(), kT, kD, 100, 1, out.data() + 60 * kStride, kStride, KvType::f32},
-                                  {bytes.data(), kT, kD, 0, kT, out.data() + kT * kStride, kStride, KvType::f32}};
+      const DecodeTask tasks[] = {
+          {bytes.data(), kT, kD, 0, 0, out.data(), kStride, KvType::f32},
+          {bytes.data(), kT, kD, 17, 60, out.data(), kStride, KvType::f32},
+          {bytes.data(), kT, kD, 100, 1, out.data() + 60 * kStride, kStride, KvType::f32},
+          {bytes.data(), kT, kD, 0, kT, out.data() + kT * kStride, kStride, KvType::f32}};
       decode(codec, tasks);
       for (std::int64_t r = 0; r < 2 * kT; ++r) {
         const std::int64_t from = r < 60 ? 17 + r : r == 60 ? 100 : r >= kT ? r - kT : -1;
         for (std::int64_t c = 0; c < kStride; ++c) {
-          const float want = from >= 0 && c < kD ? whole[static_cast<std::size_t>(from * kD + c)] : -5.f;
+          const float want =
+              from >= 0 && c < kD ? whole[static_cast<std::size_t>(from * kD + c)] : -5.f;
           ASSERT_EQ(out[static_cast<std::size_t>(r * kStride + c)], want) << r << " " << c;
         }
       }
@@ -208,7 +221,8 @@ TEST_P(Codec, NumbersThatAreNotFiniteAndWrongRowsAreRefused) {
       for (std::size_t at : {std::size_t{0}, std::size_t{39}, std::size_t{33 * 40 - 1}}) {
         auto x = normal_numbers(kT * kD, 6);
         x[at] = broken;
-        EXPECT_THROW(encode(codec, x.data(), kT, kD, bytes.data()), Error) << broken << " at " << at;
+        EXPECT_THROW(encode(codec, x.data(), kT, kD, bytes.data()), Error)
+            << broken << " at " << at;
       }
     }
     std::vector<float> out(kT * kD);

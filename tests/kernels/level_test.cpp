@@ -1,15 +1,14 @@
 #include "mneme/kernels/level.h"
 
-#include <gtest/gtest.h>
-
-#include <algorithm>
-#include <cstdlib>
-#include <cstring>
-
-#include "at_level.h"
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/quantized.h"
+
+#include "at_level.h"
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <gtest/gtest.h>
 
 namespace mneme::kernels {
 namespace {
@@ -79,7 +78,8 @@ TEST(Level, AForcedLevelReallyRuns) {
     rows.M = 1;
     rows.K = kK;
     std::vector<float> y(kN, kNan);
-    table(each).matvec[0](reinterpret_cast<const std::uint8_t*>(w.data()), 0, kN, rows, y.data(), kN);
+    table(each).matvec[0](reinterpret_cast<const std::uint8_t*>(w.data()), 0, kN, rows, y.data(),
+                          kN);
     EXPECT_EQ(y, prints.back()) << name(each);
   }
   for (std::size_t i = 1; i < prints.size(); ++i) EXPECT_NE(prints[i], prints[i - 1]);
@@ -93,8 +93,9 @@ TEST(LevelDeathTest, TheEnvironmentForcesALevel) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
   for (Level each : supported_levels()) {
     setenv("MNEME_LEVEL", std::string(name(each)).c_str(), 1);
-    EXPECT_EXIT(std::exit(level() == each && std::strcmp(table().level, name(each).data()) == 0 ? 0 : 1),
-                ::testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(
+        std::exit(level() == each && std::strcmp(table().level, name(each).data()) == 0 ? 0 : 1),
+        ::testing::ExitedWithCode(0), "");
   }
   unsetenv("MNEME_LEVEL");
 }

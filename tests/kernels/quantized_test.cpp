@@ -1,13 +1,13 @@
 #include "mneme/kernels/quantized.h"
 
-#include <ATen/Parallel.h>
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
 
-#include <cstring>
+#include <ATen/Parallel.h>
 
 #include "at_level.h"
 #include "half.h"
-#include "mneme/core/error.h"
+#include <cstring>
+#include <gtest/gtest.h>
 
 namespace mneme::kernels {
 namespace {
@@ -53,7 +53,8 @@ Weights random_weights(WeightType type, std::int64_t n, unsigned seed) {
     for (auto& code : codes) code = static_cast<std::uint8_t>(generator());
     if (type == WeightType::q8_0) {
       put(codes);
-      for (std::uint8_t code : codes) w.numbers.push_back(from_half(d) * static_cast<std::int8_t>(code));
+      for (std::uint8_t code : codes)
+        w.numbers.push_back(from_half(d) * static_cast<std::int8_t>(code));
       continue;
     }
     for (int i = 0; i < 16; ++i) {
@@ -62,7 +63,8 @@ Weights random_weights(WeightType type, std::int64_t n, unsigned seed) {
     }
     for (std::uint8_t code : codes) {
       const int q = code & 15;
-      w.numbers.push_back(type == WeightType::q4_0 ? from_half(d) * (q - 8) : from_half(d) * q + from_half(m));
+      w.numbers.push_back(type == WeightType::q4_0 ? from_half(d) * (q - 8)
+                                                   : from_half(d) * q + from_half(m));
     }
   }
   return w;
@@ -75,7 +77,8 @@ std::vector<double> rounded_activations(const std::vector<float>& x) {
     float amplitude = 0;
     for (std::size_t i = b; i < b + 32; ++i) amplitude = std::max(amplitude, std::fabs(x[i]));
     const float d = amplitude / 127.f, inverse = amplitude > 0 ? 127.f / amplitude : 0.f;
-    for (std::size_t i = b; i < b + 32; ++i) rounded[i] = static_cast<double>(d) * std::nearbyint(x[i] * inverse);
+    for (std::size_t i = b; i < b + 32; ++i)
+      rounded[i] = static_cast<double>(d) * std::nearbyint(x[i] * inverse);
   }
   return rounded;
 }
@@ -85,13 +88,15 @@ struct Product {
   std::vector<double> y, size;
 };
 
-Product product(const std::vector<double>& w, std::int64_t N, std::int64_t K, const std::vector<double>& x, std::int64_t M) {
+Product product(const std::vector<double>& w, std::int64_t N, std::int64_t K,
+                const std::vector<double>& x, std::int64_t M) {
   Product p;
   for (std::int64_t m = 0; m < M; ++m) {
     for (std::int64_t n = 0; n < N; ++n) {
       double sum = 0, size = 0;
       for (std::int64_t k = 0; k < K; ++k) {
-        const double term = x[static_cast<std::size_t>(m * K + k)] * w[static_cast<std::size_t>(n * K + k)];
+        const double term =
+            x[static_cast<std::size_t>(m * K + k)] * w[static_cast<std::size_t>(n * K + k)];
         sum += term;
         size += std::fabs(term);
       }
@@ -139,7 +144,8 @@ TEST_P(Quantized, UnpackingOfPlainTypesHandlesEveryTail) {
       const Weights w = random_weights(type, K, 8);
       std::vector<float> out(static_cast<std::size_t>(K) + 1, -7.f);
       dequantize(type, w.bytes.data(), 1, K, out.data());
-      for (std::size_t i = 0; i < w.numbers.size(); ++i) ASSERT_EQ(out[i], w.numbers[i]) << name(type);
+      for (std::size_t i = 0; i < w.numbers.size(); ++i)
+        ASSERT_EQ(out[i], w.numbers[i]) << name(type);
       EXPECT_EQ(out.back(), -7.f) << "written past the end";
     }
   }
@@ -158,10 +164,13 @@ TEST_P(Quantized, EveryHalfIsReadAndEveryRoundingToBf16IsRight) {
       ASSERT_EQ(out[i], want) << i;
     }
   }
-  std::vector<float> edges{0.f, -0.f, 1.f, 1.00390625f, 1.01171875f, 1.0039063f, 3.3895314e38f, 1e-40f, kInfinity, -kInfinity};
+  std::vector<float> edges{0.f,        -0.f,          1.f,    1.00390625f, 1.01171875f,
+                           1.0039063f, 3.3895314e38f, 1e-40f, kInfinity,   -kInfinity};
   std::vector<std::uint16_t> narrow(edges.size());
-  dequantize_bf16(WeightType::f32, edges.data(), 1, static_cast<std::int64_t>(edges.size()), narrow.data());
-  for (std::size_t i = 0; i < edges.size(); ++i) EXPECT_EQ(narrow[i], to_bf16(edges[i])) << edges[i];
+  dequantize_bf16(WeightType::f32, edges.data(), 1, static_cast<std::int64_t>(edges.size()),
+                  narrow.data());
+  for (std::size_t i = 0; i < edges.size(); ++i)
+    EXPECT_EQ(narrow[i], to_bf16(edges[i])) << edges[i];
   std::uint16_t of_nan = 0;
   dequantize_bf16(WeightType::f32, &kNan, 1, 1, &of_nan);
   EXPECT_TRUE(std::isnan(from_bf16(of_nan)));
@@ -175,7 +184,8 @@ TEST_P(Quantized, ProductsOfEveryTypeAndShape) {
           if (K > 600 && M > 5) continue;
           const Weights w = random_weights(type, N * K, 11);
           const auto x = normal_numbers(M * K, 12);
-          const std::vector<double> seen = is_quantized(type) ? rounded_activations(x) : std::vector<double>(x.begin(), x.end());
+          const std::vector<double> seen =
+              is_quantized(type) ? rounded_activations(x) : std::vector<double>(x.begin(), x.end());
           std::vector<float> y(static_cast<std::size_t>(M * N), kNan);
           matvec(type, w.bytes.data(), N, K, x.data(), M, y.data());
           ASSERT_LT(worst_error(y, product(w.numbers, N, K, seen, M)), 1e-6)
@@ -183,7 +193,8 @@ TEST_P(Quantized, ProductsOfEveryTypeAndShape) {
           std::fill(y.begin(), y.end(), kNan);
           matvec(type, w.bytes.data(), N, K, x.data(), M, y.data(), Activations::f32);
           ASSERT_LT(worst_error(y, product(w.numbers, N, K, {x.begin(), x.end()}, M)), 1e-6)
-              << name(type) << " N " << N << " K " << K << " M " << M << ", activations not quantized";
+              << name(type) << " N " << N << " K " << K << " M " << M
+              << ", activations not quantized";
         }
       }
     }
@@ -197,7 +208,8 @@ TEST_P(Quantized, ProductsOfPlainTypesHandleEveryTail) {
       const auto x = normal_numbers(3 * K, 14);
       std::vector<float> y(15, kNan);
       matvec(type, w.bytes.data(), 5, K, x.data(), 3, y.data());
-      ASSERT_LT(worst_error(y, product(w.numbers, 5, K, {x.begin(), x.end()}, 3)), 1e-6) << name(type) << " K " << K;
+      ASSERT_LT(worst_error(y, product(w.numbers, 5, K, {x.begin(), x.end()}, 3)), 1e-6)
+          << name(type) << " K " << K;
     }
   }
 }
@@ -241,7 +253,8 @@ TEST_P(Quantized, WholeNumbersGiveExactProducts) {
     const std::uint16_t one = 0x3c00, three = 0x4200;
     for (std::int64_t b = 0; b < kN * kK / 32; ++b) {
       std::memcpy(w.bytes.data() + b * block_bytes(type), &one, 2);
-      if (type == WeightType::q4_1) std::memcpy(w.bytes.data() + b * block_bytes(type) + 2, &three, 2);
+      if (type == WeightType::q4_1)
+        std::memcpy(w.bytes.data() + b * block_bytes(type) + 2, &three, 2);
     }
     std::vector<float> unpacked(kN * kK), y(kM * kN, kNan);
     dequantize(type, w.bytes.data(), kN, kK, unpacked.data());
@@ -260,7 +273,8 @@ TEST_P(Quantized, NothingPastTheWeightsIsRead) {
         const Weights w = random_weights(type, N * K, 16);
         const AtTheEnd mapped(w.bytes);
         const auto x = normal_numbers(K, 17);
-        std::vector<float> y(static_cast<std::size_t>(N), kNan), again(y), out(static_cast<std::size_t>(N * K));
+        std::vector<float> y(static_cast<std::size_t>(N), kNan), again(y),
+            out(static_cast<std::size_t>(N * K));
         std::vector<std::uint16_t> narrow(out.size());
         matvec(type, mapped.data(), N, K, x.data(), 1, y.data());
         matvec(type, w.bytes.data(), N, K, x.data(), 1, again.data());
@@ -275,7 +289,8 @@ TEST_P(Quantized, NothingPastTheWeightsIsRead) {
 TEST_P(Quantized, PartsTogetherEqualEachAlone) {
   constexpr std::int64_t kK = 576, kM = 2;
   const auto x = normal_numbers(kM * kK, 18);
-  const WeightType types[] = {WeightType::q4_1, WeightType::q8_0, WeightType::bf16, WeightType::q4_1};
+  const WeightType types[] = {WeightType::q4_1, WeightType::q8_0, WeightType::bf16,
+                              WeightType::q4_1};
   const std::int64_t sizes[] = {37, 8, 5, 130};
   for (int threads : {1, 2, 3}) {
     at::set_num_threads(threads);
@@ -310,7 +325,8 @@ TEST_P(Quantized, RowsApartLeaveTheGapAlone) {
   matvec(WeightType::q4_1, w.bytes.data(), kN, kK, x.data(), kM, tight.data());
   for (std::int64_t m = 0; m < kM; ++m) {
     for (std::int64_t n = 0; n < kStride; ++n) {
-      EXPECT_EQ(y[static_cast<std::size_t>(m * kStride + n)], n < kN ? tight[static_cast<std::size_t>(m * kN + n)] : -3.f);
+      EXPECT_EQ(y[static_cast<std::size_t>(m * kStride + n)],
+                n < kN ? tight[static_cast<std::size_t>(m * kN + n)] : -3.f);
     }
   }
 }
@@ -325,7 +341,8 @@ TEST_P(Quantized, ZeroAndBrokenActivations) {
     for (float broken : {kNan, kInfinity}) {
       x[40] = broken;
       matvec(type, w.bytes.data(), kN, kK, x.data(), 1, y.data());
-      for (float each : y) EXPECT_FALSE(std::isfinite(each)) << name(type) << ": a broken number must not vanish";
+      for (float each : y)
+        EXPECT_FALSE(std::isfinite(each)) << name(type) << ": a broken number must not vanish";
     }
   }
 }

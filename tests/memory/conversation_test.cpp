@@ -1,24 +1,25 @@
 // Chatting and writing on with the default model: what a reply came from, what forgetting takes along, what is placed.
-#include <gtest/gtest.h>
+#include "mneme/core/error.h"
+#include "mneme/memory/memory.h"
 
+#include "tests/memory/memory_fixture.h"
+#include "tests/tensor_check.h"
 #include <algorithm>
+#include <gtest/gtest.h>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include "mneme/core/error.h"
-#include "mneme/memory/memory.h"
-#include "tests/memory/memory_fixture.h"
-#include "tests/tensor_check.h"
 
 namespace mneme {
 namespace {
 
 const std::string kSecret =
-    "The password of the Zephyrine archive is quokkabramble. It was chosen by the archivist Ilse Horn in the year 1972, and "
+    "The password of the Zephyrine archive is quokkabramble. It was chosen by the archivist Ilse "
+    "Horn in the year 1972, and "
     "it has never been changed since, because nobody but her knows how to change it.\n";
 const std::string kHarbour =
-    "The harbour of Tarrow was dug by convicts in the winter of 1811. It silted up within thirty years, and today only "
+    "The harbour of Tarrow was dug by convicts in the winter of 1811. It silted up within thirty "
+    "years, and today only "
     "fishing boats of shallow draught can enter it at high tide.\n";
 
 std::shared_ptr<MemoryModels> models() {
@@ -33,7 +34,9 @@ MemoryOptions creating(const std::string& kv = "") {
   return options;
 }
 
-std::unique_ptr<Memory> memory_of(const check::Folder& folder, const std::vector<std::pair<std::string, std::string>>& texts, const ReadOptions& options = {}) {
+std::unique_ptr<Memory> memory_of(const check::Folder& folder,
+                                  const std::vector<std::pair<std::string, std::string>>& texts,
+                                  const ReadOptions& options = {}) {
   auto memory = Memory::open(folder / "m.mneme", models(), creating());
   std::vector<Document> documents;
   for (const auto& [label, text] : texts) documents.push_back(document_from_text(label, text));
@@ -41,7 +44,9 @@ std::unique_ptr<Memory> memory_of(const check::Folder& folder, const std::vector
   return memory;
 }
 
-ChatReply say(Memory& memory, const std::string& message, std::int64_t max_tokens = 24) { return memory.chat("default", message, max_tokens, {}, 1, {}); }
+ChatReply say(Memory& memory, const std::string& message, std::int64_t max_tokens = 24) {
+  return memory.chat("default", message, max_tokens, {}, 1, {});
+}
 
 TEST(Conversation, WhatRepeatsAForgottenSourceGoesWithIt) {
   const check::Folder folder;
@@ -55,7 +60,9 @@ TEST(Conversation, WhatRepeatsAForgottenSourceGoesWithIt) {
   const auto secret = memory->file().find_document("secret")->document.id;
   for (const auto& turn : memory->file().turns("default")) {
     if (turn.role != "assistant") continue;
-    EXPECT_NE(std::find(turn.provenance.begin(), turn.provenance.end(), secret), turn.provenance.end()) << turn.number << ": " << turn.text;
+    EXPECT_NE(std::find(turn.provenance.begin(), turn.provenance.end(), secret),
+              turn.provenance.end())
+        << turn.number << ": " << turn.text;
   }
   memory->file().forget("secret");
   memory->file().close();
@@ -87,7 +94,8 @@ TEST(Conversation, NothingFitsBesideAVeryLongQuestion) {
   for (int i = 0; i < 9000; ++i) question += " indeed";
   AskOptions always;
   always.always = true;
-  check::expect_error(Errc::full, "shorten it by", [&] { (void)memory->ask(question + "?", always); });
+  check::expect_error(Errc::full, "shorten it by",
+                      [&] { (void)memory->ask(question + "?", always); });
   // A long reply may be asked for: it does not push the passages out.
   EXPECT_FALSE(say(*memory, "Who dug the harbour of Tarrow?", 7000).citations.empty());
 }
@@ -95,8 +103,14 @@ TEST(Conversation, NothingFitsBesideAVeryLongQuestion) {
 TEST(Continuation, GoesOnInTheTextAndKeepsItsStates) {
   const check::Folder folder;
   std::string text;
-  for (int i = 0; i < 12; ++i) text += "On the " + std::to_string(i + 2) + "th day of the voyage the wind fell, and the crew of the Halcyon mended sails, told old stories and waited for the weather to turn. The cook, who had been at sea for forty years, said that he had seen worse, and that the sea gives back what it takes. Nobody believed him, but nobody said so either.\n\n";
-  text += "In the evening the captain came on deck, looked at the sky, and said to the helmsman that";
+  for (int i = 0; i < 12; ++i)
+    text += "On the " + std::to_string(i + 2) +
+            "th day of the voyage the wind fell, and the crew of the Halcyon mended sails, told "
+            "old stories and waited for the weather to turn. The cook, who had been at sea for "
+            "forty years, said that he had seen worse, and that the sea gives back what it takes. "
+            "Nobody believed him, but nobody said so either.\n\n";
+  text +=
+      "In the evening the captain came on deck, looked at the sky, and said to the helmsman that";
   auto memory = memory_of(folder, {{"voyage", text}});
   const auto first = memory->continue_text(40, {}, 1, "", {});
   EXPECT_GT(first.generated_tokens, 5);

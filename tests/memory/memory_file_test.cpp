@@ -714,11 +714,11 @@ TEST(FullDisk, AnExportNamesTheFileThatDoesNotFit) {
     std::signal(SIGXFSZ, SIG_IGN);
     const rlimit limit{1'000'000, 1'000'000};
     std::string message;
-    const bool good =
-        ::setrlimit(RLIMIT_FSIZE, &limit) == 0 &&
-        error_of([&] { MemoryFile::open(path, Access::read_only)->export_to(to); }, &message) ==
-            Errc::io &&
-        message.starts_with(to.string() + ": ") && message.find("disk is full") != std::string::npos;
+    const bool good = ::setrlimit(RLIMIT_FSIZE, &limit) == 0 &&
+                      error_of([&] { MemoryFile::open(path, Access::read_only)->export_to(to); },
+                               &message) == Errc::io &&
+                      message.starts_with(to.string() + ": ") &&
+                      message.find("disk is full") != std::string::npos;
     if (!good) std::fprintf(stderr, "%s\n", message.c_str());
     ::_exit(good ? 0 : 1);
   }

@@ -1,10 +1,9 @@
 // Reading with the default models: an interrupted reading keeps what it did and goes on from there.
-#include <gtest/gtest.h>
-
-#include <fmt/format.h>
-
 #include "mneme/memory/memory.h"
+
 #include "tests/memory/memory_fixture.h"
+#include <fmt/format.h>
+#include <gtest/gtest.h>
 
 namespace mneme {
 namespace {
@@ -13,8 +12,10 @@ std::string many_paragraphs(int n) {
   std::string text;
   for (int i = 0; i < n; ++i) {
     text += fmt::format(
-        "The lighthouse of island number {} was built by the mason Ravel{} in the spring of its year. Its lamp burns "
-        "fish oil, its stair has {} steps, and on clear nights it is seen from the harbour across the strait, where "
+        "The lighthouse of island number {} was built by the mason Ravel{} in the spring of its "
+        "year. Its lamp burns "
+        "fish oil, its stair has {} steps, and on clear nights it is seen from the harbour across "
+        "the strait, where "
         "the pilots keep a list of all the lamps that they trust.\n\n",
         i, i, 40 + i);
   }
@@ -29,7 +30,9 @@ TEST(Reading, AnInterruptedReadingKeepsWhatItDidAndGoesOn) {
   const auto document = document_from_text("islands", many_paragraphs(400));
   ReadOptions options;
   int calls = 0;
-  options.cancelled = [&] { return ++calls > 2; };  // before the document, before its second batch, then
+  options.cancelled = [&] {
+    return ++calls > 2;
+  };  // before the document, before its second batch, then
   std::int64_t spans = 0;
   {
     auto memory = Memory::open(folder / "m.mneme", models, creating);
@@ -47,7 +50,8 @@ TEST(Reading, AnInterruptedReadingKeepsWhatItDidAndGoesOn) {
   auto memory = Memory::open(folder / "m.mneme", models, creating);
   const auto embedder = models->embedder("")->digest();
   const auto id = memory->documents().at(0).document.id;
-  const auto left = static_cast<std::int64_t>(memory->file().passages_without(id, RepKind::embedding, embedder).size());
+  const auto left = static_cast<std::int64_t>(
+      memory->file().passages_without(id, RepKind::embedding, embedder).size());
   EXPECT_EQ(left, spans - 256);
   const auto resumed = memory->read({document}, {});
   EXPECT_FALSE(resumed.interrupted);

@@ -49,7 +49,8 @@ class AdapterFile : public ::testing::Test {
       auto& tensor = adapters_.find(name)->tensor;
       tensor.copy_(0.2 * check::normal(tensor.sizes(), ++seed));
     }
-    info_ = {"tiny", trained_->digest, "layers.*.weight", 3, 6.0, "recipe", {{"prompt", "{\"a\": 1}"}}};
+    info_ = {"tiny", trained_->digest, "layers.*.weight",         3,
+             6.0,    "recipe",         {{"prompt", "{\"a\": 1}"}}};
   }
   void TearDown() override { fs::remove_all(folder_); }
 
@@ -79,7 +80,8 @@ TEST_F(AdapterFile, GivesBackWhatWasTrained) {
   const auto want = logits(*trained_), plain = logits(*tiny());
   EXPECT_FALSE(check::close(plain, want, 1e-2));
   std::vector<std::string> digests;
-  for (const auto& [type, most] : std::map<std::string, double>{{"f32", 1e-6}, {"f16", 2e-3}, {"bf16", 2e-2}}) {
+  for (const auto& [type, most] :
+       std::map<std::string, double>{{"f32", 1e-6}, {"f16", 2e-3}, {"bf16", 2e-2}}) {
     save_adapter(path_, adapters_, info_, type);
     auto model = tiny();
     const auto info = load_adapter(path_, *model);
@@ -95,7 +97,8 @@ TEST_F(AdapterFile, GivesBackWhatWasTrained) {
     EXPECT_EQ(model->digest.size(), 64u);
     EXPECT_NE(model->digest, trained_->digest);
     digests.push_back(model->digest);
-    check::expect_error(Errc::mismatch, "another model", [&] { (void)load_adapter(path_, *model); });
+    check::expect_error(Errc::mismatch, "another model",
+                        [&] { (void)load_adapter(path_, *model); });
   }
   EXPECT_NE(digests[0], digests[1]) << "the adapter is part of the digest";
 }
@@ -103,7 +106,8 @@ TEST_F(AdapterFile, GivesBackWhatWasTrained) {
 TEST_F(AdapterFile, IsRefusedByAnotherModel) {
   save_adapter(path_, adapters_, info_);
   auto other = tiny(2);
-  check::expect_error(Errc::mismatch, "was made for another model: tiny", [&] { (void)load_adapter(path_, *other); });
+  check::expect_error(Errc::mismatch, "was made for another model: tiny",
+                      [&] { (void)load_adapter(path_, *other); });
 }
 
 TEST_F(AdapterFile, IsRefusedWhereItDoesNotFit) {
@@ -116,7 +120,8 @@ TEST_F(AdapterFile, IsRefusedWhereItDoesNotFit) {
   refused(Errc::mismatch, "no other half");
   changed([&](auto& tensors, auto&) { tensors[one] = at::zeros({3, 31}, at::kHalf); });
   refused(Errc::mismatch, "has the sizes [3, 31], [3, 32] is wanted");
-  changed([&](auto& tensors, auto&) { tensors["layers.9.attn.q.weight.lora_a"] = tensors.at(one); });
+  changed(
+      [&](auto& tensors, auto&) { tensors["layers.9.attn.q.weight.lora_a"] = tensors.at(one); });
   refused(Errc::mismatch, "no matrix of this model");
   changed([&](auto& tensors, auto&) { tensors["layers.0.norm1.weight.lora_a"] = tensors.at(one); });
   refused(Errc::mismatch, "no matrix of this model");
@@ -144,9 +149,11 @@ TEST_F(AdapterFile, RefusesToWriteWhatCannotBeRead) {
   info_.notes["rank"] = "4";
   check::expect_error(Errc::invalid, "'rank'", [&] { save_adapter(path_, adapters_, info_); });
   info_.notes.clear();
-  check::expect_error(Errc::invalid, "'f64'", [&] { save_adapter(path_, adapters_, info_, "f64"); });
+  check::expect_error(Errc::invalid, "'f64'",
+                      [&] { save_adapter(path_, adapters_, info_, "f64"); });
   adapters_.find(adapters_.names().front())->tensor.fill_(1e6);
-  check::expect_error(Errc::invalid, "f16 cannot keep", [&] { save_adapter(path_, adapters_, info_); });
+  check::expect_error(Errc::invalid, "f16 cannot keep",
+                      [&] { save_adapter(path_, adapters_, info_); });
   save_adapter(path_, adapters_, info_, "bf16");
   EXPECT_TRUE(fs::exists(path_));
 }

@@ -2,16 +2,16 @@
 // EXAMPLES is JSON, [{"ids": [...], "weights": [...]}, ...]; SETTINGS a training config (its task does not matter).
 // Writes FOLDER/initial.safetensors and FOLDER/order.json (indices of the examples of each batch), then takes a step for
 // every line on stdin and answers it with one of JSON; at the end writes FOLDER/adapter.safetensors.
+#include "mneme/train/trainer.h"
+
 #include <ATen/Parallel.h>
-#include <fmt/format.h>
 
 #include <ctime>
 #include <filesystem>
+#include <fmt/format.h>
 #include <fstream>
 #include <iostream>
 #include <nlohmann/json.hpp>
-
-#include "mneme/train/trainer.h"
 
 namespace {
 
@@ -24,8 +24,11 @@ class Given final : public mneme::Task {
       example.weights = one.at("weights").get<std::vector<float>>();
     }
   }
-  [[nodiscard]] std::int64_t size() const override { return static_cast<std::int64_t>(examples_.size()); }
-  [[nodiscard]] mneme::Example example(std::int64_t index, std::int64_t, mneme::Generator&) const override {
+  [[nodiscard]] std::int64_t size() const override {
+    return static_cast<std::int64_t>(examples_.size());
+  }
+  [[nodiscard]] mneme::Example example(std::int64_t index, std::int64_t,
+                                       mneme::Generator&) const override {
     return examples_.at(static_cast<std::size_t>(index));
   }
 
@@ -62,7 +65,11 @@ int main(int argc, char** argv) {
       const auto before = std::clock();
       const auto report = trainer.step();
       const auto processor = static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC;
-      std::cout << nlohmann::json{{"loss", report.loss.total}, {"norm", report.norm}, {"tokens", report.tokens}, {"seconds", report.seconds}, {"processor_seconds", processor}}
+      std::cout << nlohmann::json{{"loss", report.loss.total},
+                                  {"norm", report.norm},
+                                  {"tokens", report.tokens},
+                                  {"seconds", report.seconds},
+                                  {"processor_seconds", processor}}
                 << std::endl;
     }
     trainer.save(folder / "adapter.safetensors");

@@ -1,12 +1,11 @@
 #include "mneme/tasks/squad.h"
 
-#include <gtest/gtest.h>
-#include <zlib.h>
+#include "mneme/core/error.h"
 
 #include <filesystem>
 #include <fstream>
-
-#include "mneme/core/error.h"
+#include <gtest/gtest.h>
+#include <zlib.h>
 
 namespace mneme::tasks {
 namespace {
@@ -18,7 +17,7 @@ TEST(Squad, NormalisesAsTheOfficialEvaluation) {
   EXPECT_EQ(normalised("an apple a day"), "apple day");
   EXPECT_EQ(normalised("thesis and anthem"), "thesis and anthem");  // articles are whole words
   EXPECT_EQ(normalised("vitamin A"), "vitamin");
-  EXPECT_EQ(normalised("the-end"), "theend");               // punctuation goes before articles do
+  EXPECT_EQ(normalised("the-end"), "theend");                 // punctuation goes before articles do
   EXPECT_EQ(normalised("1904\u20131908"), "1904\u20131908");  // only ASCII's punctuation goes
   EXPECT_EQ(normalised("A\u2013B"), "\u2013b");               // ... and parts words
   EXPECT_EQ(normalised("\u00c9MILE Z\u00d6LA"), "\u00e9mile z\u00f6la");
@@ -29,10 +28,12 @@ TEST(Squad, NormalisesAsTheOfficialEvaluation) {
 
 TEST(Squad, WordF1ByHand) {
   // "old customs house" against "customs house at tarrow": 2 shared of 3 and 4 words.
-  EXPECT_DOUBLE_EQ(word_f1("the old customs house", Strings{"customs house at Tarrow"}), 2.0 * 2 / 7);
+  EXPECT_DOUBLE_EQ(word_f1("the old customs house", Strings{"customs house at Tarrow"}),
+                   2.0 * 2 / 7);
   EXPECT_DOUBLE_EQ(word_f1("60", Strings{"sixty", "60"}), 1);
   EXPECT_DOUBLE_EQ(word_f1("60", Strings{"61"}), 0);
-  EXPECT_DOUBLE_EQ(word_f1("no no no", Strings{"no"}), 0.5);  // a word counts as often as both have it
+  EXPECT_DOUBLE_EQ(word_f1("no no no", Strings{"no"}),
+                   0.5);  // a word counts as often as both have it
   EXPECT_DOUBLE_EQ(word_f1("", Strings{"x"}), 0);
   EXPECT_EQ(exact_match("The Bridge!", Strings{"tower", "bridge"}), 1);
   EXPECT_EQ(exact_match("bridges", Strings{"bridge"}), 0);
@@ -55,7 +56,8 @@ class SquadFile : public testing::Test {
     gzclose(file);
     return path;
   }
-  std::filesystem::path folder_ = std::filesystem::temp_directory_path() / ("squad_test_" + std::to_string(::getpid()));
+  std::filesystem::path folder_ =
+      std::filesystem::temp_directory_path() / ("squad_test_" + std::to_string(::getpid()));
 };
 
 TEST_F(SquadFile, ReadsArticlesParagraphsAndQuestions) {

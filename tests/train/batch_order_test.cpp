@@ -13,7 +13,8 @@ check::FixedTask examples_of(std::int64_t count) {
   std::vector<Example> examples;
   Generator generator(3);
   for (std::int64_t i = 0; i < count; ++i) {
-    examples.push_back(check::random_example(2 + generator.next() % 40, static_cast<std::uint64_t>(i)));
+    examples.push_back(
+        check::random_example(2 + generator.next() % 40, static_cast<std::uint64_t>(i)));
   }
   return check::FixedTask(std::move(examples));
 }
@@ -32,7 +33,8 @@ std::vector<std::vector<std::int64_t>> indices_of_pass(BatchOrder& order) {
 }
 
 TEST(BatchOrder, EveryExampleOnceAPass) {
-  for (const BatchOrder::Size size : {BatchOrder::Size{1, 0}, {7, 0}, {8, 0}, {1000, 0}, {8, 100}}) {
+  for (const BatchOrder::Size size :
+       {BatchOrder::Size{1, 0}, {7, 0}, {8, 0}, {1000, 0}, {8, 100}}) {
     const auto task = examples_of(611);
     BatchOrder order(task, size, 1);
     std::vector<std::vector<std::int64_t>> before;
@@ -122,7 +124,8 @@ TEST(BatchOrder, RefusesWhatIsNoPlace) {
   const auto task = examples_of(10);
   check::expect_error(Errc::invalid, "no training examples",
                       [] { BatchOrder(check::FixedTask({}), {8, 0}, 1); });
-  for (const BatchOrder::Place place : {BatchOrder::Place{0, 0, 2}, {0, 1, 0}, {-1, 0, 0}, {0, 0, -1}}) {
+  for (const BatchOrder::Place place :
+       {BatchOrder::Place{0, 0, 2}, {0, 1, 0}, {-1, 0, 0}, {0, 0, -1}}) {
     BatchOrder order(task, {8, 0}, 1);
     order.go_to(place);
     check::expect_error(Errc::invalid, "does not exist", [&] { (void)order.next(); });

@@ -7,7 +7,9 @@ namespace {
 
 class Config : public check::FolderTest {
  protected:
-  TrainConfig read(const std::string& text) const { return read_train_config(write("train.toml", text)); }
+  TrainConfig read(const std::string& text) const {
+    return read_train_config(write("train.toml", text));
+  }
   void refuses(const std::string& text, const std::string& why) const {
     check::expect_error(Errc::usage, why, [&] { (void)read(text); });
   }
@@ -84,7 +86,8 @@ TEST_F(Config, SaysWhatIsWrongAndWhere) {
   refuses("seed = 3\n", "tasks: ");
   refuses("sed = 3\n" + task, "train.toml:1: unknown key 'sed', did you mean 'seed'?");
   refuses(task + "[optimiser]\n", "unknown table 'optimiser', did you mean 'optimizer'?");
-  refuses(task + "[train]\nstep = 3\n", "train.toml:4: unknown key 'step' in [train], did you mean 'steps'?");
+  refuses(task + "[train]\nstep = 3\n",
+          "train.toml:4: unknown key 'step' in [train], did you mean 'steps'?");
   refuses(task + "[train]\nsteps = 0\n", "'steps' must be a whole number from 1");
   refuses(task + "[train]\nsteps = 1.5\n", "whole number");
   refuses(task + "[train]\nsteps = 3\npasses = 2\n", "give one");
@@ -104,17 +107,22 @@ TEST_F(Config, SaysWhatIsWrongAndWhere) {
   refuses(task + "device = \"gpu\"\n", "unknown key 'device' in [task]");
   refuses("device = \"gpu\"\n" + task, "'device' is 'gpu', it can be auto, cpu, cuda");
   refuses("= 3\n", "train.toml:1: ");
-  check::expect_error(Errc::not_found, "nowhere.toml", [&] { (void)read_train_config(folder_ / "nowhere.toml"); });
+  check::expect_error(Errc::not_found, "nowhere.toml",
+                      [&] { (void)read_train_config(folder_ / "nowhere.toml"); });
   check::expect_error(Errc::io, "cannot be read", [&] { (void)read_train_config(folder_); });
 }
 
 TEST_F(Config, TheRecipeIsWhatDecidesWhatIsLearned) {
   const std::string text = "[task]\nspec = \"repeat\"\n[train]\n";
   const auto base = recipe(read(text));
-  EXPECT_EQ(recipe(read("output = \"x\"\n" + text + "validate_every = 3\ncheckpoint_every = 3\n")), base);
-  EXPECT_EQ(recipe(read(text + "[optimizer]\nspec = \"adamw(lr=1e-3)\"\n")), base) << "specs are canonical";
-  for (const auto* change : {"accumulate = 2\n", "batch = 3\n", "batch_tokens = 3\n", "steps = 3\n", "compute = \"f32\"\n",
-                             "[optimizer]\nclip = 2\n", "[[loss]]\nspec = \"cross_entropy\"\nweight = 2\n", "[adapter]\nrank = 3\n"}) {
+  EXPECT_EQ(recipe(read("output = \"x\"\n" + text + "validate_every = 3\ncheckpoint_every = 3\n")),
+            base);
+  EXPECT_EQ(recipe(read(text + "[optimizer]\nspec = \"adamw(lr=1e-3)\"\n")), base)
+      << "specs are canonical";
+  for (const auto* change :
+       {"accumulate = 2\n", "batch = 3\n", "batch_tokens = 3\n", "steps = 3\n",
+        "compute = \"f32\"\n", "[optimizer]\nclip = 2\n",
+        "[[loss]]\nspec = \"cross_entropy\"\nweight = 2\n", "[adapter]\nrank = 3\n"}) {
     EXPECT_NE(recipe(read(text + change)), base) << change;
   }
   EXPECT_NE(recipe(read("seed = 2\n" + text)), base);

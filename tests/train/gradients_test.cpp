@@ -15,9 +15,11 @@ namespace {
 
 using Gradients = std::map<std::string, at::Tensor>;
 
-std::vector<WeightedObjective> objectives(const std::vector<std::pair<std::string, double>>& specs = {{"cross_entropy", 1}}) {
+std::vector<WeightedObjective> objectives(
+    const std::vector<std::pair<std::string, double>>& specs = {{"cross_entropy", 1}}) {
   std::vector<WeightedObjective> out;
-  for (const auto& [spec, weight] : specs) out.push_back({spec, registry().make<Objective>(spec), weight});
+  for (const auto& [spec, weight] : specs)
+    out.push_back({spec, registry().make<Objective>(spec), weight});
   return out;
 }
 
@@ -28,8 +30,8 @@ std::vector<const Example*> pointers(const std::vector<Example>& examples) {
 }
 
 /// What one pass adds to the gradients of fresh ones.
-Gradients gradients_of(const Model& model, const Params& adapters, const PackedExamples& examples, LossValue& loss,
-                       std::int64_t checkpoint_layers = 0, double share = 1,
+Gradients gradients_of(const Model& model, const Params& adapters, const PackedExamples& examples,
+                       LossValue& loss, std::int64_t checkpoint_layers = 0, double share = 1,
                        const std::vector<WeightedObjective>& terms = objectives()) {
   for (const auto& name : adapters.names()) adapters.find(name)->tensor.mutable_grad().reset();
   GradientOptions options;
@@ -46,12 +48,14 @@ Gradients gradients_of(const Model& model, const Params& adapters, const PackedE
 
 void expect_close(const Gradients& got, const Gradients& want, double most) {
   ASSERT_EQ(got.size(), want.size());
-  for (const auto& [name, gradient] : want) EXPECT_TRUE(check::close(got.at(name), gradient, most)) << name;
+  for (const auto& [name, gradient] : want)
+    EXPECT_TRUE(check::close(got.at(name), gradient, most)) << name;
 }
 
 std::vector<Example> mixed_examples() {
-  return {check::random_example(23, 1), check::segmented_example(16, 2), check::random_example(7, 3),
-          check::segmented_example(20, 4), check::random_example(3, 5), check::random_example(4, 6)};
+  return {check::random_example(23, 1), check::segmented_example(16, 2),
+          check::random_example(7, 3),  check::segmented_example(20, 4),
+          check::random_example(3, 5),  check::random_example(4, 6)};
 }
 
 TEST(AddGradients, CheckpointedLayersGiveWhatPlainOnesGive) {
@@ -78,9 +82,11 @@ TEST(AddGradients, ThroughQuantizedWeights) {
     Params stored, same;
     for (const auto& name : dense.params.names()) {
       const auto& tensor = dense.params.find(name)->tensor;
-      const bool blocks = tensor.dim() == 2 && tensor.size(1) % 32 == 0 && name.starts_with("layers.");
+      const bool blocks =
+          tensor.dim() == 2 && tensor.size(1) % 32 == 0 && name.starts_with("layers.");
       if (blocks) {
-        const auto weight = check::random_weight(type, tensor.size(0), tensor.size(1), 1 + stored.names().size());
+        const auto weight =
+            check::random_weight(type, tensor.size(0), tensor.size(1), 1 + stored.names().size());
         stored.set(name, parameter_from(weight));
         same.set(name, Parameter{dequantize(weight), nullptr, true, {}, {}, {}});
       } else {
@@ -164,7 +170,8 @@ TEST(AddGradients, SharesAddUp) {
   for (std::size_t i = 0; i < examples.size(); i += 2) {
     const auto part = pack({&examples[i], &examples[i + 1]}, 0);
     const auto share = part.weight / all.weight;
-    total += share * add_gradients(*model->model, part, objectives(), share, GradientOptions()).total;
+    total +=
+        share * add_gradients(*model->model, part, objectives(), share, GradientOptions()).total;
   }
   EXPECT_NEAR(total, want.total, 1e-5);
   for (const auto& [name, gradient] : whole) {
@@ -182,16 +189,20 @@ TEST(AddGradients, CrossEntropyByItsDefinition) {
   (void)gradients_of(*model->model, adapters, pack({&example}, 0), loss, 0, 1,
                      objectives({{"cross_entropy(label_smoothing=0.1)", 2}}));
   Batch batch;
-  batch.ids = at::tensor(std::vector<std::int64_t>(example.ids.begin(), example.ids.end()), at::kLong).unsqueeze(0);
+  batch.ids =
+      at::tensor(std::vector<std::int64_t>(example.ids.begin(), example.ids.end()), at::kLong)
+          .unsqueeze(0);
   batch.logits_at = LogitsAt::all;
   batch.compute = Compute::f32;
   auto state = model->model->start(1);
-  const auto log_p = model->model->forward(batch, state).logits[0].detach().to(at::kDouble).log_softmax(-1);
+  const auto log_p =
+      model->model->forward(batch, state).logits[0].detach().to(at::kDouble).log_softmax(-1);
   double sum = 0, weight = 0;
   for (std::int64_t t = 0; t + 1 < 12; ++t) {
     const auto w = example.weights[static_cast<std::size_t>(t)];
     const auto y = example.ids[static_cast<std::size_t>(t + 1)];
-    sum += w * -((1 - smoothing) * log_p[t][y].item<double>() + smoothing * log_p[t].mean().item<double>());
+    sum += w * -((1 - smoothing) * log_p[t][y].item<double>() +
+                 smoothing * log_p[t].mean().item<double>());
     weight += w;
   }
   EXPECT_NEAR(loss.terms.at(0).second, sum / weight, 1e-5);
@@ -211,7 +222,8 @@ class Named final : public FeedForward {
 
 TEST(AddGradients, LossesThatLayersNameReachTheirLayers) {
   auto model = check::tiny_language_model();
-  for (const std::int64_t layer : {0, 1, 3}) model->model->set_feed_forward(layer, std::make_shared<Named>());
+  for (const std::int64_t layer : {0, 1, 3})
+    model->model->set_feed_forward(layer, std::make_shared<Named>());
   Params adapters;
   attach_lora(model->params, "layers.*.attn.*.weight", adapters, 3, 6.0);
   adapters.requires_grad(true);
@@ -223,8 +235,10 @@ TEST(AddGradients, LossesThatLayersNameReachTheirLayers) {
   EXPECT_GT(want.terms.at(1).second, 0.1);
   EXPECT_NEAR(want.total, 0.5 * want.terms[0].second + 0.25 * want.terms[1].second, 1e-6);
   LossValue only;
-  const auto without = gradients_of(*model->model, adapters, packed, only, 0, 1, objectives({{"cross_entropy", 0.5}}));
-  EXPECT_FALSE(check::close(without.at("layers.0.attn.v.weight.lora_b"), plain.at("layers.0.attn.v.weight.lora_b"), 1e-3));
+  const auto without = gradients_of(*model->model, adapters, packed, only, 0, 1,
+                                    objectives({{"cross_entropy", 0.5}}));
+  EXPECT_FALSE(check::close(without.at("layers.0.attn.v.weight.lora_b"),
+                            plain.at("layers.0.attn.v.weight.lora_b"), 1e-3));
   for (const std::int64_t group : {1, 2, 3}) {
     LossValue loss;
     const auto got = gradients_of(*model->model, adapters, packed, loss, group, 1, terms);
@@ -232,7 +246,8 @@ TEST(AddGradients, LossesThatLayersNameReachTheirLayers) {
     expect_close(got, plain, 1e-5);
   }
   check::expect_error(Errc::invalid, "no layer gives a loss 'sise', did you mean 'size'?", [&] {
-    (void)gradients_of(*model->model, adapters, packed, want, 0, 1, objectives({{"aux(name=sise)", 1}}));
+    (void)gradients_of(*model->model, adapters, packed, want, 0, 1,
+                       objectives({{"aux(name=sise)", 1}}));
   });
   check::expect_error(Errc::usage, "name", [] { (void)registry().make<Objective>("aux"); });
 }
@@ -242,9 +257,11 @@ TEST(AddGradients, ALossThatIsNoNumberIsRefusedBeforeAnythingIsAdded) {
   const auto adapters = check::random_adapters(*model);
   adapters.find(adapters.names().front())->tensor.detach().fill_(std::nan(""));
   const auto example = check::random_example(9, 1);
-  check::expect_error(Errc::invalid, "lower learning rate",
-                      [&] { (void)add_gradients(*model->model, pack({&example}, 0), objectives(), 1, GradientOptions()); });
-  for (const auto& name : adapters.names()) EXPECT_FALSE(adapters.find(name)->tensor.grad().defined());
+  check::expect_error(Errc::invalid, "lower learning rate", [&] {
+    (void)add_gradients(*model->model, pack({&example}, 0), objectives(), 1, GradientOptions());
+  });
+  for (const auto& name : adapters.names())
+    EXPECT_FALSE(adapters.find(name)->tensor.grad().defined());
 }
 
 TEST(AddGradients, StopsBetweenGroups) {
@@ -257,7 +274,8 @@ TEST(AddGradients, StopsBetweenGroups) {
   options.between = [&] {
     if (++calls == 3) throw std::runtime_error("stop");
   };
-  EXPECT_THROW((void)add_gradients(*model->model, pack({&example}, 0), objectives(), 1, options), std::runtime_error);
+  EXPECT_THROW((void)add_gradients(*model->model, pack({&example}, 0), objectives(), 1, options),
+               std::runtime_error);
   options.between = [&] { ++calls; };
   calls = 0;
   (void)add_gradients(*model->model, pack({&example}, 0), objectives(), 1, options);

@@ -30,8 +30,8 @@ void set_gradient(const Params& params, const std::string& name, const at::Tenso
 
 TEST(AdamW, WorkedByHand) {
   auto params = weights({{"w", at::ones({1})}});
-  const auto adamw = registry().make<Optimizer>(
-      "adamw(lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.1)", params);
+  const auto adamw =
+      registry().make<Optimizer>("adamw(lr=0.1, beta1=0.9, beta2=0.99, weight_decay=0.1)", params);
   EXPECT_EQ(adamw->rate(), 0.1);
   // m = 0.05, v = 0.0025: the step is lr m^ / sqrt(v^) = 0.1 x 0.5 / 0.5.
   set_gradient(params, "w", at::full({1}, 0.5));
@@ -40,7 +40,8 @@ TEST(AdamW, WorkedByHand) {
   // m = 0.9 x 0.05 - 0.1 = -0.055, over 1 - 0.81; v = 0.99 x 0.0025 + 0.01 = 0.012475, over 1 - 0.9801.
   set_gradient(params, "w", at::full({1}, -1.0));
   adamw->step(0.1);
-  EXPECT_NEAR(params.find("w")->tensor.item<double>(), 0.89 * 0.99 + 0.1 * 0.2894737 / 0.7917603, 1e-6);
+  EXPECT_NEAR(params.find("w")->tensor.item<double>(), 0.89 * 0.99 + 0.1 * 0.2894737 / 0.7917603,
+              1e-6);
 }
 
 TEST(AdamW, TakesTheStepsOfTorch) {
@@ -49,22 +50,28 @@ TEST(AdamW, TakesTheStepsOfTorch) {
     auto params = weights({{"a", a}, {"b", b}});
     const auto ours = registry().make<Optimizer>(
         fmt::format("adamw(beta2=0.999, eps=1e-6, weight_decay={})", decay), params);
-    std::vector<at::Tensor> theirs{a.clone().set_requires_grad(true), b.clone().set_requires_grad(true)};
+    std::vector<at::Tensor> theirs{a.clone().set_requires_grad(true),
+                                   b.clone().set_requires_grad(true)};
     torch::optim::AdamW reference(
         theirs, torch::optim::AdamWOptions(0.01).betas({0.9, 0.999}).eps(1e-6).weight_decay(decay));
     for (int step = 0; step < 20; ++step) {
       const auto rate = 0.01 / (1 + step);
       static_cast<torch::optim::AdamWOptions&>(reference.param_groups().front().options()).lr(rate);
       const auto scale = std::pow(10.0, step % 5 - 2);
-      const auto ga = scale * check::normal({7, 5}, 10 + step), gb = scale * check::normal({11}, 50 + step);
+      const auto ga = scale * check::normal({7, 5}, 10 + step),
+                 gb = scale * check::normal({11}, 50 + step);
       set_gradient(params, "a", ga);
       set_gradient(params, "b", gb);
       theirs[0].mutable_grad() = ga.clone();
       theirs[1].mutable_grad() = gb.clone();
       ours->step(rate);
       reference.step();
-      EXPECT_LE(check::largest_difference(params.find("a")->tensor.detach(), theirs[0].detach()), 1e-6) << step;
-      EXPECT_LE(check::largest_difference(params.find("b")->tensor.detach(), theirs[1].detach()), 1e-6) << step;
+      EXPECT_LE(check::largest_difference(params.find("a")->tensor.detach(), theirs[0].detach()),
+                1e-6)
+          << step;
+      EXPECT_LE(check::largest_difference(params.find("b")->tensor.detach(), theirs[1].detach()),
+                1e-6)
+          << step;
     }
   }
 }
@@ -92,7 +99,8 @@ TEST(AdamW, GoesOnFromItsStateExactly) {
 }
 
 TEST(AdamW, LeavesAloneWhatHasNoGradient) {
-  auto params = weights({{"learned", at::ones({2})}, {"not asked", at::ones({2})}, {"frozen", at::ones({2})}});
+  auto params = weights(
+      {{"learned", at::ones({2})}, {"not asked", at::ones({2})}, {"frozen", at::ones({2})}});
   params.find("frozen")->frozen = true;
   params.requires_grad(true);
   const auto adamw = registry().make<Optimizer>("adamw(weight_decay=0.5)", params);
@@ -112,7 +120,8 @@ TEST(AdamW, RefusesTheStateOfOthers) {
   check::expect_error(Errc::mismatch, "other weights", [&] { of_one->load(of_two->state()); });
   check::expect_error(Errc::mismatch, "b.mean", [&] { of_two->load(of_one->state()); });
   check::expect_error(Errc::mismatch, "a.mean", [&] { of_one->load(of_longer->state()); });
-  check::expect_error(Errc::usage, "lr", [&] { (void)registry().make<Optimizer>("adamw(lr=0)", Params()); });
+  check::expect_error(Errc::usage, "lr",
+                      [&] { (void)registry().make<Optimizer>("adamw(lr=0)", Params()); });
 }
 
 }  // namespace

@@ -37,9 +37,12 @@ TEST(Pack, ShortExamplesShareARow) {
   two.weights = {1, 0};
   two.positions = {30, 31};
   const auto packed = pack({&two, &five, &three}, 0);
-  EXPECT_TRUE(at::equal(packed.batch.ids, at::stack({longs({1, 2, 3, 4, 5}), longs({6, 7, 8, 9, 10})})));
-  EXPECT_TRUE(at::equal(packed.batch.positions, at::stack({longs({0, 1, 2, 3, 4}), longs({0, 1, 2, 30, 31})})));
-  EXPECT_TRUE(at::equal(packed.batch.segments, at::stack({longs({0, 0, 0, 0, 0}), longs({0, 0, 0, 1, 1})})));
+  EXPECT_TRUE(
+      at::equal(packed.batch.ids, at::stack({longs({1, 2, 3, 4, 5}), longs({6, 7, 8, 9, 10})})));
+  EXPECT_TRUE(at::equal(packed.batch.positions,
+                        at::stack({longs({0, 1, 2, 3, 4}), longs({0, 1, 2, 30, 31})})));
+  EXPECT_TRUE(at::equal(packed.batch.segments,
+                        at::stack({longs({0, 0, 0, 0, 0}), longs({0, 0, 0, 1, 1})})));
   EXPECT_TRUE(at::equal(packed.batch.segment_sees, at::eye(2, at::kBool).expand({2, 2, 2})));
   EXPECT_TRUE(packed.batch.pattern.by_segment && packed.batch.pattern.causal);
   EXPECT_TRUE(at::equal(packed.batch.chosen, longs({3, 5, 8})));
@@ -59,7 +62,9 @@ TEST(Pack, SegmentsAreKeptApartByTheirPlace) {
   ASSERT_EQ(packed.batch.ids.size(0), 2);
   const auto& sees = packed.batch.segment_sees;
   ASSERT_EQ(sees.sizes(), (at::IntArrayRef{2, 8, 8}));
-  const auto block = at::tensor(std::vector<float>{1, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1, 1, 1, 1}).view({4, 4}).to(at::kBool);
+  const auto block = at::tensor(std::vector<float>{1, 0, 0, 0, 1, 1, 0, 0, 1, 0, 1, 0, 1, 1, 1, 1})
+                         .view({4, 4})
+                         .to(at::kBool);
   EXPECT_TRUE(at::equal(sees[1].narrow(0, 0, 4).narrow(1, 0, 4), block));
   EXPECT_TRUE(at::equal(sees[1].narrow(0, 4, 4).narrow(1, 4, 4), block));
   EXPECT_FALSE(sees[1].narrow(0, 0, 4).narrow(1, 4, 4).any().item<bool>());
@@ -99,7 +104,8 @@ TEST(Pack, HoldsEveryExampleOnce) {
     const auto count = 1 + generator.next() % 12;
     for (std::uint32_t i = 0; i < count; ++i) {
       const auto T = 4 + generator.next() % 30;
-      examples.push_back(generator.next() % 2 ? check::random_example(T, generator.next()) : check::segmented_example(T, generator.next()));
+      examples.push_back(generator.next() % 2 ? check::random_example(T, generator.next())
+                                              : check::segmented_example(T, generator.next()));
     }
     std::vector<const Example*> all;
     std::int64_t tokens = 0, longest = 0, chosen = 0;
@@ -114,7 +120,8 @@ TEST(Pack, HoldsEveryExampleOnce) {
     EXPECT_EQ(packed.batch.ids.size(1), longest);
     EXPECT_LE(packed.batch.ids.size(0), static_cast<std::int64_t>(count));
     EXPECT_EQ(packed.targets.numel(), chosen);
-    EXPECT_TRUE(at::equal(packed.batch.ids.flatten().index_select(0, packed.batch.chosen + 1), packed.targets));
+    EXPECT_TRUE(at::equal(packed.batch.ids.flatten().index_select(0, packed.batch.chosen + 1),
+                          packed.targets));
   }
 }
 

@@ -29,7 +29,8 @@ namespace {
     const bool closing = text[i + 1] == '/';
     auto at = i + (closing ? 2 : 1);
     std::string name;
-    while (at < text.size() && std::isalpha(static_cast<unsigned char>(text[at]))) name += text[at++];
+    while (at < text.size() && std::isalpha(static_cast<unsigned char>(text[at])))
+      name += text[at++];
     if (name.empty()) return ::testing::AssertionFailure() << "'<' without a name at " << i;
     bool quoted = false;
     while (at < text.size() && (quoted || text[at] != '>')) {
@@ -39,7 +40,8 @@ namespace {
     }
     if (at >= text.size()) return ::testing::AssertionFailure() << "a tag without end at " << i;
     if (closing) {
-      if (open.empty() || open.back() != name) return ::testing::AssertionFailure() << "</" << name << "> at " << i;
+      if (open.empty() || open.back() != name)
+        return ::testing::AssertionFailure() << "</" << name << "> at " << i;
       open.pop_back();
     } else if (text[at - 1] != '/') {
       open.push_back(name);
@@ -57,11 +59,13 @@ std::size_t count(const std::string& text, const std::string& part) {
 }
 
 TEST(Plot, CurvesWithAxesLabelsAndLegend) {
-  const std::vector<Panel> panels{{"loss", {{"a step", {{1, 3.5}, {2, 2.5}, {3, 1.5}}}, {"mean", {{1, 3.5}, {3, 2}}}}, false},
-                                  {"validation", {{"f1 <%>", {{0, 10}, {3, 70}}}}, true}};
+  const std::vector<Panel> panels{
+      {"loss", {{"a step", {{1, 3.5}, {2, 2.5}, {3, 1.5}}}, {"mean", {{1, 3.5}, {3, 2}}}}, false},
+      {"validation", {{"f1 <%>", {{0, 10}, {3, 70}}}}, true}};
   const auto svg = plot_svg("reader & \"co\"", "steps", panels);
   EXPECT_TRUE(well_formed(svg)) << svg;
-  for (const auto* part : {"reader &amp; &quot;co&quot;", ">steps<", ">loss<", ">validation<", ">a step<", ">mean<", ">f1 &lt;%&gt;<"}) {
+  for (const auto* part : {"reader &amp; &quot;co&quot;", ">steps<", ">loss<", ">validation<",
+                           ">a step<", ">mean<", ">f1 &lt;%&gt;<"}) {
     EXPECT_NE(svg.find(part), svg.npos) << part;
   }
   EXPECT_EQ(count(svg, "stroke-width=\"1.5\""), 3u) << "a line a curve";
@@ -80,7 +84,11 @@ TEST(Plot, PointsStandWhereTheyShould) {
 TEST(Plot, SurvivesOddCurves) {
   const auto infinite = std::numeric_limits<double>::infinity(), no_number = std::nan("");
   for (const std::vector<std::pair<double, double>>& points :
-       std::vector<std::vector<std::pair<double, double>>>{{}, {{1, 2}}, {{1, 0}, {2, 0}}, {{1, no_number}, {2, infinite}, {3, 1}}, {{1, 1e300}, {2, -1e300}}}) {
+       std::vector<std::vector<std::pair<double, double>>>{{},
+                                                           {{1, 2}},
+                                                           {{1, 0}, {2, 0}},
+                                                           {{1, no_number}, {2, infinite}, {3, 1}},
+                                                           {{1, 1e300}, {2, -1e300}}}) {
     const auto svg = plot_svg("t", "x", {{"y", {{"c", points}}, true}});
     EXPECT_TRUE(well_formed(svg)) << svg;
     EXPECT_EQ(svg.find("nan"), svg.npos) << svg;

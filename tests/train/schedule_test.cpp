@@ -9,7 +9,8 @@ namespace mneme {
 namespace {
 
 double at_step(const std::string& spec, std::int64_t step, std::int64_t steps) {
-  return registry().make<Schedule>(spec)->factor(step, static_cast<double>(step) / static_cast<double>(steps));
+  return registry().make<Schedule>(spec)->factor(
+      step, static_cast<double>(step) / static_cast<double>(steps));
 }
 
 TEST(Schedule, Constant) {

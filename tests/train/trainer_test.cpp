@@ -88,7 +88,8 @@ TEST_F(TrainerTest, LearnsAndLeavesItsFiles) {
   EXPECT_EQ(session.trainer->steps(), 60);
   const auto lines = lines_of(files.log);
   ASSERT_EQ(lines.size(), 63u);
-  const auto first = lines.front()["loss"].get<double>(), last = lines[lines.size() - 2]["loss"].get<double>();
+  const auto first = lines.front()["loss"].get<double>(),
+             last = lines[lines.size() - 2]["loss"].get<double>();
   EXPECT_LT(last, 0.3 * first);
   EXPECT_GT(report.validation.figures.at("accuracy"), before.figures.at("accuracy") + 0.2);
   EXPECT_EQ(lines.back(), (Json{{"step", 60}, {"validation", report.validation.figures}}));
@@ -131,11 +132,17 @@ TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
         {
           Session session(broken);
           int calls = 0;
-          EXPECT_THROW((void)session.trainer->run(false, [&] {
-            if (session.trainer->steps() < at || ++calls < 4) return;  // inside of the step
-            if (kill) fs::copy_file(files.checkpoint, snapshot, fs::copy_options::overwrite_existing);
-            throw Killed();
-          }), Killed);
+          EXPECT_THROW(
+              (void)session.trainer->run(false,
+                                         [&] {
+                                           if (session.trainer->steps() < at || ++calls < 4)
+                                             return;  // inside of the step
+                                           if (kill)
+                                             fs::copy_file(files.checkpoint, snapshot,
+                                                           fs::copy_options::overwrite_existing);
+                                           throw Killed();
+                                         }),
+              Killed);
         }
         EXPECT_FALSE(fs::exists(broken.output));
         if (kill) {  // what the disk held before anything could be written, and half a line of the log
@@ -147,7 +154,8 @@ TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
         EXPECT_EQ(lines_of(files.log), want) << "stopped at " << at << (kill ? " by a kill" : "");
         const auto got = read_safetensors(broken.output);
         ASSERT_EQ(got.size(), weights.size());
-        for (const auto& [name, tensor] : weights) EXPECT_TRUE(check::identical(got.at(name), tensor)) << name;
+        for (const auto& [name, tensor] : weights)
+          EXPECT_TRUE(check::identical(got.at(name), tensor)) << name;
         EXPECT_FALSE(fs::exists(files.checkpoint));
       }
     }
@@ -157,10 +165,15 @@ TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
 TEST_F(TrainerTest, ACheckpointIsNeitherOverwrittenNorMistaken) {
   auto setting = config();
   const TrainingFiles files(setting.output);
-  check::expect_error(Errc::not_found, "start without --resume", [&] { (void)Session(setting).trainer->run(true); });
+  check::expect_error(Errc::not_found, "start without --resume",
+                      [&] { (void)Session(setting).trainer->run(true); });
   {
     Session session(setting);
-    EXPECT_THROW((void)session.trainer->run(false, [&] { if (session.trainer->steps() == 3) throw Killed(); }), Killed);
+    EXPECT_THROW((void)session.trainer->run(false,
+                                            [&] {
+                                              if (session.trainer->steps() == 3) throw Killed();
+                                            }),
+                 Killed);
   }
   const auto kept = check::content_of(files.checkpoint);
   check::expect_error(Errc::invalid, "--resume", [&] { (void)Session(setting).trainer->run(); });
@@ -179,13 +192,16 @@ TEST_F(TrainerTest, ACheckpointIsNeitherOverwrittenNorMistaken) {
     Session session(setting);
     session.model->digest = "another";
     Trainer other(*session.model, session.adapters, *session.task, setting);
-    check::expect_error(Errc::mismatch, "model was digest-of-tiny-1, now it is another", [&] { other.load_checkpoint(files.checkpoint); });
+    check::expect_error(Errc::mismatch, "model was digest-of-tiny-1, now it is another",
+                        [&] { other.load_checkpoint(files.checkpoint); });
   }
   EXPECT_EQ(check::content_of(files.checkpoint), kept);
   write_safetensors(files.checkpoint, {{"x", at::ones({1})}});
-  check::expect_error(Errc::mismatch, "no checkpoint", [&] { (void)Session(setting).trainer->run(true); });
+  check::expect_error(Errc::mismatch, "no checkpoint",
+                      [&] { (void)Session(setting).trainer->run(true); });
   write("out.safetensors.checkpoint", kept.substr(0, kept.size() / 2));
-  check::expect_error(Errc::corrupt, "out.safetensors.checkpoint", [&] { (void)Session(setting).trainer->run(true); });
+  check::expect_error(Errc::corrupt, "out.safetensors.checkpoint",
+                      [&] { (void)Session(setting).trainer->run(true); });
 }
 
 TEST_F(TrainerTest, AccumulatedBatchesAreOneLargeBatch) {
@@ -231,7 +247,10 @@ TEST_F(TrainerTest, AStepThatIsStoppedIsNotTaken) {
   const auto setting = config();
   Session session(setting), other(setting);
   int calls = 0;
-  EXPECT_THROW((void)session.trainer->step([&] { if (++calls == 5) throw Killed(); }), Killed);
+  EXPECT_THROW((void)session.trainer->step([&] {
+    if (++calls == 5) throw Killed();
+  }),
+               Killed);
   EXPECT_EQ(session.trainer->steps(), 0);
   EXPECT_EQ(session.trainer->step().loss.total, other.trainer->step().loss.total);
 }

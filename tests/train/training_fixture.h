@@ -6,8 +6,8 @@
 
 #include "../tiny_models.h"
 #include <filesystem>
-#include <fstream>
 #include <fmt/format.h>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <iterator>
 #include <memory>

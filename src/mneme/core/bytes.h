@@ -1,6 +1,8 @@
 // Writing and reading flat bytes: little endian, every length bounded before anything is allocated.
 #pragma once
 
+#include "mneme/core/error.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -8,8 +10,6 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
-
-#include "mneme/core/error.h"
 
 namespace mneme {
 
@@ -48,7 +48,8 @@ class ByteReader {
   explicit ByteReader(std::string_view bytes) : bytes_(bytes) {}
 
   std::string_view raw(std::uint64_t n) {
-    if (n > bytes_.size() - at_) throw Error(Errc::corrupt, "stored state ends early: it is truncated or damaged");
+    if (n > bytes_.size() - at_)
+      throw Error(Errc::corrupt, "stored state ends early: it is truncated or damaged");
     const auto out = bytes_.substr(at_, n);
     at_ += n;
     return out;

@@ -1,14 +1,14 @@
 // Call: what one forward pass is told beside its input and its State. Fields may be added; signatures do not change.
 #pragma once
 
+#include "mneme/core/generator.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <map>
 #include <string>
 #include <vector>
-
-#include "mneme/core/generator.h"
 
 namespace mneme {
 
@@ -28,8 +28,10 @@ enum class Compute { automatic, f32, bf16 };
 /// Which earlier (or later) entries a position may see: a function of positions and segments, never an n x n table.
 struct Pattern {
   bool causal = true;
-  std::int64_t window = 0;    ///< 0: unlimited; else visible if query position - key position < window
-  bool by_segment = false;    ///< only entries of the same segment, or of those that it sees, are visible
+  std::int64_t window =
+      0;  ///< 0: unlimited; else visible if query position - key position < window
+  bool by_segment =
+      false;  ///< only entries of the same segment, or of those that it sees, are visible
   bool operator==(const Pattern&) const = default;
 };
 
@@ -39,15 +41,18 @@ struct Cost {
 };
 
 struct Call {
-  at::Tensor positions;               ///< [B,T] int64: the position of every token
-  std::vector<std::int64_t> lengths;  ///< tokens of each row, at most T; empty: all T. Rows are padded at their end.
-  at::Tensor segments;                ///< [B,T] int64 or undefined
-  at::Tensor segment_sees;            ///< [B,S,S] bool: segment i sees entries of segment j; undefined: its own only
+  at::Tensor positions;  ///< [B,T] int64: the position of every token
+  std::vector<std::int64_t>
+      lengths;  ///< tokens of each row, at most T; empty: all T. Rows are padded at their end.
+  at::Tensor segments;  ///< [B,T] int64 or undefined
+  at::Tensor
+      segment_sees;  ///< [B,S,S] bool: segment i sees entries of segment j; undefined: its own only
   Mode mode = Mode::infer;
   Compute compute = Compute::automatic;
   Pattern pattern;
-  at::Tensor extra_keys, extra_values;  ///< [B,H,N,K], [B,H,N,V] visible to every query, or undefined
-  at::Tensor cross_memory;              ///< [B,N,D] for cross attention, or undefined
+  at::Tensor extra_keys,
+      extra_values;         ///< [B,H,N,K], [B,H,N,V] visible to every query, or undefined
+  at::Tensor cross_memory;  ///< [B,N,D] for cross attention, or undefined
   Generator* generator = nullptr;
   std::map<std::string, at::Tensor>* aux = nullptr;  ///< named losses
   const Taps* taps = nullptr;

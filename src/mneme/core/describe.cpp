@@ -1,13 +1,12 @@
 #include "mneme/core/describe.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/core/nearest.h"
 
 #include <algorithm>
 #include <cmath>
+#include <fmt/format.h>
 #include <set>
-
-#include "mneme/core/error.h"
-#include "mneme/core/nearest.h"
 
 namespace mneme {
 namespace {
@@ -17,12 +16,17 @@ Check numeric(Condition condition, std::string text) {
   return {[condition](const Field& field) {
             struct Apply {
               Condition condition;
-              bool operator()(const std::int64_t* x) const { return condition(static_cast<double>(*x)); }
+              bool operator()(const std::int64_t* x) const {
+                return condition(static_cast<double>(*x));
+              }
               bool operator()(const double* x) const { return condition(*x); }
               bool operator()(const std::vector<std::int64_t>* xs) const {
-                return std::all_of(xs->begin(), xs->end(), [&](auto x) { return condition(static_cast<double>(x)); });
+                return std::all_of(xs->begin(), xs->end(),
+                                   [&](auto x) { return condition(static_cast<double>(x)); });
               }
-              bool operator()(const std::vector<double>* xs) const { return std::all_of(xs->begin(), xs->end(), condition); }
+              bool operator()(const std::vector<double>* xs) const {
+                return std::all_of(xs->begin(), xs->end(), condition);
+              }
               bool operator()(const void*) const { return true; }
             };
             return std::visit(Apply{condition}, field);
@@ -31,7 +35,8 @@ Check numeric(Condition condition, std::string text) {
 }
 
 std::string type_name(const Field& field) {
-  static constexpr const char* kNames[] = {"int", "float", "bool", "string", "list of int", "list of float", "spec"};
+  static constexpr const char* kNames[] = {"int",         "float",         "bool", "string",
+                                           "list of int", "list of float", "spec"};
   return kNames[field.index()];
 }
 
@@ -39,7 +44,8 @@ std::string type_name(const Field& field) {
 Value word(const std::string& text) {
   try {
     auto chain = parse_chain(text);
-    if (chain.size() == 1 && chain[0].arguments.empty() && chain[0].name == text) return {std::move(chain[0])};
+    if (chain.size() == 1 && chain[0].arguments.empty() && chain[0].name == text)
+      return {std::move(chain[0])};
   } catch (const Error&) {  // not a name: printed as a string
   }
   return {text};
@@ -48,7 +54,8 @@ Value word(const std::string& text) {
 struct ToValue {
   Value operator()(const std::int64_t* x) const { return {*x}; }
   Value operator()(const double* x) const {
-    if (*x == std::floor(*x) && *x >= -0x1p63 && *x < 0x1p63) return {static_cast<std::int64_t>(*x)};
+    if (*x == std::floor(*x) && *x >= -0x1p63 && *x < 0x1p63)
+      return {static_cast<std::int64_t>(*x)};
     return {*x};
   }
   Value operator()(const bool* x) const { return {Stage{*x ? "true" : "false", {}}}; }
@@ -84,7 +91,8 @@ struct Assign {
   bool operator()(double* out) const { return assign_number(value, *out); }
   bool operator()(bool* out) const {
     const auto* stage = std::get_if<Stage>(&value.content);
-    if (!stage || !stage->arguments.empty() || (stage->name != "true" && stage->name != "false")) return false;
+    if (!stage || !stage->arguments.empty() || (stage->name != "true" && stage->name != "false"))
+      return false;
     *out = stage->name == "true";
     return true;
   }
@@ -131,10 +139,12 @@ Check above(double bound) {
   return numeric([bound](double x) { return x > bound; }, fmt::format("above {}", bound));
 }
 Check within(double least, double most) {
-  return numeric([=](double x) { return x >= least && x <= most; }, fmt::format("from {} to {}", least, most));
+  return numeric([=](double x) { return x >= least && x <= most; },
+                 fmt::format("from {} to {}", least, most));
 }
 Check multiple_of(std::int64_t unit) {
-  return numeric([unit](double x) { return static_cast<std::int64_t>(x) % unit == 0; }, fmt::format("a multiple of {}", unit));
+  return numeric([unit](double x) { return static_cast<std::int64_t>(x) % unit == 0; },
+                 fmt::format("a multiple of {}", unit));
 }
 Check one_of(std::vector<std::string> words) {
   auto text = fmt::format("one of {}", fmt::join(words, ", "));
@@ -145,18 +155,20 @@ Check one_of(std::vector<std::string> words) {
           std::move(text)};
 }
 
-void Describe::declare(std::string_view name, Field field, std::vector<Check> checks, std::string_view help) {
+void Describe::declare(std::string_view name, Field field, std::vector<Check> checks,
+                       std::string_view help) {
   declared_.push_back({std::string(name), field, std::move(checks), std::string(help)});
 }
 
 void Describe::set(const Stage& stage, const Declared& option, const Value& value) const {
   if (!std::visit(Assign{value}, option.field)) {
-    throw Error(Errc::usage, fmt::format("{}: option '{}' wants {}, not {}", stage.name, option.name,
-                                         type_name(option.field), print(value)));
+    throw Error(Errc::usage, fmt::format("{}: option '{}' wants {}, not {}", stage.name,
+                                         option.name, type_name(option.field), print(value)));
   }
   for (const auto& check : option.checks) {
     if (!check.holds(option.field)) {
-      throw Error(Errc::usage, fmt::format("{}: option '{}' must be {}, not {}", stage.name, option.name, check.text, print(value)));
+      throw Error(Errc::usage, fmt::format("{}: option '{}' must be {}, not {}", stage.name,
+                                           option.name, check.text, print(value)));
     }
   }
 }
@@ -171,15 +183,22 @@ void Describe::bind(const Stage& stage) {
     if (!key.empty()) {
       index = static_cast<std::size_t>(std::find(names.begin(), names.end(), key) - names.begin());
       if (index == names.size()) {
-        throw Error(Errc::usage, fmt::format("{}: unknown option '{}'{}", stage.name, key,
-                                             names.empty() ? ": it takes none" : did_you_mean(key, names) + fmt::format(" (options: {})", fmt::join(names, ", "))));
+        throw Error(
+            Errc::usage,
+            fmt::format("{}: unknown option '{}'{}", stage.name, key,
+                        names.empty() ? ": it takes none"
+                                      : did_you_mean(key, names) +
+                                            fmt::format(" (options: {})", fmt::join(names, ", "))));
       }
     } else if (position++ >= names.size()) {
-      const auto given = std::count_if(stage.arguments.begin(), stage.arguments.end(), [](const auto& a) { return a.key.empty(); });
-      throw Error(Errc::usage, fmt::format("{}: {} positional arguments, at most {} are taken", stage.name, given, names.size()));
+      const auto given = std::count_if(stage.arguments.begin(), stage.arguments.end(),
+                                       [](const auto& a) { return a.key.empty(); });
+      throw Error(Errc::usage, fmt::format("{}: {} positional arguments, at most {} are taken",
+                                           stage.name, given, names.size()));
     }
     if (!seen.insert(names[index]).second) {
-      throw Error(Errc::usage, fmt::format("{}: option '{}' is given twice", stage.name, names[index]));
+      throw Error(Errc::usage,
+                  fmt::format("{}: option '{}' is given twice", stage.name, names[index]));
     }
     set(stage, declared_[index], value);
   }
@@ -187,7 +206,8 @@ void Describe::bind(const Stage& stage) {
 
 std::vector<Argument> Describe::values() const {
   std::vector<Argument> out;
-  for (const auto& option : declared_) out.push_back({option.name, std::visit(ToValue{}, option.field)});
+  for (const auto& option : declared_)
+    out.push_back({option.name, std::visit(ToValue{}, option.field)});
   return out;
 }
 

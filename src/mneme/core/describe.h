@@ -3,6 +3,8 @@
 //   static void describe(Describe& d, Options& o) { d("heads", o.heads, at_least(1), "query heads"); }
 #pragma once
 
+#include "mneme/core/spec.h"
+
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -11,12 +13,11 @@
 #include <variant>
 #include <vector>
 
-#include "mneme/core/spec.h"
-
 namespace mneme {
 
 /// What an option may be: the declared field itself.
-using Field = std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::int64_t>*, std::vector<double>*, Chain*>;
+using Field = std::variant<std::int64_t*, double*, bool*, std::string*, std::vector<std::int64_t>*,
+                           std::vector<double>*, Chain*>;
 
 /// A condition on an option's value and the words that state it ("at least 1").
 struct Check {
@@ -48,7 +49,8 @@ class Describe {
     declare(name, Field(&field), {std::move(check)}, help);
   }
   template <class T>
-  void operator()(std::string_view name, T& field, Check first, Check second, std::string_view help) {
+  void operator()(std::string_view name, T& field, Check first, Check second,
+                  std::string_view help) {
     declare(name, Field(&field), {std::move(first), std::move(second)}, help);
   }
 
@@ -69,7 +71,8 @@ class Describe {
     std::vector<Check> checks;
     std::string help;
   };
-  void declare(std::string_view name, Field field, std::vector<Check> checks, std::string_view help);
+  void declare(std::string_view name, Field field, std::vector<Check> checks,
+               std::string_view help);
   void set(const Stage& stage, const Declared& option, const Value& value) const;
   std::vector<Declared> declared_;
 };

@@ -11,7 +11,7 @@ namespace mneme {
 
 /// What kind of thing went wrong; the command line exits 2 on `usage` and 1 on everything else.
 enum class Errc {
-  usage,        ///< the request itself is malformed: an unknown option, a bad spec, a missing argument
+  usage,  ///< the request itself is malformed: an unknown option, a bad spec, a missing argument
   not_found,    ///< a named thing does not exist: a file, a source, a component
   invalid,      ///< a value or shape is outside what is allowed
   corrupt,      ///< stored bytes are not what was written
@@ -63,7 +63,8 @@ template <>
 class [[nodiscard]] Result<void> {
  public:
   Result() = default;
-  Result(Error error) : error_(std::make_shared<Error>(std::move(error))) {}  // NOLINT(google-explicit-constructor)
+  Result(Error error)
+      : error_(std::make_shared<Error>(std::move(error))) {}  // NOLINT(google-explicit-constructor)
   [[nodiscard]] bool ok() const noexcept { return !error_; }
   explicit operator bool() const noexcept { return ok(); }
   [[nodiscard]] const Error& error() const { return *error_; }

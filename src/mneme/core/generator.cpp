@@ -7,7 +7,8 @@
 namespace mneme {
 namespace {
 
-std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) noexcept {
+std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c,
+                                    std::array<std::uint32_t, 2> k) noexcept {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t a = std::uint64_t{0xD2511F53} * c[0], b = std::uint64_t{0xCD9E8D57} * c[2];
     c = {static_cast<std::uint32_t>(b >> 32) ^ c[1] ^ k[0], static_cast<std::uint32_t>(b),
@@ -22,8 +23,9 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> c, std::array<s
 
 std::uint32_t Generator::next() noexcept {
   const std::uint64_t block = counter_ / 4;
-  const auto word = philox({static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), 0, 0},
-                           {static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32)})[counter_ % 4];
+  const auto word = philox(
+      {static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(block >> 32), 0, 0},
+      {static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32)})[counter_ % 4];
   ++counter_;
   return word;
 }
@@ -39,8 +41,9 @@ double Generator::normal() noexcept {
 }
 
 Generator Generator::split(std::uint64_t purpose) const noexcept {
-  const auto words = philox({static_cast<std::uint32_t>(purpose), static_cast<std::uint32_t>(purpose >> 32), 1, 0},
-                            {static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32)});
+  const auto words =
+      philox({static_cast<std::uint32_t>(purpose), static_cast<std::uint32_t>(purpose >> 32), 1, 0},
+             {static_cast<std::uint32_t>(seed_), static_cast<std::uint32_t>(seed_ >> 32)});
   return Generator((std::uint64_t{words[0]} << 32) | words[1]);
 }
 

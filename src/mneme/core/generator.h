@@ -8,7 +8,8 @@ namespace mneme {
 
 class Generator {
  public:
-  explicit Generator(std::uint64_t seed = 0, std::uint64_t counter = 0) : seed_(seed), counter_(counter) {}
+  explicit Generator(std::uint64_t seed = 0, std::uint64_t counter = 0)
+      : seed_(seed), counter_(counter) {}
 
   /// The next 32 random bits.
   std::uint32_t next() noexcept;

@@ -21,7 +21,8 @@ class StoredWeight {
   [[nodiscard]] virtual std::int64_t bytes() const = 0;
   [[nodiscard]] virtual std::string type() const = 0;
   /// Rows [begin, end) as [end - begin, in] in `dtype` (float or bfloat16).
-  [[nodiscard]] virtual at::Tensor rows(std::int64_t begin, std::int64_t end, at::ScalarType dtype) const = 0;
+  [[nodiscard]] virtual at::Tensor rows(std::int64_t begin, std::int64_t end,
+                                        at::ScalarType dtype) const = 0;
 };
 
 /// Something attached to a linear layer that changes its output: a low-rank update, a mask, an edit.
@@ -56,7 +57,8 @@ class Params {
 
   /// The parameter under this name. One that exists must have these sizes, else Error(mismatch); one that does not is
   /// made in f32 by `init` from a seed of the set and the name's own.
-  std::shared_ptr<Parameter> weight(std::string_view name, const std::vector<std::int64_t>& sizes, Init init = Init::uniform_fan_in);
+  std::shared_ptr<Parameter> weight(std::string_view name, const std::vector<std::int64_t>& sizes,
+                                    Init init = Init::uniform_fan_in);
   /// The parameter or null.
   [[nodiscard]] std::shared_ptr<Parameter> find(std::string_view name) const;
   [[nodiscard]] bool has(std::string_view name) const { return find(name) != nullptr; }

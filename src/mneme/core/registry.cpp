@@ -1,8 +1,8 @@
 #include "mneme/core/registry.h"
 
-#include <fmt/format.h>
-
 #include "mneme/core/nearest.h"
+
+#include <fmt/format.h>
 
 namespace mneme {
 
@@ -17,12 +17,13 @@ void Registry::add_component(std::string_view kind_help, Component component) {
 const Component& Registry::find(std::string_view kind, std::string_view name) const {
   const auto of_kind = by_kind_.find(kind);
   if (of_kind == by_kind_.end()) {
-    throw Error(Errc::usage, fmt::format("no components of kind '{}'{}", kind, did_you_mean(kind, kinds())));
+    throw Error(Errc::usage,
+                fmt::format("no components of kind '{}'{}", kind, did_you_mean(kind, kinds())));
   }
   const auto found = of_kind->second.find(name);
   if (found == of_kind->second.end()) {
-    throw Error(Errc::usage, fmt::format("no {} is called '{}'{} (see `mneme components {}`)", kind, name,
-                                         did_you_mean(name, names(kind)), kind));
+    throw Error(Errc::usage, fmt::format("no {} is called '{}'{} (see `mneme components {}`)", kind,
+                                         name, did_you_mean(name, names(kind)), kind));
   }
   return found->second;
 }

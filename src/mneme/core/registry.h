@@ -4,6 +4,10 @@
 // and a mechanism enrols with r.add<Mixer, ScalarGla>("scalar_gla", help, card).
 #pragma once
 
+#include "mneme/core/describe.h"
+#include "mneme/core/error.h"
+#include "mneme/core/spec.h"
+
 #include <any>
 #include <concepts>
 #include <functional>
@@ -13,18 +17,15 @@
 #include <string_view>
 #include <vector>
 
-#include "mneme/core/describe.h"
-#include "mneme/core/error.h"
-#include "mneme/core/spec.h"
-
 namespace mneme {
 
 /// One enrolled component.
 struct Component {
   std::string kind, name, help, card;
   std::vector<OptionDoc> options;
-  std::function<Stage(const Stage&)> canonicalize;  ///< binds, checks and prints back canonically; throws Error(usage)
-  std::any make;                                    ///< std::function of the kind's factory signature
+  std::function<Stage(const Stage&)>
+      canonicalize;  ///< binds, checks and prints back canonically; throws Error(usage)
+  std::any make;     ///< std::function of the kind's factory signature
 };
 
 class Registry {
@@ -32,14 +33,16 @@ class Registry {
   /// Enrols T as a component of kind K. T takes (Options, arguments of K::Make) or, without options, the arguments alone.
   template <class K, class T>
   void add(std::string_view name, std::string_view help, std::string_view card = "") {
-    add_component(K::kKindHelp, maker<K, T>(static_cast<typename K::Make*>(nullptr), name, help, card));
+    add_component(K::kKindHelp,
+                  maker<K, T>(static_cast<typename K::Make*>(nullptr), name, help, card));
   }
 
   /// Builds the component that a stage names; throws Error(usage) with the nearest known name.
   template <class K, class... A>
   [[nodiscard]] std::unique_ptr<K> make(const Stage& stage, A&&... arguments) const {
     using Function = std::function<Made<K, typename K::Make>>;
-    return std::any_cast<const Function&>(find(K::kKind, stage.name).make)(stage, std::forward<A>(arguments)...);
+    return std::any_cast<const Function&>(find(K::kKind, stage.name).make)(
+        stage, std::forward<A>(arguments)...);
   }
   template <class K, class... A>
   [[nodiscard]] std::unique_ptr<K> make(std::string_view spec, A&&... arguments) const {
@@ -65,26 +68,32 @@ class Registry {
   using Made = typename WithStage<K, F>::type;
 
   template <class K, class T, class R, class... A>
-  static Component maker(R (*)(A...), std::string_view name, std::string_view help, std::string_view card) {
-    Component c{std::string(K::kKind), std::string(name), std::string(help), std::string(card), {}, {}, {}};
+  static Component maker(R (*)(A...), std::string_view name, std::string_view help,
+                         std::string_view card) {
+    Component c{
+        std::string(K::kKind), std::string(name), std::string(help), std::string(card), {}, {}, {}};
     if constexpr (Described<T>) {
       typename T::Options defaults;
       Describe d;
       T::describe(d, defaults);
       c.options = d.document();
-      c.canonicalize = [n = c.name](const Stage& stage) { return canonical<T>(n, options_from<T>(stage)); };
-      c.make = std::function<std::unique_ptr<K>(const Stage&, A...)>([](const Stage& stage, A... arguments) -> std::unique_ptr<K> {
-        return std::make_unique<T>(options_from<T>(stage), static_cast<A>(arguments)...);
-      });
+      c.canonicalize = [n = c.name](const Stage& stage) {
+        return canonical<T>(n, options_from<T>(stage));
+      };
+      c.make = std::function<std::unique_ptr<K>(const Stage&, A...)>(
+          [](const Stage& stage, A... arguments) -> std::unique_ptr<K> {
+            return std::make_unique<T>(options_from<T>(stage), static_cast<A>(arguments)...);
+          });
     } else {
       c.canonicalize = [](const Stage& stage) {
         Describe().bind(stage);
         return Stage{stage.name, {}};
       };
-      c.make = std::function<std::unique_ptr<K>(const Stage&, A...)>([](const Stage& stage, A... arguments) -> std::unique_ptr<K> {
-        Describe().bind(stage);
-        return std::make_unique<T>(static_cast<A>(arguments)...);
-      });
+      c.make = std::function<std::unique_ptr<K>(const Stage&, A...)>(
+          [](const Stage& stage, A... arguments) -> std::unique_ptr<K> {
+            Describe().bind(stage);
+            return std::make_unique<T>(static_cast<A>(arguments)...);
+          });
     }
     return c;
   }

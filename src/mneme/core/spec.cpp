@@ -1,11 +1,10 @@
 #include "mneme/core/spec.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
 
 #include <charconv>
 #include <cmath>
-
-#include "mneme/core/error.h"
+#include <fmt/format.h>
 
 namespace mneme {
 namespace {
@@ -18,7 +17,8 @@ class Parser {
  public:
   explicit Parser(std::string_view text) : text_(text) {
     if (text.size() > kMaxSpecBytes) {
-      throw Error(Errc::usage, fmt::format("spec is {} bytes long, at most {} are allowed", text.size(), kMaxSpecBytes));
+      throw Error(Errc::usage, fmt::format("spec is {} bytes long, at most {} are allowed",
+                                           text.size(), kMaxSpecBytes));
     }
   }
 
@@ -45,7 +45,8 @@ class Parser {
  private:
   struct Deeper {
     explicit Deeper(Parser& p) : parser(p) {
-      if (++parser.depth_ > kMaxSpecDepth) parser.fail(fmt::format("nested deeper than {}", kMaxSpecDepth));
+      if (++parser.depth_ > kMaxSpecDepth)
+        parser.fail(fmt::format("nested deeper than {}", kMaxSpecDepth));
     }
     ~Deeper() { --parser.depth_; }
     Parser& parser;
@@ -127,17 +128,20 @@ class Parser {
     const auto begin = at_;
     if (text_[at_] == '+' && at_ + 1 < text_.size() && text_[at_ + 1] != '-') ++at_;
     double number = 0;
-    const auto [end, code] = std::from_chars(text_.data() + at_, text_.data() + text_.size(), number);
+    const auto [end, code] =
+        std::from_chars(text_.data() + at_, text_.data() + text_.size(), number);
     if (code != std::errc() || !std::isfinite(number)) {
       at_ = begin;
       fail("a finite number is expected");
     }
     std::int64_t integer = 0;
-    const auto [integer_end, integer_code] = std::from_chars(text_.data() + at_, text_.data() + text_.size(), integer);
+    const auto [integer_end, integer_code] =
+        std::from_chars(text_.data() + at_, text_.data() + text_.size(), integer);
     const bool whole = integer_code == std::errc() && integer_end == end;
     at_ = static_cast<std::size_t>(end - text_.data());
     if (whole) return {integer};
-    if (number == std::floor(number) && number >= -0x1p63 && number < 0x1p63) return {static_cast<std::int64_t>(number)};
+    if (number == std::floor(number) && number >= -0x1p63 && number < 0x1p63)
+      return {static_cast<std::int64_t>(number)};
     return {number};
   }
 
@@ -145,10 +149,12 @@ class Parser {
     if (!accept(c)) fail(fmt::format("'{}' is expected", c));
   }
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n')) ++at_;
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t' || text_[at_] == '\n'))
+      ++at_;
   }
   [[noreturn]] void fail(const std::string& what) {
-    const auto shown = text_.size() > 200 ? std::string(text_.substr(0, 200)) + "..." : std::string(text_);
+    const auto shown =
+        text_.size() > 200 ? std::string(text_.substr(0, 200)) + "..." : std::string(text_);
     throw Error(Errc::usage, fmt::format("spec \"{}\", column {}: {}", shown, at_ + 1, what));
   }
 
@@ -168,7 +174,9 @@ std::string quoted(const std::string& s) {
 
 }  // namespace
 
-bool Stage::operator==(const Stage& other) const { return name == other.name && arguments == other.arguments; }
+bool Stage::operator==(const Stage& other) const {
+  return name == other.name && arguments == other.arguments;
+}
 bool Value::operator==(const Value& other) const { return content == other.content; }
 
 Chain parse_chain(std::string_view text) {
@@ -181,7 +189,8 @@ Chain parse_chain(std::string_view text) {
 Stage parse_stage(std::string_view text) {
   auto chain = parse_chain(text);
   if (chain.size() != 1) {
-    throw Error(Errc::usage, fmt::format("\"{}\" is a chain of {} stages where one is expected", text, chain.size()));
+    throw Error(Errc::usage, fmt::format("\"{}\" is a chain of {} stages where one is expected",
+                                         text, chain.size()));
   }
   return std::move(chain.front());
 }

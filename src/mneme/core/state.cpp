@@ -1,13 +1,13 @@
 #include "mneme/core/state.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <algorithm>
-
 #include "mneme/core/checksum.h"
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace mneme {
 namespace {
@@ -19,7 +19,8 @@ constexpr int kMaxDepth = 8;
 template <class Map>
 auto& entry(Map& map, std::string_view name, const char* what) {
   const auto found = map.find(name);
-  if (found == map.end()) throw Error(Errc::not_found, fmt::format("the state holds no {} named '{}'", what, name));
+  if (found == map.end())
+    throw Error(Errc::not_found, fmt::format("the state holds no {} named '{}'", what, name));
   return found->second;
 }
 
@@ -45,7 +46,9 @@ std::vector<std::string> State::names() const {
   return out;
 }
 
-const at::Tensor& State::tensor(std::string_view name) const { return *entry(tensors_, name, "tensor"); }
+const at::Tensor& State::tensor(std::string_view name) const {
+  return *entry(tensors_, name, "tensor");
+}
 
 at::Tensor& State::tensor(std::string_view name) {
   auto& held = entry(tensors_, name, "tensor");
@@ -59,7 +62,8 @@ void State::set(std::string_view name, at::Tensor value) {
 
 State& State::child(std::string_view name) {
   auto found = children_.find(name);
-  if (found == children_.end()) found = children_.emplace(std::string(name), std::make_unique<State>()).first;
+  if (found == children_.end())
+    found = children_.emplace(std::string(name), std::make_unique<State>()).first;
   return *found->second;
 }
 const State& State::child(std::string_view name) const { return *entry(children_, name, "child"); }
@@ -69,7 +73,9 @@ StateStore& State::store(std::string_view name) {
   if (held.use_count() > 1) held = held->fork();
   return *held;
 }
-const StateStore& State::store(std::string_view name) const { return *entry(stores_, name, "store"); }
+const StateStore& State::store(std::string_view name) const {
+  return *entry(stores_, name, "store");
+}
 void State::set(std::string_view name, std::unique_ptr<StateStore> store) {
   stores_.insert_or_assign(std::string(name), std::move(store));
 }
@@ -86,7 +92,8 @@ std::int64_t State::rows() const {
   for (const auto& [name, x] : tensors_) return x->dim() ? x->size(0) : 0;
   for (const auto& [name, x] : stores_) return x->rows();
   for (const auto& [name, x] : children_) {
-    if (const auto rows = x->rows(); rows > 0) return rows;  // a layer that keeps nothing has an empty child
+    if (const auto rows = x->rows(); rows > 0)
+      return rows;  // a layer that keeps nothing has an empty child
   }
   return 0;
 }
@@ -100,22 +107,30 @@ State State::fork() const {
   out.tensors_ = tensors_;
   out.stores_ = stores_;
   out.counters_ = counters_;
-  for (const auto& [name, x] : children_) out.children_.emplace(name, std::make_unique<State>(x->fork()));
+  for (const auto& [name, x] : children_)
+    out.children_.emplace(name, std::make_unique<State>(x->fork()));
   return out;
 }
 
 void State::rewind(std::int64_t n) {
   if (n == 0) return;
-  if (n < 0) throw Error(Errc::invalid, fmt::format("rewind by {} tokens: at least 0 is wanted", n));
+  if (n < 0)
+    throw Error(Errc::invalid, fmt::format("rewind by {} tokens: at least 0 is wanted", n));
   // All or nothing: what can fail is done on the side first.
   std::vector<std::pair<std::shared_ptr<StateStore>*, std::shared_ptr<StateStore>>> rewound;
   std::vector<State*> visited;
   const auto prepare = [&](State& state, const auto& self) -> void {
     for (const auto& [name, x] : state.tensors_) {
-      throw Error(Errc::unsupported, fmt::format("the recurrent state '{}' cannot be rewound: fork before the tokens that may go", name));
+      throw Error(
+          Errc::unsupported,
+          fmt::format(
+              "the recurrent state '{}' cannot be rewound: fork before the tokens that may go",
+              name));
     }
     for (auto position : state.positions) {
-      if (position < n) throw Error(Errc::invalid, fmt::format("rewind by {} tokens where a row has only {}", n, position));
+      if (position < n)
+        throw Error(Errc::invalid,
+                    fmt::format("rewind by {} tokens where a row has only {}", n, position));
     }
     for (auto& [name, x] : state.stores_) {
       auto store = x->fork();
@@ -135,7 +150,8 @@ void State::rewind(std::int64_t n) {
 State State::select(const std::vector<std::int64_t>& rows) const {
   const auto held = this->rows();
   for (const auto row : rows) {
-    if (held > 0 && (row < 0 || row >= held)) throw Error(Errc::invalid, fmt::format("row {} of a state that holds {}", row, held));
+    if (held > 0 && (row < 0 || row >= held))
+      throw Error(Errc::invalid, fmt::format("row {} of a state that holds {}", row, held));
   }
   State out;
   out.generator = generator;
@@ -148,7 +164,8 @@ State State::select(const std::vector<std::int64_t>& rows) const {
   const auto index = at::tensor(rows, at::kLong);
   for (const auto& [name, x] : tensors_) out.set(name, x->index_select(0, index.to(x->device())));
   for (const auto& [name, x] : stores_) out.set(name, x->select(rows));
-  for (const auto& [name, x] : children_) out.children_.emplace(name, std::make_unique<State>(x->select(rows)));
+  for (const auto& [name, x] : children_)
+    out.children_.emplace(name, std::make_unique<State>(x->select(rows)));
   return out;
 }
 
@@ -159,19 +176,26 @@ State State::concat(const std::vector<const State*>& states) {
   out.generator = first.generator;
   out.header = first.header;
   out.counters_ = first.counters_;
-  const bool started = std::any_of(states.begin(), states.end(), [](const State* s) { return !s->positions.empty(); });
+  const bool started = std::any_of(states.begin(), states.end(),
+                                   [](const State* s) { return !s->positions.empty(); });
   for (const auto* state : states) {
-    if (state->names() != first.names()) throw Error(Errc::mismatch, "states of different models cannot be joined");
-    if (started) out.positions.insert(out.positions.end(), state->positions.begin(), state->positions.end());
-    if (started && state->positions.empty()) out.positions.resize(out.positions.size() + static_cast<std::size_t>(state->rows()));
+    if (state->names() != first.names())
+      throw Error(Errc::mismatch, "states of different models cannot be joined");
+    if (started)
+      out.positions.insert(out.positions.end(), state->positions.begin(), state->positions.end());
+    if (started && state->positions.empty())
+      out.positions.resize(out.positions.size() + static_cast<std::size_t>(state->rows()));
     out.choices.insert(out.choices.end(), state->choices.begin(), state->choices.end());
   }
   for (const auto& [name, x] : first.tensors_) {
     std::vector<at::Tensor> parts;
     for (const auto* state : states) {
       const auto& part = state->tensor(name);
-      if (part.dim() == 0 || part.scalar_type() != x->scalar_type() || part.sizes().slice(1) != x->sizes().slice(1)) {
-        throw Error(Errc::mismatch, fmt::format("states whose tensors '{}' differ in type or size cannot be joined", name));
+      if (part.dim() == 0 || part.scalar_type() != x->scalar_type() ||
+          part.sizes().slice(1) != x->sizes().slice(1)) {
+        throw Error(
+            Errc::mismatch,
+            fmt::format("states whose tensors '{}' differ in type or size cannot be joined", name));
       }
       parts.push_back(part);
     }
@@ -193,7 +217,8 @@ State State::concat(const std::vector<const State*>& states) {
 void State::reset(const std::vector<bool>& rows) {
   const auto held = this->rows();
   if (held > 0 && static_cast<std::int64_t>(rows.size()) != held) {
-    throw Error(Errc::invalid, fmt::format("reset with {} flags of a state that holds {} rows", rows.size(), held));
+    throw Error(Errc::invalid, fmt::format("reset with {} flags of a state that holds {} rows",
+                                           rows.size(), held));
   }
   for (std::size_t i = 0; i < rows.size() && i < positions.size(); ++i) {
     if (rows[i]) positions[i] = 0;
@@ -219,7 +244,9 @@ void State::detach() {
 }
 
 void State::write(ByteWriter& out) const {
-  for (const auto* text : {&header.kind, &header.spec, &header.model_digest, &header.compute, &header.level}) out.string(*text);
+  for (const auto* text :
+       {&header.kind, &header.spec, &header.model_digest, &header.compute, &header.level})
+    out.string(*text);
   out.value(header.version);
   out.value(static_cast<std::uint64_t>(positions.size()));
   for (auto position : positions) out.value(position);
@@ -255,9 +282,12 @@ void State::write(ByteWriter& out) const {
 }
 
 State State::read(ByteReader& in, int depth) {
-  if (depth > kMaxDepth) throw Error(Errc::corrupt, "stored state is nested too deep: it is damaged");
+  if (depth > kMaxDepth)
+    throw Error(Errc::corrupt, "stored state is nested too deep: it is damaged");
   State out;
-  for (auto* text : {&out.header.kind, &out.header.spec, &out.header.model_digest, &out.header.compute, &out.header.level}) *text = in.string();
+  for (auto* text : {&out.header.kind, &out.header.spec, &out.header.model_digest,
+                     &out.header.compute, &out.header.level})
+    *text = in.string();
   out.header.version = in.value<std::int64_t>();
   for (auto n = in.count(8); n > 0; --n) out.positions.push_back(in.value<std::int64_t>());
   const auto seed = in.value<std::uint64_t>();
@@ -279,7 +309,11 @@ State State::read(ByteReader& in, int depth) {
     auto name = in.string();
     const auto kind = in.string();
     if (!registry().has(StateStore::kKind, kind)) {
-      throw Error(Errc::unsupported, fmt::format("stored state needs the unknown store '{}': it was written by a newer version", kind));
+      throw Error(
+          Errc::unsupported,
+          fmt::format(
+              "stored state needs the unknown store '{}': it was written by a newer version",
+              kind));
     }
     auto store = registry().make<StateStore>(Stage{kind, {}});
     store->load(in);
@@ -311,14 +345,18 @@ std::string State::save() const {
 
 State State::load(std::string_view bytes) {
   ByteReader in(bytes);
-  if (bytes.size() < 12 || in.value<std::uint32_t>() != kMagic) throw Error(Errc::corrupt, "this is not a stored state");
+  if (bytes.size() < 12 || in.value<std::uint32_t>() != kMagic)
+    throw Error(Errc::corrupt, "this is not a stored state");
   // Every format keeps the frame of magic, version and checksum, so a damaged version is not taken for a newer one.
   std::uint32_t checksum;
   std::memcpy(&checksum, bytes.data() + bytes.size() - 4, 4);
-  if (crc32c(as_bytes(bytes.substr(0, bytes.size() - 4))) != checksum) throw Error(Errc::corrupt, "stored state fails its checksum: it is damaged");
+  if (crc32c(as_bytes(bytes.substr(0, bytes.size() - 4))) != checksum)
+    throw Error(Errc::corrupt, "stored state fails its checksum: it is damaged");
   const auto version = in.value<std::uint32_t>();
   if (version != kVersion) {
-    throw Error(Errc::mismatch, fmt::format("stored state has format {}, this program reads format {}", version, kVersion));
+    throw Error(
+        Errc::mismatch,
+        fmt::format("stored state has format {}, this program reads format {}", version, kVersion));
   }
   auto state = read(in, 0);
   in.value<std::uint32_t>();

@@ -1,6 +1,9 @@
 // State: all that a sequence model carries from one call to the next. Nothing stateful lives elsewhere.
 #pragma once
 
+#include "mneme/core/bytes.h"
+#include "mneme/core/generator.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -11,9 +14,6 @@
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include "mneme/core/bytes.h"
-#include "mneme/core/generator.h"
 
 namespace mneme {
 
@@ -35,9 +35,11 @@ class StateStore {
   virtual void load(ByteReader&) = 0;  ///< throws Error(corrupt)
   /// Forgets the last n tokens of every row; throws Error(unsupported) where something was evicted or merged away.
   virtual void rewind(std::int64_t n) = 0;
-  [[nodiscard]] virtual std::unique_ptr<StateStore> select(const std::vector<std::int64_t>& rows) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<StateStore> select(
+      const std::vector<std::int64_t>& rows) const = 0;
   /// The rows of all stores, one after another; lengths may differ.
-  [[nodiscard]] virtual std::unique_ptr<StateStore> concat(const std::vector<const StateStore*>& others) const = 0;
+  [[nodiscard]] virtual std::unique_ptr<StateStore> concat(
+      const std::vector<const StateStore*>& others) const = 0;
   virtual void reset(const std::vector<bool>& rows) = 0;
   virtual void detach() = 0;
 };

@@ -1,6 +1,8 @@
 // Taps: named points inside a model (resid.pre, attn.q|k|v|out, mlp.act, resid.post, state), read or changed by glob.
 #pragma once
 
+#include "mneme/core/call.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <functional>
@@ -8,8 +10,6 @@
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include "mneme/core/call.h"
 
 namespace mneme {
 
@@ -33,7 +33,9 @@ inline bool tapped(const Call& call) { return call.taps != nullptr && call.taps-
 
 /// The value at a point of this call, seen or replaced by the taps there.
 inline at::Tensor tap(const Call& call, std::string_view point, at::Tensor value) {
-  return call.taps == nullptr ? std::move(value) : call.taps->visit(call.at + "." + std::string(point), std::move(value));
+  return call.taps == nullptr
+             ? std::move(value)
+             : call.taps->visit(call.at + "." + std::string(point), std::move(value));
 }
 
 }  // namespace mneme

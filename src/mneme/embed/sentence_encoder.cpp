@@ -1,17 +1,17 @@
 #include "mneme/embed/sentence_encoder.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <nlohmann/json.hpp>
-#include <numeric>
-
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/models/architecture.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <numeric>
 
 namespace mneme {
 namespace {
@@ -23,15 +23,18 @@ constexpr std::int64_t kBatchTokens = 2048;
 void check_pooling(const nlohmann::json& metadata, const std::string& path) {
   if (!metadata.contains("pooling")) return;
   for (const auto& [key, value] : metadata["pooling"].items()) {
-    if (key.starts_with("pooling_mode_") && value.is_boolean() && value.get<bool>() != (key == "pooling_mode_mean_tokens")) {
-      throw Error(Errc::unsupported, fmt::format("{}: '{}' is not supported: mean pooling is", path, key));
+    if (key.starts_with("pooling_mode_") && value.is_boolean() &&
+        value.get<bool>() != (key == "pooling_mode_mean_tokens")) {
+      throw Error(Errc::unsupported,
+                  fmt::format("{}: '{}' is not supported: mean pooling is", path, key));
     }
   }
 }
 
 }  // namespace
 
-std::unique_ptr<SentenceEncoder> SentenceEncoder::load(const std::string& name_or_path, Compute compute) {
+std::unique_ptr<SentenceEncoder> SentenceEncoder::load(const std::string& name_or_path,
+                                                       Compute compute) {
   const auto located = locate_model(name_or_path);
   const auto checkpoint = open_checkpoint(located.path);
   auto out = std::unique_ptr<SentenceEncoder>(new SentenceEncoder);
@@ -40,7 +43,10 @@ std::unique_ptr<SentenceEncoder> SentenceEncoder::load(const std::string& name_o
   out->compute_ = compute;
   const auto architecture = load_architecture(*checkpoint, out->params_);
   if (architecture.spec.name != "encoder") {
-    throw Error(Errc::mismatch, fmt::format("{} is a {} decoder: sentence embeddings want an encoder such as minilm", out->path_, architecture.name));
+    throw Error(
+        Errc::mismatch,
+        fmt::format("{} is a {} decoder: sentence embeddings want an encoder such as minilm",
+                    out->path_, architecture.name));
   }
   const auto& metadata = checkpoint->metadata();
   check_pooling(metadata, out->path_);
@@ -69,10 +75,12 @@ std::vector<TextEmbedding> SentenceEncoder::embed(std::span<const std::string_vi
   }
   std::vector<std::size_t> order(texts.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a].size() > ids[b].size(); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return ids[a].size() > ids[b].size(); });
   for (std::size_t first = 0; first < order.size();) {
     const auto T = static_cast<std::int64_t>(ids[order[first]].size());
-    const auto n = std::min(order.size() - first, static_cast<std::size_t>(std::max<std::int64_t>(1, kBatchTokens / T)));
+    const auto n = std::min(order.size() - first,
+                            static_cast<std::size_t>(std::max<std::int64_t>(1, kBatchTokens / T)));
     Batch batch;
     batch.ids = at::zeros({static_cast<std::int64_t>(n), T}, at::kLong);
     batch.compute = compute_;
@@ -81,7 +89,8 @@ std::vector<TextEmbedding> SentenceEncoder::embed(std::span<const std::string_vi
     bool ragged = false;
     for (std::size_t i = 0; i < n; ++i) {
       const auto& row = ids[order[first + i]];
-      std::copy(row.begin(), row.end(), batch.ids[static_cast<std::int64_t>(i)].mutable_data_ptr<std::int64_t>());
+      std::copy(row.begin(), row.end(),
+                batch.ids[static_cast<std::int64_t>(i)].mutable_data_ptr<std::int64_t>());
       batch.lengths.push_back(static_cast<std::int64_t>(row.size()));
       lengths[static_cast<std::int64_t>(i)] = static_cast<float>(row.size());
       ragged = ragged || batch.lengths.back() != T;
@@ -93,7 +102,8 @@ std::vector<TextEmbedding> SentenceEncoder::embed(std::span<const std::string_vi
     auto pooled = hidden.masked_fill(~mask, 0.0).sum(1) / lengths.unsqueeze(1);
     pooled = (pooled / pooled.norm(2, -1, true).clamp_min(1e-12)).contiguous();
     for (std::size_t i = 0; i < n; ++i) {
-      const auto* row = pooled.const_data_ptr<float>() + static_cast<std::int64_t>(i) * pooled.size(1);
+      const auto* row =
+          pooled.const_data_ptr<float>() + static_cast<std::int64_t>(i) * pooled.size(1);
       out[order[first + i]].vector.assign(row, row + pooled.size(1));
     }
     first += n;

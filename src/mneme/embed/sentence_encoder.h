@@ -1,16 +1,16 @@
 // SentenceEncoder: texts to unit vectors, by an encoder model, pooling and normalisation as its files say.
 #pragma once
 
+#include "mneme/core/params.h"
+#include "mneme/models/model.h"
+#include "mneme/text/tokenizer.h"
+
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "mneme/core/params.h"
-#include "mneme/models/model.h"
-#include "mneme/text/tokenizer.h"
 
 namespace mneme {
 
@@ -25,7 +25,8 @@ class SentenceEncoder {
  public:
   /// Loads an encoder by its name ("minilm") or directory; throws Error as load_language_model, and `unsupported` for a
   /// pooling that is not built in.
-  static std::unique_ptr<SentenceEncoder> load(const std::string& name_or_path, Compute compute = Compute::automatic);
+  static std::unique_ptr<SentenceEncoder> load(const std::string& name_or_path,
+                                               Compute compute = Compute::automatic);
 
   /// Vectors in the order of the texts; texts of like length run together, without padding to the longest.
   [[nodiscard]] std::vector<TextEmbedding> embed(std::span<const std::string_view> texts) const;

@@ -1,5 +1,9 @@
 #include "mneme/kernels/attend.h"
 
+#include "mneme/core/error.h"
+#include "mneme/kernels/kernel_table.h"
+#include "mneme/kernels/level.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -10,10 +14,6 @@
 #include <mutex>
 #include <string>
 
-#include "mneme/core/error.h"
-#include "mneme/kernels/kernel_table.h"
-#include "mneme/kernels/level.h"
-
 namespace mneme::kernels {
 namespace {
 
@@ -22,12 +22,13 @@ constexpr std::int64_t kWorkPerThread = 8192;
 
 void check(const AttendTask& task) {
   if (task.heads < 0 || task.T < 0) {
-    throw Error(Errc::invalid, "queries of shape [" + std::to_string(task.heads) + "," + std::to_string(task.T) + ",d]");
+    throw Error(Errc::invalid, "queries of shape [" + std::to_string(task.heads) + "," +
+                                   std::to_string(task.T) + ",d]");
   }
   for (const PageView& page : task.pages) {
     if (page.entries < 0 || page.entries > kPageEntries) {
-      throw Error(Errc::invalid, "a page of " + std::to_string(page.entries) + " entries; at most " +
-                                     std::to_string(kPageEntries) + " fit");
+      throw Error(Errc::invalid, "a page of " + std::to_string(page.entries) +
+                                     " entries; at most " + std::to_string(kPageEntries) + " fit");
     }
   }
 }
@@ -54,19 +55,23 @@ bool sees(const PositionRange& page, const PositionRange& queries, const Visibil
 
 float* scratch_memory(std::int64_t floats) {
   thread_local std::vector<float> memory;
-  if (memory.size() < static_cast<std::size_t>(floats)) memory.resize(static_cast<std::size_t>(floats));
+  if (memory.size() < static_cast<std::size_t>(floats))
+    memory.resize(static_cast<std::size_t>(floats));
   return memory.data();
 }
 
 }  // namespace
 
-void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, const Visibility& visibility) {
+void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
+            const Visibility& visibility) {
   if (d <= 0 || d % 8 != 0 || d > kMostHeadWidth) {
-    throw Error(Errc::invalid, "a head width of " + std::to_string(d) + "; attention takes multiples of 8 up to " +
+    throw Error(Errc::invalid, "a head width of " + std::to_string(d) +
+                                   "; attention takes multiples of 8 up to " +
                                    std::to_string(kMostHeadWidth));
   }
   if (visibility.window < 0) {
-    throw Error(Errc::invalid, "a window of " + std::to_string(visibility.window) + " entries; 0 means unlimited");
+    throw Error(Errc::invalid,
+                "a window of " + std::to_string(visibility.window) + " entries; 0 means unlimited");
   }
   const KernelTable& kernels = table();
   std::size_t pages = 0;
@@ -81,7 +86,8 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
   for (const AttendTask& task : tasks) {
     if (task.heads == 0 || task.T == 0) continue;
     const PositionRange* own = ranges.data() + ranges.size();
-    for (const PageView& page : task.pages) ranges.push_back(kernels.position_range(page.positions, page.entries));
+    for (const PageView& page : task.pages)
+      ranges.push_back(kernels.position_range(page.positions, page.entries));
     // A block holds so many heads, or all heads for so many times.
     const std::int64_t group = std::min(task.heads, kernels.attend_rows);
     const std::int64_t step = kernels.attend_rows / group;
@@ -96,8 +102,9 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
         Unit unit{&task, own, g, std::min(group, task.heads - g), t, end, 0, 0};
         const std::int64_t rows = (end - t) * unit.heads;
         // Along d, sums across lanes cost about as much as the products.
-        unit.entry_cost = rows <= kernels.attend_single_rows ? 3 * rows * ((d + kernels.lanes - 1) / kernels.lanes)
-                                                             : 2 * d * ((rows + kernels.lanes - 1) / kernels.lanes);
+        unit.entry_cost = rows <= kernels.attend_single_rows
+                              ? 3 * rows * ((d + kernels.lanes - 1) / kernels.lanes)
+                              : 2 * d * ((rows + kernels.lanes - 1) / kernels.lanes);
         unit.cost = unit.entry_cost * entries;
         total += unit.cost;
         units.push_back(unit);
@@ -107,8 +114,8 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
   if (units.empty()) return;
 
   // Cut the sequence of all pages of all units into shares of equal cost, one a thread.
-  const std::int64_t threads =
-      std::clamp<std::int64_t>(total / kWorkPerThread, 1, std::max<std::int64_t>(1, at::get_num_threads()));
+  const std::int64_t threads = std::clamp<std::int64_t>(
+      total / kWorkPerThread, 1, std::max<std::int64_t>(1, at::get_num_threads()));
   std::vector<std::vector<Part>> shares(static_cast<std::size_t>(threads));
   struct Split {
     std::int64_t unit;
@@ -117,7 +124,9 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
   std::vector<Split> splits;
   std::int64_t partial_floats = 0, spent = 0;
   std::size_t share = 0;
-  const auto limit = [&](std::size_t i) { return static_cast<std::int64_t>(static_cast<double>(total) * (i + 1) / threads); };
+  const auto limit = [&](std::size_t i) {
+    return static_cast<std::int64_t>(static_cast<double>(total) * (i + 1) / threads);
+  };
   for (std::size_t u = 0; u < units.size(); ++u) {
     const Unit& unit = units[u];
     const std::int64_t page_count = static_cast<std::int64_t>(unit.task->pages.size());
@@ -127,7 +136,8 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
       spent += unit.cost;
       continue;
     }
-    const PositionRange from = kernels.position_range(unit.task->q_positions + unit.t_begin, unit.t_end - unit.t_begin);
+    const PositionRange from =
+        kernels.position_range(unit.task->q_positions + unit.t_begin, unit.t_end - unit.t_begin);
     const std::int64_t rows = (unit.t_end - unit.t_begin) * unit.heads;
     Split split{static_cast<std::int64_t>(u), {}};
     std::int64_t begin = 0;
@@ -152,7 +162,8 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
     close(page_count);
     if (split.partials.size() == 1) {
       for (auto& parts : shares) {
-        if (!parts.empty() && parts.back().unit == split.unit) parts.back() = {split.unit, 0, page_count, -1};
+        if (!parts.empty() && parts.back().unit == split.unit)
+          parts.back() = {split.unit, 0, page_count, -1};
       }
     } else {
       splits.push_back(std::move(split));
@@ -181,7 +192,8 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
     block.d = d;
     block.scale = scale;
     if (part.partial < 0) {
-      block.out = task.out + unit.g_begin * task.out_head_stride + unit.t_begin * task.out_time_stride;
+      block.out =
+          task.out + unit.g_begin * task.out_head_stride + unit.t_begin * task.out_time_stride;
       block.out_head_stride = task.out_head_stride;
       block.out_time_stride = task.out_time_stride;
       block.lse = task.lse == nullptr ? nullptr : task.lse + unit.g_begin * task.T + unit.t_begin;
@@ -209,7 +221,9 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
     const std::int64_t T = unit.t_end - unit.t_begin, rows = T * unit.heads;
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t g = unit.g_begin + r / T, t = unit.t_begin + r % T;
-      const auto lse_of = [&](std::int64_t partial) { return partials[static_cast<std::size_t>(partial + rows * d + r)]; };
+      const auto lse_of = [&](std::int64_t partial) {
+        return partials[static_cast<std::size_t>(partial + rows * d + r)];
+      };
       float peak = -std::numeric_limits<float>::infinity();
       for (std::int64_t partial : split.partials) {
         if (lse_of(partial) > peak || std::isnan(lse_of(partial))) peak = lse_of(partial);
@@ -218,9 +232,11 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
       std::fill(out, out + d, 0.f);
       double sum = 0;
       if (peak != -std::numeric_limits<float>::infinity()) {
-        for (std::int64_t partial : split.partials) sum += std::exp(static_cast<double>(lse_of(partial)) - peak);
+        for (std::int64_t partial : split.partials)
+          sum += std::exp(static_cast<double>(lse_of(partial)) - peak);
         for (std::int64_t partial : split.partials) {
-          const auto weight = static_cast<float>(std::exp(static_cast<double>(lse_of(partial)) - peak) / sum);
+          const auto weight =
+              static_cast<float>(std::exp(static_cast<double>(lse_of(partial)) - peak) / sum);
           const float* from = partials.data() + partial + r * d;
           for (std::int64_t i = 0; i < d; ++i) out[i] += weight * from[i];
         }
@@ -234,8 +250,8 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, cons
 
 namespace {
 
-void fill_angles(const std::vector<double>& inverse_frequencies, double magnitude, std::int64_t position, float* cosine,
-                 float* sine) {
+void fill_angles(const std::vector<double>& inverse_frequencies, double magnitude,
+                 std::int64_t position, float* cosine, float* sine) {
   for (std::size_t i = 0; i < inverse_frequencies.size(); ++i) {
     const double angle = static_cast<double>(position) * inverse_frequencies[i];
     cosine[i] = static_cast<float>(magnitude * std::cos(angle));
@@ -256,7 +272,9 @@ struct Rope::Content {
   std::array<std::atomic<const float*>, kChunks> chunks{};  // [kChunk,2,pairs]: cosines, sines
   std::vector<std::vector<float>> memory;
 
-  [[nodiscard]] std::int64_t pairs() const { return static_cast<std::int64_t>(inverse_frequencies.size()); }
+  [[nodiscard]] std::int64_t pairs() const {
+    return static_cast<std::int64_t>(inverse_frequencies.size());
+  }
 
   const float* chunk(std::int64_t index) {
     auto& slot = chunks[static_cast<std::size_t>(index)];
@@ -286,10 +304,11 @@ Rope& Rope::operator=(Rope&&) noexcept = default;
 
 std::int64_t Rope::width() const noexcept { return 2 * content_->pairs(); }
 
-void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride, std::int64_t time_stride,
-                  const std::int64_t* positions) const {
+void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride,
+                  std::int64_t time_stride, const std::int64_t* positions) const {
   if (heads < 0 || T < 0) {
-    throw Error(Errc::invalid, "vectors of shape [" + std::to_string(heads) + "," + std::to_string(T) + ",d] to rotate");
+    throw Error(Errc::invalid, "vectors of shape [" + std::to_string(heads) + "," +
+                                   std::to_string(T) + ",d] to rotate");
   }
   Content& content = *content_;
   const std::int64_t pairs = content.pairs();
@@ -301,15 +320,18 @@ void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t hea
     std::vector<float> own;  // of positions beyond those that are kept
     for (std::int64_t t = begin; t < end; ++t) {
       const std::int64_t p = positions[t];
-      const bool kept = p > -Content::kChunk * Content::kChunks && p < Content::kChunk * Content::kChunks;
+      const bool kept =
+          p > -Content::kChunk * Content::kChunks && p < Content::kChunk * Content::kChunks;
       RotateRows rows{};
       if (kept) {
         const std::int64_t distance = p < 0 ? -p : p;
-        rows.cosine = content.chunk(distance / Content::kChunk) + distance % Content::kChunk * 2 * pairs;
+        rows.cosine =
+            content.chunk(distance / Content::kChunk) + distance % Content::kChunk * 2 * pairs;
         rows.sine_sign = p < 0 ? -1.f : 1.f;
       } else {
         own.resize(static_cast<std::size_t>(2 * pairs));
-        fill_angles(content.inverse_frequencies, content.magnitude, p, own.data(), own.data() + pairs);
+        fill_angles(content.inverse_frequencies, content.magnitude, p, own.data(),
+                    own.data() + pairs);
         rows.cosine = own.data();
         rows.sine_sign = 1.f;
       }
@@ -324,23 +346,26 @@ void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t hea
   });
 }
 
-void rope(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride, std::int64_t time_stride,
-          const std::int64_t* positions, std::span<const double> inverse_frequencies, PairLayout layout) {
+void rope(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride,
+          std::int64_t time_stride, const std::int64_t* positions,
+          std::span<const double> inverse_frequencies, PairLayout layout) {
   const auto pairs = static_cast<std::int64_t>(inverse_frequencies.size());
   const KernelTable& kernels = table();
   const std::vector<double> frequencies(inverse_frequencies.begin(), inverse_frequencies.end());
   std::vector<float> angles(static_cast<std::size_t>(2 * pairs));
   for (std::int64_t t = 0; t < T; ++t) {
     fill_angles(frequencies, 1.0, positions[t], angles.data(), angles.data() + pairs);
-    kernels.rotate({x + t * time_stride, heads, head_stride, angles.data(), angles.data() + pairs, 1.f, pairs,
-                    layout == PairLayout::adjacent});
+    kernels.rotate({x + t * time_stride, heads, head_stride, angles.data(), angles.data() + pairs,
+                    1.f, pairs, layout == PairLayout::adjacent});
   }
 }
 
 void exp(const float* x, float* y, std::int64_t n) {
   if (n < 0) throw Error(Errc::invalid, "exponentials of " + std::to_string(n) + " numbers");
   const KernelTable& kernels = table();
-  at::parallel_for(0, n, 32 * 1024, [&](std::int64_t begin, std::int64_t end) { kernels.exp(x + begin, y + begin, end - begin); });
+  at::parallel_for(0, n, 32 * 1024, [&](std::int64_t begin, std::int64_t end) {
+    kernels.exp(x + begin, y + begin, end - begin);
+  });
 }
 
 }  // namespace mneme::kernels

@@ -1,12 +1,12 @@
 // Softmax attention over paged keys and values, exact, with memory that does not grow with their number.
 #pragma once
 
+#include "mneme/kernels/page_view.h"
+
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
-
-#include "mneme/kernels/page_view.h"
 
 namespace mneme::kernels {
 
@@ -35,7 +35,8 @@ struct Visibility {
 /// and where nothing is visible out = 0, lse = -inf. Grouped queries share the pages of their KV head. Work is shared
 /// evenly among threads: by queries, and for few queries by pages, whose partial results merge by log-sum-exp.
 /// Throws Error (invalid) where d is not a multiple of 8 up to kMostHeadWidth, or a shape does not fit.
-void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale, const Visibility& visibility);
+void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
+            const Visibility& visibility);
 
 /// How the numbers of a head pair up to be rotated.
 enum class PairLayout : std::uint8_t {
@@ -59,8 +60,8 @@ class Rope {
 
   /// Rotates x [heads,T,d] in place, unit stride in d, by positions [T]; they may be negative, which turns back. Turning
   /// by a and then by b equals turning by a + b up to rounding. Throws Error (invalid) on a negative shape.
-  void rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride, std::int64_t time_stride,
-              const std::int64_t* positions) const;
+  void rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride,
+              std::int64_t time_stride, const std::int64_t* positions) const;
 
  private:
   struct Content;
@@ -68,8 +69,9 @@ class Rope {
 };
 
 /// The same in one call, without keeping cosines and sines; x [heads,T,d].
-void rope(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride, std::int64_t time_stride,
-          const std::int64_t* positions, std::span<const double> inverse_frequencies, PairLayout layout);
+void rope(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride,
+          std::int64_t time_stride, const std::int64_t* positions,
+          std::span<const double> inverse_frequencies, PairLayout layout);
 
 /// y_i = e^x_i for n numbers, relative error below 1e-6 where the result is a normal number; y may be x.
 void exp(const float* x, float* y, std::int64_t n);

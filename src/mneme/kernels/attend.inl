@@ -49,7 +49,8 @@ inline PositionRange position_range(const i64* positions, i64 n) noexcept {
 // What of a page the queries at positions `from` to `to` see.
 enum class Sight { nothing, something, everything };
 
-inline Sight sight(const PositionRange& page, const PositionRange& queries, bool causal, i64 window) {
+inline Sight sight(const PositionRange& page, const PositionRange& queries, bool causal,
+                   i64 window) {
   Sight s = Sight::everything;
   if (causal) {
     if (page.lowest > queries.highest) return Sight::nothing;
@@ -69,17 +70,23 @@ inline bool visible(i64 query, i64 key, bool causal, i64 window) {
 struct KvF32 {
   static constexpr i64 kBytes = 4;
   static F get(const void* p, i64 i) { return load(static_cast<const float*>(p) + i); }
-  static F get_n(const void* p, i64 i, i64 n) { return load_n(static_cast<const float*>(p) + i, n); }
+  static F get_n(const void* p, i64 i, i64 n) {
+    return load_n(static_cast<const float*>(p) + i, n);
+  }
 };
 struct KvF16 {
   static constexpr i64 kBytes = 2;
   static F get(const void* p, i64 i) { return load_f16(static_cast<const u16*>(p) + i); }
-  static F get_n(const void* p, i64 i, i64 n) { return load_f16_n(static_cast<const u16*>(p) + i, n); }
+  static F get_n(const void* p, i64 i, i64 n) {
+    return load_f16_n(static_cast<const u16*>(p) + i, n);
+  }
 };
 struct KvBf16 {
   static constexpr i64 kBytes = 2;
   static F get(const void* p, i64 i) { return load_bf16(static_cast<const u16*>(p) + i); }
-  static F get_n(const void* p, i64 i, i64 n) { return load_bf16_n(static_cast<const u16*>(p) + i, n); }
+  static F get_n(const void* p, i64 i, i64 n) {
+    return load_bf16_n(static_cast<const u16*>(p) + i, n);
+  }
 };
 
 // ---- many rows: one a lane ----
@@ -107,7 +114,8 @@ inline void score_tile(const float* keys, const float* queries, i64 d, float* sc
 
 // sums[i][R] = sums[i][R] fade[R] + sum_e values[e][i] weights[e][R] for kE columns i of `values`.
 template <int kV, int kE>
-inline void value_tile(const float* values, i64 d, i64 entries, const float* weights, const F (&fade)[kV], float* sums) {
+inline void value_tile(const float* values, i64 d, i64 entries, const float* weights,
+                       const F (&fade)[kV], float* sums) {
   constexpr i64 R = kV * kLanes;
   F acc[kE][kV];
   for (int i = 0; i < kE; ++i) {
@@ -147,9 +155,9 @@ template <int kV>
 inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, float* scratch) {
   constexpr i64 R = kV * kLanes;
   const i64 d = b.d, T = b.t_end - b.t_begin, rows = T * b.heads;
-  float* queries = scratch;                     // [d,R]
-  float* sums = queries + d * kMostRows;        // [d,R]
-  float* scores = sums + d * kMostRows;         // [entries,R]
+  float* queries = scratch;                            // [d,R]
+  float* sums = queries + d * kMostRows;               // [d,R]
+  float* scores = sums + d * kMostRows;                // [entries,R]
   float* widened = scores + kPageEntries * kMostRows;  // [entries,d]
   i64 positions[R];
   const float factor = b.scale * kLog2E;
@@ -166,25 +174,30 @@ inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, f
   for (i64 p = b.page_begin; p < b.page_end; ++p) {
     const PageView& page = b.pages[p];
     const i64 entries = page.entries;
-    const Sight s = entries == 0 ? Sight::nothing : sight(b.ranges[p], seen_from, b.causal, b.window);
+    const Sight s =
+        entries == 0 ? Sight::nothing : sight(b.ranges[p], seen_from, b.causal, b.window);
     if (s == Sight::nothing) continue;
     const float* keys = as_f32(page.k, page.type, entries * d, widened);
     i64 e = 0;
-    for (; e + kTile <= entries; e += kTile) score_tile<kV, kTile>(keys + e * d, queries, d, scores + e * R);
+    for (; e + kTile <= entries; e += kTile)
+      score_tile<kV, kTile>(keys + e * d, queries, d, scores + e * R);
     for (; e < entries; ++e) score_tile<kV, 1>(keys + e * d, queries, d, scores + e * R);
     if (page.log_mass != nullptr) {
       for (e = 0; e < entries; ++e) {
         const F mass = set1(page.log_mass[e] * kLog2E);
-        for (int v = 0; v < kV; ++v) store(scores + e * R + v * kLanes, load(scores + e * R + v * kLanes) + mass);
+        for (int v = 0; v < kV; ++v)
+          store(scores + e * R + v * kLanes, load(scores + e * R + v * kLanes) + mass);
       }
     }
     if (s == Sight::something) {
       for (e = 0; e < entries; ++e) {
         const i64 key = page.positions[e];
         // Bounds of the query positions that see the key, so that the inner loop is two comparisons.
-        const i64 from = b.causal ? key : INT64_MIN, to = b.window > 0 ? key + b.window - 1 : INT64_MAX;
+        const i64 from = b.causal ? key : INT64_MIN,
+                  to = b.window > 0 ? key + b.window - 1 : INT64_MAX;
         float* row = scores + e * R;
-        for (i64 r = 0; r < R; ++r) row[r] = positions[r] >= from && positions[r] <= to ? row[r] : -__builtin_inff();
+        for (i64 r = 0; r < R; ++r)
+          row[r] = positions[r] >= from && positions[r] <= to ? row[r] : -__builtin_inff();
       }
     }
     F fade[kV];
@@ -216,17 +229,20 @@ inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, f
       total[v] = sum0 + sum1;
     }
     const float* values = as_f32(page.v, page.type, entries * d, widened);
-    for (i64 i = 0; i < d; i += kTile) value_tile<kV, kTile>(values + i, d, entries, scores, fade, sums + i * R);
+    for (i64 i = 0; i < d; i += kTile)
+      value_tile<kV, kTile>(values + i, d, entries, scores, fade, sums + i * R);
   }
 
   float peaks[R], totals[R];
-  for (int v = 0; v < kV; ++v) store(peaks + v * kLanes, peak[v]), store(totals + v * kLanes, total[v]);
+  for (int v = 0; v < kV; ++v)
+    store(peaks + v * kLanes, peak[v]), store(totals + v * kLanes, total[v]);
   for (i64 r = 0; r < rows; ++r) {
     const i64 t = r / b.heads, g = r % b.heads;
     float* out = b.out + g * b.out_head_stride + t * b.out_time_stride;
     const float inverse = totals[r] == 0.f ? 0.f : 1.f / totals[r];
     for (i64 i = 0; i < d; ++i) out[i] = sums[i * R + r] * inverse;
-    if (b.lse != nullptr) b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
+    if (b.lse != nullptr)
+      b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
   }
 }
 
@@ -234,7 +250,8 @@ inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, f
 
 // scores[r][e] = sum_i queries[r][i] keys[e][i]; queries are padded with zeros to whole vectors.
 template <class Kv, int kR, int kE>
-inline void score_rows(const void* keys, i64 key, i64 d, const float* queries, i64 q_stride, float* scores) {
+inline void score_rows(const void* keys, i64 key, i64 d, const float* queries, i64 q_stride,
+                       float* scores) {
   F acc[kR][kE];
   for (int r = 0; r < kR; ++r) {
     for (int e = 0; e < kE; ++e) acc[r][e] = zero();
@@ -266,11 +283,12 @@ inline void score_rows(const void* keys, i64 key, i64 d, const float* queries, i
 
 // sums[r][i..] = sums[r][i..] fade[r] + sum_e weights[r][e] values[e][i..] for kC vectors, the last one of n numbers.
 template <class Kv, int kR, int kC>
-inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const float* weights, const float* fade, float* sums,
-                       i64 q_stride, i64 n) {
+inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const float* weights,
+                       const float* fade, float* sums, i64 q_stride, i64 n) {
   F acc[kR][kC];
   for (int r = 0; r < kR; ++r) {
-    for (int c = 0; c < kC; ++c) acc[r][c] = load(sums + r * q_stride + i + c * kLanes) * set1(fade[r]);
+    for (int c = 0; c < kC; ++c)
+      acc[r][c] = load(sums + r * q_stride + i + c * kLanes) * set1(fade[r]);
   }
   for (i64 e = 0; e < entries; ++e) {
     F w[kR];
@@ -292,8 +310,8 @@ struct RowState {
 };
 
 template <class Kv, int kR>
-inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row, const RowState& state, float* scores,
-                      const void* next_keys) {
+inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row,
+                      const RowState& state, float* scores, const void* next_keys) {
   const i64 d = b.d, entries = page.entries, key_bytes = d * Kv::kBytes;
   const float* queries = state.queries + row * state.stride;
   float* sums = state.sums + row * state.stride;
@@ -302,7 +320,8 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
     // Few rows do little with each number, so memory is the limit: ask early for what this page and the next one need.
     if (row == 0) {
       fetch(static_cast<const u8*>(page.v) + e * key_bytes, 4 * key_bytes);
-      if (next_keys != nullptr) fetch(static_cast<const u8*>(next_keys) + e * key_bytes, 4 * key_bytes);
+      if (next_keys != nullptr)
+        fetch(static_cast<const u8*>(next_keys) + e * key_bytes, 4 * key_bytes);
     }
     score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
   }
@@ -342,13 +361,14 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
     value_rows<Kv, kR, kC>(page.v, i, d, entries, scores, fade, sums, state.stride, kLanes);
   }
   for (; i < d; i += kLanes) {
-    value_rows<Kv, kR, 1>(page.v, i, d, entries, scores, fade, sums, state.stride, smaller(kLanes, d - i));
+    value_rows<Kv, kR, 1>(page.v, i, d, entries, scores, fade, sums, state.stride,
+                          smaller(kLanes, d - i));
   }
 }
 
 template <class Kv>
-inline void page_of_type(const AttendBlock& b, const PageView& page, Sight s, i64 rows, const RowState& state, float* scores,
-                         const void* next_keys) {
+inline void page_of_type(const AttendBlock& b, const PageView& page, Sight s, i64 rows,
+                         const RowState& state, float* scores, const void* next_keys) {
   i64 row = 0;
   for (; row + 4 <= rows; row += 4) page_rows<Kv, 4>(b, page, s, row, state, scores, next_keys);
   if (rows - row == 3) page_rows<Kv, 3>(b, page, s, row, state, scores, next_keys);
@@ -370,7 +390,8 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
   state.totals = totals;
   const float factor = b.scale * kLog2E;
   for (i64 r = 0; r < rows; ++r) {
-    const float* q = b.q + (r % b.heads) * b.q_head_stride + (b.t_begin + r / b.heads) * b.q_time_stride;
+    const float* q =
+        b.q + (r % b.heads) * b.q_head_stride + (b.t_begin + r / b.heads) * b.q_time_stride;
     float* to = state.queries + r * state.stride;
     for (i64 i = 0; i < d; ++i) to[i] = q[i] * factor;
     for (i64 i = d; i < state.stride; ++i) to[i] = 0.f;
@@ -396,7 +417,8 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
     float* out = b.out + g * b.out_head_stride + t * b.out_time_stride;
     const float inverse = totals[r] == 0.f ? 0.f : 1.f / totals[r];
     for (i64 i = 0; i < d; ++i) out[i] = state.sums[r * state.stride + i] * inverse;
-    if (b.lse != nullptr) b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
+    if (b.lse != nullptr)
+      b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
   }
 }
 

@@ -1,15 +1,15 @@
 #include "mneme/kernels/codec.h"
 
+#include "mneme/core/error.h"
+#include "mneme/kernels/kernel_table.h"
+#include "mneme/kernels/level.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <atomic>
 #include <string>
 #include <vector>
-
-#include "mneme/core/error.h"
-#include "mneme/kernels/kernel_table.h"
-#include "mneme/kernels/level.h"
 
 namespace mneme::kernels {
 namespace {
@@ -30,14 +30,16 @@ struct Sections {
     scale = reinterpret_cast<Half*>(start);
     minimum = scale + groups;
     codes = start + 4 * groups;
-    groups_in_row = codec == NumberCodec::channel4 ? d : (d + group_size(codec) - 1) / group_size(codec);
+    groups_in_row =
+        codec == NumberCodec::channel4 ? d : (d + group_size(codec) - 1) / group_size(codec);
     code_row_bytes = code_bits(codec) == 8 ? d : (d + 1) / 2;
   }
 };
 
 void check_shape(std::int64_t T, std::int64_t d) {
   if (T < 0 || d < 0) {
-    throw Error(Errc::invalid, "a matrix of shape [" + std::to_string(T) + "," + std::to_string(d) + "]");
+    throw Error(Errc::invalid,
+                "a matrix of shape [" + std::to_string(T) + "," + std::to_string(d) + "]");
   }
 }
 
@@ -58,12 +60,14 @@ void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, s
       bool good = true;
       if (codec == NumberCodec::channel4) {
         const std::int64_t group = step * sections.groups_in_row;
-        good = kernels.encode_channels(x + first * d, rows, d, sections.scale + group, sections.minimum + group, codes);
+        good = kernels.encode_channels(x + first * d, rows, d, sections.scale + group,
+                                       sections.minimum + group, codes);
       } else {
         for (std::int64_t r = 0; r < rows && good; ++r) {
           const std::int64_t group = (first + r) * sections.groups_in_row;
-          good = kernels.encode_rows(x + (first + r) * d, d, group_size(codec), code_bits(codec), sections.scale + group,
-                                     sections.minimum + group, codes + r * sections.code_row_bytes);
+          good = kernels.encode_rows(x + (first + r) * d, d, group_size(codec), code_bits(codec),
+                                     sections.scale + group, sections.minimum + group,
+                                     codes + r * sections.code_row_bytes);
         }
       }
       if (!good) finite.store(false, std::memory_order_relaxed);
@@ -79,8 +83,10 @@ void decode(NumberCodec codec, std::span<const DecodeTask> tasks) {
   std::int64_t steps = 0, numbers = 0;
   for (const DecodeTask& task : tasks) {
     check_shape(task.T, task.d);
-    if (task.first < 0 || task.count < 0 || task.first > task.T || task.count > task.T - task.first) {
-      throw Error(Errc::invalid, "rows " + std::to_string(task.first) + " to " + std::to_string(task.first + task.count) +
+    if (task.first < 0 || task.count < 0 || task.first > task.T ||
+        task.count > task.T - task.first) {
+      throw Error(Errc::invalid, "rows " + std::to_string(task.first) + " to " +
+                                     std::to_string(task.first + task.count) +
                                      " of an encoded matrix of " + std::to_string(task.T));
     }
     if (task.out_stride < task.d && task.count > 1) {
@@ -95,35 +101,41 @@ void decode(NumberCodec codec, std::span<const DecodeTask> tasks) {
   }
   if (steps == 0) return;
   const KernelTable& kernels = table();
-  const std::int64_t grain = std::max<std::int64_t>(1, kCodesPerThread / std::max<std::int64_t>(1, numbers / steps));
+  const std::int64_t grain =
+      std::max<std::int64_t>(1, kCodesPerThread / std::max<std::int64_t>(1, numbers / steps));
   at::parallel_for(0, steps, grain, [&](std::int64_t begin, std::int64_t end) {
-    auto at = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+    auto at =
+        static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
     for (std::int64_t step = begin; step < end; ++step) {
       while (step >= ends[at]) ++at;
       const DecodeTask& task = tasks[at];
       const std::int64_t group = task.first / kRows + step - (at == 0 ? 0 : ends[at - 1]);
       const std::int64_t first = std::max(task.first, group * kRows);
       const std::int64_t rows = std::min(task.first + task.count, (group + 1) * kRows) - first;
-      const Sections<const std::uint8_t, const std::uint16_t> sections(codec, task.from, task.T, task.d);
+      const Sections<const std::uint8_t, const std::uint16_t> sections(codec, task.from, task.T,
+                                                                       task.d);
       const std::uint8_t* codes = sections.codes + first * sections.code_row_bytes;
       const std::int64_t size = task.type == KvType::f32 ? 4 : 2;
-      auto* out = static_cast<std::uint8_t*>(task.out) + (first - task.first) * task.out_stride * size;
+      auto* out =
+          static_cast<std::uint8_t*>(task.out) + (first - task.first) * task.out_stride * size;
       if (codec == NumberCodec::channel4) {
         const std::int64_t of = group * sections.groups_in_row;
-        kernels.decode_channels(codes, rows, task.d, sections.scale + of, sections.minimum + of, task.type, out,
-                                task.out_stride);
+        kernels.decode_channels(codes, rows, task.d, sections.scale + of, sections.minimum + of,
+                                task.type, out, task.out_stride);
         continue;
       }
       for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t of = (first + r) * sections.groups_in_row;
-        kernels.decode_row(codes + r * sections.code_row_bytes, task.d, group_size(codec), code_bits(codec),
-                           sections.scale + of, sections.minimum + of, task.type, out + r * task.out_stride * size);
+        kernels.decode_row(codes + r * sections.code_row_bytes, task.d, group_size(codec),
+                           code_bits(codec), sections.scale + of, sections.minimum + of, task.type,
+                           out + r * task.out_stride * size);
       }
     }
   });
 }
 
-void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::int64_t d, float* out) {
+void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::int64_t d,
+            float* out) {
   const DecodeTask task{from, T, d, 0, T, out, d, KvType::f32};
   decode(codec, std::span(&task, 1));
 }

@@ -1,10 +1,10 @@
 // Codecs of numbers: stored states with 8 or 4 bits a number, in groups that share a scale and a minimum.
 #pragma once
 
+#include "mneme/kernels/page_view.h"
+
 #include <cstdint>
 #include <span>
-
-#include "mneme/kernels/page_view.h"
 
 namespace mneme::kernels {
 
@@ -24,7 +24,9 @@ enum class NumberCodec : std::uint8_t {
 };
 
 /// Bits of one code.
-[[nodiscard]] constexpr int code_bits(NumberCodec codec) noexcept { return codec == NumberCodec::group8 ? 8 : 4; }
+[[nodiscard]] constexpr int code_bits(NumberCodec codec) noexcept {
+  return codec == NumberCodec::group8 ? 8 : 4;
+}
 
 /// Numbers that share a scale.
 [[nodiscard]] constexpr std::int64_t group_size(NumberCodec codec) noexcept {
@@ -32,13 +34,15 @@ enum class NumberCodec : std::uint8_t {
 }
 
 /// Scales in the encoded form of [T,d].
-[[nodiscard]] constexpr std::int64_t group_count(NumberCodec codec, std::int64_t T, std::int64_t d) noexcept {
+[[nodiscard]] constexpr std::int64_t group_count(NumberCodec codec, std::int64_t T,
+                                                 std::int64_t d) noexcept {
   const std::int64_t size = group_size(codec);
   return codec == NumberCodec::channel4 ? (T + size - 1) / size * d : T * ((d + size - 1) / size);
 }
 
 /// Bytes of the encoded form of [T,d]. T and d come from whoever bounded them: no overflow check.
-[[nodiscard]] constexpr std::int64_t encoded_bytes(NumberCodec codec, std::int64_t T, std::int64_t d) noexcept {
+[[nodiscard]] constexpr std::int64_t encoded_bytes(NumberCodec codec, std::int64_t T,
+                                                   std::int64_t d) noexcept {
   return 4 * group_count(codec, T, d) + T * (code_bits(codec) == 8 ? d : (d + 1) / 2);
 }
 
@@ -48,18 +52,19 @@ void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, s
 
 /// Some rows of an encoded matrix to be decoded.
 struct DecodeTask {
-  const std::uint8_t* from;    ///< of encoded_bytes(codec, T, d)
-  std::int64_t T, d;           ///< of the whole matrix
-  std::int64_t first, count;   ///< rows to decode
-  void* out;                   ///< [count,d] numbers of `type`, rows out_stride numbers apart
-  std::int64_t out_stride;     ///< at least d
-  KvType type = KvType::f32;   ///< f16 and bf16 are rounded to the nearest, ties to even
+  const std::uint8_t* from;   ///< of encoded_bytes(codec, T, d)
+  std::int64_t T, d;          ///< of the whole matrix
+  std::int64_t first, count;  ///< rows to decode
+  void* out;                  ///< [count,d] numbers of `type`, rows out_stride numbers apart
+  std::int64_t out_stride;    ///< at least d
+  KvType type = KvType::f32;  ///< f16 and bf16 are rounded to the nearest, ties to even
 };
 
 /// Decodes all tasks, sharing their rows among threads. Throws Error (invalid) where rows lie outside a matrix.
 void decode(NumberCodec codec, std::span<const DecodeTask> tasks);
 
 /// The whole matrix: out [T,d].
-void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::int64_t d, float* out);
+void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::int64_t d,
+            float* out);
 
 }  // namespace mneme::kernels

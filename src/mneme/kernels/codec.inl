@@ -20,7 +20,9 @@ inline Grid make_grid(float low, float high, int bits, u16* scale, u16* minimum)
   return {widen_f16(*scale), widen_f16(*minimum)};
 }
 
-inline F codes_of(F x, F scale, F minimum, F steps) { return min(steps, max(zero(), (x - minimum) / scale)); }
+inline F codes_of(F x, F scale, F minimum, F steps) {
+  return min(steps, max(zero(), (x - minimum) / scale));
+}
 
 inline bool finite(float x) { return x - x == 0.f; }
 
@@ -52,7 +54,8 @@ inline bool encode_group(const float* x, i64 n, int bits, u16* scale, u16* minim
   if (grid.scale == 0.f) {
     std::memset(to, 0, static_cast<std::size_t>(n));
   } else {
-    const F s = set1(grid.scale), m = set1(grid.minimum), steps = set1(static_cast<float>((1 << bits) - 1));
+    const F s = set1(grid.scale), m = set1(grid.minimum),
+            steps = set1(static_cast<float>((1 << bits) - 1));
     for (i = 0; i + kLanes <= n; i += kLanes) store_u8(to + i, codes_of(load(x + i), s, m, steps));
     if (i < n) {
       u8 rest[kLanes];
@@ -64,14 +67,18 @@ inline bool encode_group(const float* x, i64 n, int bits, u16* scale, u16* minim
   return true;
 }
 
-inline bool encode_rows(const float* x, i64 n, i64 group, int bits, u16* scale, u16* minimum, u8* codes) noexcept {
+inline bool encode_rows(const float* x, i64 n, i64 group, int bits, u16* scale, u16* minimum,
+                        u8* codes) noexcept {
   for (i64 i = 0, g = 0; i < n; i += group, ++g) {
-    if (!encode_group(x + i, smaller(group, n - i), bits, scale + g, minimum + g, codes + i * bits / 8)) return false;
+    if (!encode_group(x + i, smaller(group, n - i), bits, scale + g, minimum + g,
+                      codes + i * bits / 8))
+      return false;
   }
   return true;
 }
 
-inline bool encode_channels(const float* x, i64 tokens, i64 d, u16* scale, u16* minimum, u8* codes) noexcept {
+inline bool encode_channels(const float* x, i64 tokens, i64 d, u16* scale, u16* minimum,
+                            u8* codes) noexcept {
   const i64 row = (d + 1) / 2;
   const F steps = set1(15.f);
   for (i64 c = 0; c < d; c += kLanes) {
@@ -131,7 +138,8 @@ inline F load_codes_n(const u8* codes, i64 i, i64 n) {
 }
 
 template <class As, int kBits>
-inline void decode_row_as(const u8* codes, i64 n, i64 group, const u16* scale, const u16* minimum, void* out) {
+inline void decode_row_as(const u8* codes, i64 n, i64 group, const u16* scale, const u16* minimum,
+                          void* out) {
   for (i64 i = 0, g = 0; i < n; ++g) {
     const i64 end = smaller(i + group, n);
     const F s = set1(widen_f16(scale[g])), m = set1(widen_f16(minimum[g]));
@@ -141,8 +149,8 @@ inline void decode_row_as(const u8* codes, i64 n, i64 group, const u16* scale, c
   }
 }
 
-inline void decode_row(const u8* codes, i64 n, i64 group, int bits, const u16* scale, const u16* minimum, KvType type,
-                       void* out) noexcept {
+inline void decode_row(const u8* codes, i64 n, i64 group, int bits, const u16* scale,
+                       const u16* minimum, KvType type, void* out) noexcept {
   const auto as = [&](auto form) {
     using As = decltype(form);
     if (bits == 8) {
@@ -157,8 +165,8 @@ inline void decode_row(const u8* codes, i64 n, i64 group, int bits, const u16* s
 }
 
 template <class As>
-inline void decode_channels_as(const u8* codes, i64 tokens, i64 d, const u16* scale, const u16* minimum, void* out,
-                               i64 out_stride) {
+inline void decode_channels_as(const u8* codes, i64 tokens, i64 d, const u16* scale,
+                               const u16* minimum, void* out, i64 out_stride) {
   const i64 row = (d + 1) / 2;
   for (i64 c = 0; c < d; c += kLanes) {
     const i64 n = smaller(kLanes, d - c);
@@ -175,11 +183,14 @@ inline void decode_channels_as(const u8* codes, i64 tokens, i64 d, const u16* sc
   }
 }
 
-inline void decode_channels(const u8* codes, i64 tokens, i64 d, const u16* scale, const u16* minimum, KvType type,
-                            void* out, i64 out_stride) noexcept {
-  if (type == KvType::f32) decode_channels_as<AsF32>(codes, tokens, d, scale, minimum, out, out_stride);
-  if (type == KvType::f16) decode_channels_as<AsF16>(codes, tokens, d, scale, minimum, out, out_stride);
-  if (type == KvType::bf16) decode_channels_as<AsBf16>(codes, tokens, d, scale, minimum, out, out_stride);
+inline void decode_channels(const u8* codes, i64 tokens, i64 d, const u16* scale,
+                            const u16* minimum, KvType type, void* out, i64 out_stride) noexcept {
+  if (type == KvType::f32)
+    decode_channels_as<AsF32>(codes, tokens, d, scale, minimum, out, out_stride);
+  if (type == KvType::f16)
+    decode_channels_as<AsF16>(codes, tokens, d, scale, minimum, out, out_stride);
+  if (type == KvType::bf16)
+    decode_channels_as<AsBf16>(codes, tokens, d, scale, minimum, out, out_stride);
 }
 
 }  // namespace mneme::kernels::MNEME_LEVEL

@@ -3,15 +3,16 @@
 // This header is compiled with each level's flags: data only, no inline bodies.
 #pragma once
 
-#include <cstdint>
-
 #include "mneme/kernels/page_view.h"
+
+#include <cstdint>
 
 namespace mneme::kernels {
 
 /// Coefficients of 2^x on [-1/2, 1/2] and of e^x on [-ln 2 / 2, ln 2 / 2], constant term first.
-inline constexpr float kExp2[6] = {1.f, 0.693146983f, 0.240222421f, 0.0555073423f, 0.00967151145f, 0.00132647271f};
-inline constexpr float kExp[7] = {1.f,           1.00000003f,   0.499999944f, 0.166664310f,
+inline constexpr float kExp2[6] = {1.f,           0.693146983f,   0.240222421f,
+                                   0.0555073423f, 0.00967151145f, 0.00132647271f};
+inline constexpr float kExp[7] = {1.f,           1.00000003f,    0.499999944f,  0.166664310f,
                                   0.0416679960f, 0.00837416090f, 0.00138436665f};
 
 /// Elements of a group that shares a scale in quantized activations and in quantized weights.
@@ -19,14 +20,15 @@ inline constexpr std::int64_t kBlock = 32;
 
 /// Rows of activations beside their 8-bit form: element k of block b is about scale * q.
 struct ActivationRows {
-  const float* x;               // [M,K] as given
+  const float* x;  // [M,K] as given
   std::int64_t M, K;
-  const std::int8_t* q;         // [M,q_stride] in [-127,127], zero past K
-  const float* scale;           // [M,block_stride], zero past K/32
-  const float* scale_sum;       // [M,block_stride,2]: the scale, and the scale times the block's sum of q
-  const std::int32_t* offset;   // [M,q_stride/4]: -128 times the sum of each four q
-  std::int64_t q_stride;        // K rounded up to whole pairs of blocks
-  std::int64_t block_stride;    // K/32 rounded up to a multiple of 16
+  const std::int8_t* q;  // [M,q_stride] in [-127,127], zero past K
+  const float* scale;    // [M,block_stride], zero past K/32
+  const float*
+      scale_sum;  // [M,block_stride,2]: the scale, and the scale times the block's sum of q
+  const std::int32_t* offset;  // [M,q_stride/4]: -128 times the sum of each four q
+  std::int64_t q_stride;       // K rounded up to whole pairs of blocks
+  std::int64_t block_stride;   // K/32 rounded up to a multiple of 16
 };
 
 /// Where quantize_activations writes; the fields are those of ActivationRows.
@@ -49,16 +51,16 @@ struct AttendBlock {
   std::int64_t heads, q_head_stride, q_time_stride, t_begin, t_end;
   const std::int64_t* q_positions;  // indexed by t
   const PageView* pages;
-  const PositionRange* ranges;      // of each page
+  const PositionRange* ranges;  // of each page
   std::int64_t page_begin, page_end;
   bool causal;
-  std::int64_t window;              // 0: unlimited
+  std::int64_t window;  // 0: unlimited
   std::int64_t d;
   float scale;
-  float* out;                       // at t_begin of head 0
+  float* out;  // at t_begin of head 0
   std::int64_t out_head_stride, out_time_stride;
-  float* lse;                       // nullable, at t_begin of head 0
-  std::int64_t lse_head_stride;     // the time stride is 1
+  float* lse;                    // nullable, at t_begin of head 0
+  std::int64_t lse_head_stride;  // the time stride is 1
 };
 
 /// One row of a rotation: pairs (x[a_i], x[b_i]) turn by the angle whose cosine and sine are given.
@@ -69,7 +71,7 @@ struct RotateRows {
   const float* sine;                // [pairs]
   float sine_sign;                  // -1 turns back
   std::int64_t pairs;
-  bool adjacent;                    // pairs (2i, 2i+1), else (i, i + pairs)
+  bool adjacent;  // pairs (2i, 2i+1), else (i, i + pairs)
 };
 
 struct KernelTable {
@@ -77,15 +79,17 @@ struct KernelTable {
   std::int64_t lanes;  // floats in a vector
 
   /// Rows n_begin..n_end of W against every activation row: y[m * y_stride + n]. Indexed by WeightType.
-  void (*matvec[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end, const ActivationRows& a, float* y,
-                    std::int64_t y_stride) noexcept;
+  void (*matvec[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end,
+                    const ActivationRows& a, float* y, std::int64_t y_stride) noexcept;
   /// The same without the 8-bit form of the activations.
-  void (*matvec_f32[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end, const ActivationRows& a,
-                        float* y, std::int64_t y_stride) noexcept;
-  void (*quantize_activations)(const float* x, std::int64_t M, std::int64_t K, const ActivationTarget& to) noexcept;
+  void (*matvec_f32[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end,
+                        const ActivationRows& a, float* y, std::int64_t y_stride) noexcept;
+  void (*quantize_activations)(const float* x, std::int64_t M, std::int64_t K,
+                               const ActivationTarget& to) noexcept;
   /// `blocks` blocks in sequence to numbers. Indexed by WeightType; a block of a plain type is one number.
   void (*to_f32[6])(const std::uint8_t* blocks_in, std::int64_t blocks, float* out) noexcept;
-  void (*to_bf16[6])(const std::uint8_t* blocks_in, std::int64_t blocks, std::uint16_t* out) noexcept;
+  void (*to_bf16[6])(const std::uint8_t* blocks_in, std::int64_t blocks,
+                     std::uint16_t* out) noexcept;
 
   PositionRange (*position_range)(const std::int64_t* positions, std::int64_t n) noexcept;
   std::int64_t attend_rows;         // query rows in a block at most
@@ -95,17 +99,19 @@ struct KernelTable {
   void (*rotate)(const RotateRows& rows) noexcept;
 
   /// Quantizes n numbers in groups of `group` with 8 or 4 bits; false where a number is not finite.
-  bool (*encode_rows)(const float* x, std::int64_t n, std::int64_t group, int bits, std::uint16_t* scale,
-                      std::uint16_t* minimum, std::uint8_t* codes) noexcept;
+  bool (*encode_rows)(const float* x, std::int64_t n, std::int64_t group, int bits,
+                      std::uint16_t* scale, std::uint16_t* minimum, std::uint8_t* codes) noexcept;
   /// The same with 4 bits for `tokens` rows of d numbers that share one scale per channel.
   bool (*encode_channels)(const float* x, std::int64_t tokens, std::int64_t d, std::uint16_t* scale,
                           std::uint16_t* minimum, std::uint8_t* codes) noexcept;
   /// One row of n numbers back, as `type`.
-  void (*decode_row)(const std::uint8_t* codes, std::int64_t n, std::int64_t group, int bits, const std::uint16_t* scale,
-                     const std::uint16_t* minimum, KvType type, void* out) noexcept;
+  void (*decode_row)(const std::uint8_t* codes, std::int64_t n, std::int64_t group, int bits,
+                     const std::uint16_t* scale, const std::uint16_t* minimum, KvType type,
+                     void* out) noexcept;
   /// `tokens` rows of d numbers of one group back; out rows are out_stride elements apart.
-  void (*decode_channels)(const std::uint8_t* codes, std::int64_t tokens, std::int64_t d, const std::uint16_t* scale,
-                          const std::uint16_t* minimum, KvType type, void* out, std::int64_t out_stride) noexcept;
+  void (*decode_channels)(const std::uint8_t* codes, std::int64_t tokens, std::int64_t d,
+                          const std::uint16_t* scale, const std::uint16_t* minimum, KvType type,
+                          void* out, std::int64_t out_stride) noexcept;
 
   void (*exp)(const float* x, float* y, std::int64_t n) noexcept;
 };

@@ -1,11 +1,11 @@
 #include "mneme/kernels/level.h"
 
+#include "mneme/core/error.h"
+#include "mneme/kernels/kernel_table.h"
+
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-
-#include "mneme/core/error.h"
-#include "mneme/kernels/kernel_table.h"
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
@@ -19,11 +19,13 @@ std::atomic<int> g_level{kUnset};
 bool supported(Level level) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                    __builtin_cpu_supports("bmi2");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
   switch (level) {
-    case Level::base: return true;
-    case Level::avx2: return avx2;
+    case Level::base:
+      return true;
+    case Level::avx2:
+      return avx2;
     case Level::avx512:
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
@@ -50,17 +52,20 @@ Level initial_level() {
   for (Level each : supported_levels()) {
     if (name(each) == forced) return each;
   }
-  throw Error(Errc::usage,
-              "MNEME_LEVEL is \"" + std::string(forced) + "\"; this CPU supports " + supported_names());
+  throw Error(Errc::usage, "MNEME_LEVEL is \"" + std::string(forced) + "\"; this CPU supports " +
+                               supported_names());
 }
 
 }  // namespace
 
 std::string_view name(Level level) noexcept {
   switch (level) {
-    case Level::base: return "base";
-    case Level::avx2: return "avx2";
-    case Level::avx512: return "avx512";
+    case Level::base:
+      return "base";
+    case Level::avx2:
+      return "avx2";
+    case Level::avx512:
+      return "avx512";
   }
   return "";
 }
@@ -84,7 +89,8 @@ Level level() {
 
 void set_level(Level level) {
   if (!supported(level)) {
-    throw Error(Errc::unsupported, "the level " + std::string(name(level)) + " does not run on this CPU, which supports " +
+    throw Error(Errc::unsupported, "the level " + std::string(name(level)) +
+                                       " does not run on this CPU, which supports " +
                                        supported_names());
   }
   g_level.store(static_cast<int>(level), std::memory_order_relaxed);

@@ -1,14 +1,14 @@
 #include "mneme/kernels/quantized.h"
 
+#include "mneme/core/error.h"
+#include "mneme/kernels/kernel_table.h"
+#include "mneme/kernels/level.h"
+
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <string>
 #include <vector>
-
-#include "mneme/core/error.h"
-#include "mneme/kernels/kernel_table.h"
-#include "mneme/kernels/level.h"
 
 namespace mneme::kernels {
 namespace {
@@ -21,29 +21,36 @@ std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / t
 
 void check_columns(WeightType type, std::int64_t K) {
   if (K < 0 || K % block_size(type) != 0) {
-    throw Error(Errc::invalid, "a row of " + std::to_string(K) + " numbers is not whole blocks of " +
-                                   std::to_string(block_size(type)) + ", as " + std::string(name(type)) + " needs");
+    throw Error(Errc::invalid, "a row of " + std::to_string(K) +
+                                   " numbers is not whole blocks of " +
+                                   std::to_string(block_size(type)) + ", as " +
+                                   std::string(name(type)) + " needs");
   }
 }
 
 template <class Number, class Unpack>
-void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, Number* out, Unpack kernel) {
+void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, Number* out,
+            Unpack kernel) {
   check_columns(type, K);
-  if (n_rows < 0) throw Error(Errc::invalid, "a negative number of rows to unpack: " + std::to_string(n_rows));
+  if (n_rows < 0)
+    throw Error(Errc::invalid, "a negative number of rows to unpack: " + std::to_string(n_rows));
   const auto* in = static_cast<const std::uint8_t*>(rows);
   const std::int64_t size = block_size(type), bytes = block_bytes(type);
-  at::parallel_for(0, n_rows * (K / size), kNumbersPerThread / size, [&](std::int64_t begin, std::int64_t end) {
-    kernel(in + begin * bytes, end - begin, out + begin * size);
-  });
+  at::parallel_for(0, n_rows * (K / size), kNumbersPerThread / size,
+                   [&](std::int64_t begin, std::int64_t end) {
+                     kernel(in + begin * bytes, end - begin, out + begin * size);
+                   });
 }
 
 }  // namespace
 
-void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, float* out) {
+void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K,
+                float* out) {
   unpack(type, rows, n_rows, K, out, table().to_f32[static_cast<std::size_t>(type)]);
 }
 
-void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, std::uint16_t* out) {
+void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K,
+                     std::uint16_t* out) {
   unpack(type, rows, n_rows, K, out, table().to_bf16[static_cast<std::size_t>(type)]);
 }
 
@@ -56,7 +63,9 @@ struct QuantizedRows::Content {
 };
 
 QuantizedRows::QuantizedRows() : content_(std::make_unique<Content>()) {}
-QuantizedRows::QuantizedRows(const float* x, std::int64_t M, std::int64_t K) : QuantizedRows() { assign(x, M, K); }
+QuantizedRows::QuantizedRows(const float* x, std::int64_t M, std::int64_t K) : QuantizedRows() {
+  assign(x, M, K);
+}
 QuantizedRows::~QuantizedRows() = default;
 QuantizedRows::QuantizedRows(QuantizedRows&&) noexcept = default;
 QuantizedRows& QuantizedRows::operator=(QuantizedRows&&) noexcept = default;
@@ -68,7 +77,8 @@ const ActivationRows& QuantizedRows::view() const noexcept { return content_->vi
 
 void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool quantize) {
   if (M < 0 || K < 0) {
-    throw Error(Errc::invalid, "activations of shape [" + std::to_string(M) + "," + std::to_string(K) + "]");
+    throw Error(Errc::invalid,
+                "activations of shape [" + std::to_string(M) + "," + std::to_string(K) + "]");
   }
   ActivationRows& view = content_->view;
   view = ActivationRows{x, M, K, nullptr, nullptr, nullptr, nullptr, 0, 0};
@@ -76,7 +86,8 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool 
   view.q_stride = round_up(K, 2 * kBlock);
   view.block_stride = round_up(K / kBlock, 16);
   const std::int64_t line = static_cast<std::int64_t>(sizeof(Content::Line));
-  const std::int64_t q_lines = M * view.q_stride / line, scale_lines = M * view.block_stride * 4 / line;
+  const std::int64_t q_lines = M * view.q_stride / line,
+                     scale_lines = M * view.block_stride * 4 / line;
   content_->memory.resize(static_cast<std::size_t>(2 * q_lines + 3 * scale_lines + 1));
   Content::Line* at = content_->memory.data();
   ActivationTarget to{};
@@ -93,7 +104,9 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool 
   view.offset = to.offset;
 }
 
-QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t K) { return {x, M, K}; }
+QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t K) {
+  return {x, M, K};
+}
 
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
   const ActivationRows& a = x.view();
@@ -119,12 +132,13 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
     for (const MatvecPart& part : parts) {
       const std::int64_t row = std::max<std::int64_t>(1, row_bytes(part.type, a.K));
       const auto index = [&](std::int64_t at) {
-        return std::clamp<std::int64_t>(round_up(std::max<std::int64_t>(0, at - before) / row, kStep), 0, part.N);
+        return std::clamp<std::int64_t>(
+            round_up(std::max<std::int64_t>(0, at - before) / row, kStep), 0, part.N);
       };
       const std::int64_t n_begin = index(first), n_end = last >= bytes ? part.N : index(last);
       if (n_begin < n_end) {
-        kernels[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w), n_begin, n_end, a, part.y,
-                                                     part.y_stride);
+        kernels[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w),
+                                                     n_begin, n_end, a, part.y, part.y_stride);
       }
       before += part.N * row_bytes(part.type, a.K);
     }
@@ -134,16 +148,18 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
   });
 }
 
-void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K, Activations activations) {
+void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K,
+            Activations activations) {
   thread_local QuantizedRows rows;
-  rows.assign(x, M, K, activations == Activations::q8 && std::any_of(parts.begin(), parts.end(), [](const MatvecPart& p) {
-                         return is_quantized(p.type);
-                       }));
+  rows.assign(x, M, K,
+              activations == Activations::q8 &&
+                  std::any_of(parts.begin(), parts.end(),
+                              [](const MatvecPart& p) { return is_quantized(p.type); }));
   matvec(parts, rows);
 }
 
-void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y,
-            Activations activations) {
+void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x,
+            std::int64_t M, float* y, Activations activations) {
   const MatvecPart part{type, w, N, y, N};
   matvec(std::span(&part, 1), x, M, K, activations);
 }

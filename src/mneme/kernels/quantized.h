@@ -1,11 +1,11 @@
 // Products with weights that stay in their storage format, and their unpacking.
 #pragma once
 
+#include "mneme/weights/weight_type.h"
+
 #include <cstdint>
 #include <memory>
 #include <span>
-
-#include "mneme/weights/weight_type.h"
 
 namespace mneme::kernels {
 
@@ -16,7 +16,8 @@ struct ActivationRows;
 void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, float* out);
 
 /// The same to bf16, each number rounded to the nearest, ties to even.
-void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, std::uint16_t* out);
+void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K,
+                     std::uint16_t* out);
 
 /// Rows of activations together with their 8-bit form, made once for all the weights that they meet. It can be refilled;
 /// memory is kept for that. Borrows the rows themselves.
@@ -50,7 +51,7 @@ class QuantizedRows {
 /// One of several weights that meet the same activations.
 struct MatvecPart {
   WeightType type;
-  const void* w;          ///< [N,K] in rows of row_bytes(type, K)
+  const void* w;  ///< [N,K] in rows of row_bytes(type, K)
   std::int64_t N;
   float* y;               ///< [M,N], rows y_stride apart
   std::int64_t y_stride;  ///< at least N
@@ -58,7 +59,7 @@ struct MatvecPart {
 
 /// What quantized weights meet in a product of few rows.
 enum class Activations : std::uint8_t {
-  q8,   ///< 8 bits with one scale per 32 numbers: fastest, but rounding makes jumps of small differences
+  q8,  ///< 8 bits with one scale per 32 numbers: fastest, but rounding makes jumps of small differences
   f32,  ///< the numbers themselves
 };
 
@@ -73,7 +74,7 @@ void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, s
             Activations activations = Activations::q8);
 
 /// y [M,N] = x [M,K] W [N,K]'.
-void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x, std::int64_t M, float* y,
-            Activations activations = Activations::q8);
+void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x,
+            std::int64_t M, float* y, Activations activations = Activations::q8);
 
 }  // namespace mneme::kernels

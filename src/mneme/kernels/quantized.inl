@@ -21,7 +21,8 @@ inline constexpr i64 kAhead = 2048;
 
 // ---- activations to 8 bits ----
 
-inline void quantize_activations(const float* x, i64 M, i64 K, const ActivationTarget& to) noexcept {
+inline void quantize_activations(const float* x, i64 M, i64 K,
+                                 const ActivationTarget& to) noexcept {
   const i64 blocks = K / kBlock;
   for (i64 m = 0; m < M; ++m) {
     const float* row = x + m * K;
@@ -42,7 +43,8 @@ inline void quantize_activations(const float* x, i64 M, i64 K, const ActivationT
         // Through unsigned bytes: the sum 128 + q is in [1, 255].
         u8 shifted[kLanes];
         store_u8(shifted, round(load(row + b * kBlock + i) * inverse) + set1(128.f));
-        for (i64 j = 0; j < kLanes; ++j) q[b * kBlock + i + j] = static_cast<std::int8_t>(shifted[j] ^ 0x80);
+        for (i64 j = 0; j < kLanes; ++j)
+          q[b * kBlock + i + j] = static_cast<std::int8_t>(shifted[j] ^ 0x80);
       }
       std::int32_t total = 0;
       for (i64 i = 0; i < kBlock; i += 4) {
@@ -56,7 +58,8 @@ inline void quantize_activations(const float* x, i64 M, i64 K, const ActivationT
       scale_sum[2 * b] = d;
       scale_sum[2 * b + 1] = d * static_cast<float>(total);
     }
-    for (i64 b = blocks; b < to.block_stride; ++b) scale[b] = scale_sum[2 * b] = scale_sum[2 * b + 1] = 0.f;
+    for (i64 b = blocks; b < to.block_stride; ++b)
+      scale[b] = scale_sum[2 * b] = scale_sum[2 * b + 1] = 0.f;
     for (i64 i = K; i < to.q_stride; ++i) q[i] = 0;
     for (i64 i = K / 4; i < to.q_stride / 4; ++i) offset[i] = 0;
   }
@@ -67,17 +70,23 @@ inline void quantize_activations(const float* x, i64 M, i64 K, const ActivationT
 struct PlainF32 {
   static constexpr i64 kBytes = 4;
   static F get(const u8* w, i64 k) { return load(reinterpret_cast<const float*>(w) + k); }
-  static F get_n(const u8* w, i64 k, i64 n) { return load_n(reinterpret_cast<const float*>(w) + k, n); }
+  static F get_n(const u8* w, i64 k, i64 n) {
+    return load_n(reinterpret_cast<const float*>(w) + k, n);
+  }
 };
 struct PlainF16 {
   static constexpr i64 kBytes = 2;
   static F get(const u8* w, i64 k) { return load_f16(reinterpret_cast<const u16*>(w) + k); }
-  static F get_n(const u8* w, i64 k, i64 n) { return load_f16_n(reinterpret_cast<const u16*>(w) + k, n); }
+  static F get_n(const u8* w, i64 k, i64 n) {
+    return load_f16_n(reinterpret_cast<const u16*>(w) + k, n);
+  }
 };
 struct PlainBf16 {
   static constexpr i64 kBytes = 2;
   static F get(const u8* w, i64 k) { return load_bf16(reinterpret_cast<const u16*>(w) + k); }
-  static F get_n(const u8* w, i64 k, i64 n) { return load_bf16_n(reinterpret_cast<const u16*>(w) + k, n); }
+  static F get_n(const u8* w, i64 k, i64 n) {
+    return load_bf16_n(reinterpret_cast<const u16*>(w) + k, n);
+  }
 };
 
 template <class Format, int kM>
@@ -102,7 +111,8 @@ inline void plain_row(const u8* w, const ActivationRows& a, i64 m, float* y, i64
 }
 
 template <class Format>
-inline void matvec_plain(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y, i64 y_stride) noexcept {
+inline void matvec_plain(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y,
+                         i64 y_stride) noexcept {
   const i64 row = a.K * Format::kBytes;
   for (i64 n = n_begin; n < n_end; ++n) {
     fetch(w + n * row + kAhead, row);
@@ -132,14 +142,16 @@ inline __m512i pair_lanes(int step) {
 template <int kLowShift>  // 0: in the low halves of the bytes; 4: in the high halves
 inline __m512i spread_nibbles(const u8* first_codes, const u8* second_codes) {
   __m512i codes = second_codes != nullptr
-                      ? _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(load16(first_codes)), 0xff00, load16(second_codes))
+                      ? _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(load16(first_codes)),
+                                                    0xff00, load16(second_codes))
                       : _mm512_maskz_broadcast_i32x4(0x00ff, load16(first_codes));
   if constexpr (kLowShift == 0) {
     const __m512i by = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
     return _mm512_and_si512(_mm512_srlv_epi32(codes, by), _mm512_set1_epi8(0x0f));
   } else {
     const __m512i by = _mm512_setr_epi32(4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0);
-    return _mm512_and_si512(_mm512_sllv_epi32(codes, by), _mm512_set1_epi8(static_cast<char>(0xf0)));
+    return _mm512_and_si512(_mm512_sllv_epi32(codes, by),
+                            _mm512_set1_epi8(static_cast<char>(0xf0)));
   }
 }
 
@@ -156,19 +168,23 @@ struct Q4_1 {
     __m512i part[5];
     for (int j = 0; j < 5; ++j) {
       const i64 words = 5 * n - 16 * j;
-      part[j] = n == 16 ? load64(w + 64 * j) : _mm512_maskz_loadu_epi32(first(words < 0 ? 0 : smaller(words, 16)), w + 64 * j);
+      part[j] =
+          n == 16 ? load64(w + 64 * j)
+                  : _mm512_maskz_loadu_epi32(first(words < 0 ? 0 : smaller(words, 16)), w + 64 * j);
     }
     const __m512i at01 = _mm512_setr_epi32(0, 5, 10, 15, 20, 25, 30, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     const __m512i at23 = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 3, 8, 13, 18, 23, 28, 0, 0, 0);
     const __m512i at4 = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 6, 11);
     const __m512i low = _mm512_permutex2var_epi32(part[0], at01, part[1]);
     const __m512i middle = _mm512_permutex2var_epi32(part[2], at23, part[3]);
-    return _mm512_mask_permutexvar_epi32(_mm512_mask_mov_epi32(low, 0xff80, middle), 0xe000, at4, part[4]);
+    return _mm512_mask_permutexvar_epi32(_mm512_mask_mov_epi32(low, 0xff80, middle), 0xe000, at4,
+                                         part[4]);
   }
 
   // Up to 8 blocks whose scales and minima alternate in `dm`.
   template <int kM>
-  static void eight(const u8* w, i64 n, F dm, const ActivationRows& a, i64 m, i64 block, F (&acc)[kM]) {
+  static void eight(const u8* w, i64 n, F dm, const ActivationRows& a, i64 m, i64 block,
+                    F (&acc)[kM]) {
     F by[kM];
     for (int j = 0; j < kM; ++j) {
       by[j] = dm * load(a.scale_sum + 2 * ((m + j) * a.block_stride + block));
@@ -193,13 +209,17 @@ struct Q4_1 {
     for (; b + 16 <= blocks; b += 16) {
       const __m512i h = headers(w + b * kBytes, 16);
       eight(w + b * kBytes, 8, _mm512_cvtph_ps(_mm512_castsi512_si256(h)), a, m, b, acc);
-      eight(w + (b + 8) * kBytes, 8, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), a, m, b + 8, acc);
+      eight(w + (b + 8) * kBytes, 8, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), a, m, b + 8,
+            acc);
     }
     if (b < blocks) {
       const i64 n = blocks - b;
       const __m512i h = headers(w + b * kBytes, n);
-      eight(w + b * kBytes, smaller(n, 8), _mm512_cvtph_ps(_mm512_castsi512_si256(h)), a, m, b, acc);
-      if (n > 8) eight(w + (b + 8) * kBytes, n - 8, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), a, m, b + 8, acc);
+      eight(w + b * kBytes, smaller(n, 8), _mm512_cvtph_ps(_mm512_castsi512_si256(h)), a, m, b,
+            acc);
+      if (n > 8)
+        eight(w + (b + 8) * kBytes, n - 8, _mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)), a, m,
+              b + 8, acc);
     }
   }
 };
@@ -215,10 +235,12 @@ struct Offset128 {
         four[i / 4] |= std::uint64_t{read<u16>(w + i * Format::kBytes)} << (16 * (i % 4));
       }
     } else {
-      for (i64 i = 0; i < n; ++i) four[i / 4] |= std::uint64_t{read<u16>(w + i * Format::kBytes)} << (16 * (i % 4));
+      for (i64 i = 0; i < n; ++i)
+        four[i / 4] |= std::uint64_t{read<u16>(w + i * Format::kBytes)} << (16 * (i % 4));
     }
     const auto word = [&](int i) { return static_cast<long long>(four[i]); };
-    return _mm512_cvtph_ps(_mm256_setr_epi64x(word(0), word(1), word(2), word(3))) * set1(Format::kUnit);
+    return _mm512_cvtph_ps(_mm256_setr_epi64x(word(0), word(1), word(2), word(3))) *
+           set1(Format::kUnit);
   }
 
   template <int kM>
@@ -232,7 +254,8 @@ struct Offset128 {
       const __m512i u = Format::spread(codes, b + 1 < n ? codes + Format::kBytes : nullptr);
       for (int j = 0; j < kM; ++j) {
         const i64 k = (m + j) * a.q_stride + (block + b) * kBlock;
-        const F dot = _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(load64(a.offset + k / 4), u, load64(a.q + k)));
+        const F dot =
+            _mm512_cvtepi32_ps(_mm512_dpbusd_epi32(load64(a.offset + k / 4), u, load64(a.q + k)));
         acc[j] = fma(dot, _mm512_permutexvar_ps(at, by[j]), acc[j]);
       }
       at = _mm512_add_epi32(at, _mm512_set1_epi32(2));
@@ -258,7 +281,8 @@ struct Q8_0 : Offset128<Q8_0> {
   static constexpr float kUnit = 1.f;
   static __m512i spread(const u8* one, const u8* two) {
     const __m256i low = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(one));
-    const __m256i high = two != nullptr ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(two)) : _mm256_setzero_si256();
+    const __m256i high = two != nullptr ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(two))
+                                        : _mm256_setzero_si256();
     const __m512i both = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
     return _mm512_xor_si512(both, _mm512_set1_epi8(static_cast<char>(0x80)));
   }
@@ -274,7 +298,9 @@ inline F dot_bytes(__m256i u, __m256i x) {
   return _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 // The same of signed w in [-128,127].
-inline F dot_signed(__m256i w, __m256i x) { return dot_bytes(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w)); }
+inline F dot_signed(__m256i w, __m256i x) {
+  return dot_bytes(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
 
 inline __m256i spread_nibbles(const u8* codes) {
   const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
@@ -285,11 +311,14 @@ inline __m256i spread_nibbles(const u8* codes) {
 inline F strided_f16(const u8* w, i64 n, i64 bytes) {
   std::uint64_t four[2] = {0, 0};
   if (n == 8) {
-    for (int i = 0; i < 8; ++i) four[i / 4] |= std::uint64_t{read<u16>(w + i * bytes)} << (16 * (i % 4));
+    for (int i = 0; i < 8; ++i)
+      four[i / 4] |= std::uint64_t{read<u16>(w + i * bytes)} << (16 * (i % 4));
   } else {
-    for (i64 i = 0; i < n; ++i) four[i / 4] |= std::uint64_t{read<u16>(w + i * bytes)} << (16 * (i % 4));
+    for (i64 i = 0; i < n; ++i)
+      four[i / 4] |= std::uint64_t{read<u16>(w + i * bytes)} << (16 * (i % 4));
   }
-  return _mm256_cvtph_ps(_mm_set_epi64x(static_cast<long long>(four[1]), static_cast<long long>(four[0])));
+  return _mm256_cvtph_ps(
+      _mm_set_epi64x(static_cast<long long>(four[1]), static_cast<long long>(four[0])));
 }
 
 template <class Format>
@@ -307,7 +336,8 @@ struct InEights {
         for (int j = 0; j < kM; ++j) {
           // (scale, sum) pairs of 8 blocks; keep the sums, in an order that the minima are put in as well.
           const float* pairs = a.scale_sum + 2 * ((m + j) * a.block_stride + b);
-          const F sums = _mm256_shuffle_ps(load(pairs), load(pairs + 8), 0xdd);  // blocks 0 1 4 5 2 3 6 7
+          const F sums =
+              _mm256_shuffle_ps(load(pairs), load(pairs + 8), 0xdd);  // blocks 0 1 4 5 2 3 6 7
           const __m256i order = _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7);
           acc[j] = fma(_mm256_permutevar8x32_ps(minimum, order), sums, acc[j]);
         }
@@ -332,7 +362,9 @@ struct Q4_1 : InEights<Q4_1> {
 struct Q4_0 : InEights<Q4_0> {
   static constexpr i64 kBytes = 18;
   static constexpr bool kHasMinimum = false;
-  static __m256i spread(const u8* block) { return _mm256_sub_epi8(spread_nibbles(block + 2), _mm256_set1_epi8(8)); }
+  static __m256i spread(const u8* block) {
+    return _mm256_sub_epi8(spread_nibbles(block + 2), _mm256_set1_epi8(8));
+  }
   static F dot(__m256i w, __m256i x) { return dot_signed(w, x); }
 };
 struct Q8_0 : InEights<Q8_0> {
@@ -396,7 +428,8 @@ struct Q8_0 : InBlocks<Q8_0> {
 #endif
 
 template <class Format, int kM>
-inline void quantized_rows(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, i64 m, float* y, i64 y_stride) {
+inline void quantized_rows(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, i64 m,
+                           float* y, i64 y_stride) {
   const i64 blocks = a.K / kBlock, row = blocks * Format::kBytes;
   i64 n = n_begin;
   for (; n + kRowsTogether <= n_end; n += kRowsTogether) {
@@ -406,7 +439,8 @@ inline void quantized_rows(const u8* w, i64 n_begin, i64 n_end, const Activation
       fetch(w + (n + r) * row + kAhead, row);
       Format::row(w + (n + r) * row, blocks, a, m, acc[r]);
     }
-    for (int j = 0; j < kM; ++j) store_sums(y + (m + j) * y_stride + n, acc[0][j], acc[1][j], acc[2][j], acc[3][j]);
+    for (int j = 0; j < kM; ++j)
+      store_sums(y + (m + j) * y_stride + n, acc[0][j], acc[1][j], acc[2][j], acc[3][j]);
   }
   for (; n < n_end; ++n) {
     F acc[kM];
@@ -417,7 +451,8 @@ inline void quantized_rows(const u8* w, i64 n_begin, i64 n_end, const Activation
 }
 
 template <class Format>
-inline void matvec_quantized(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y, i64 y_stride) noexcept {
+inline void matvec_quantized(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y,
+                             i64 y_stride) noexcept {
   // Few enough rows of weights that they stay in the first cache while every four rows of activations meet them.
   const i64 row = a.K / kBlock * Format::kBytes;
   i64 step = n_end - n_begin;
@@ -496,7 +531,8 @@ inline void unpack_q4_1(const u8* in, i64 blocks, typename To::Number* out) noex
     if constexpr (sizeof(typename To::Number) == 2) {
       const __m256i both = _mm256_set_m128i(_mm_srli_epi16(codes, 4), codes);
       const __m512i at = _mm512_cvtepu8_epi16(_mm256_and_si256(both, _mm256_set1_epi8(0x0f)));
-      _mm512_storeu_si512(out, _mm512_permutexvar_epi16(at, _mm512_castsi256_si512(narrow_bf16(values))));
+      _mm512_storeu_si512(
+          out, _mm512_permutexvar_epi16(at, _mm512_castsi256_si512(narrow_bf16(values))));
     } else {
       const __m512i at = _mm512_cvtepu8_epi32(codes);  // the permutation looks at the low four bits
       store(out, _mm512_permutexvar_ps(at, values));
@@ -508,7 +544,8 @@ inline void unpack_q4_1(const u8* in, i64 blocks, typename To::Number* out) noex
 template <class To>
 inline void unpack_q4_1(const u8* in, i64 blocks, typename To::Number* out) noexcept {
   for (i64 b = 0; b < blocks; ++b, in += 20, out += kBlock) {
-    unpack_nibbles<To>(in + 4, set1(widen_f16(read<u16>(in))), set1(widen_f16(read<u16>(in + 2))), 0.f, out);
+    unpack_nibbles<To>(in + 4, set1(widen_f16(read<u16>(in))), set1(widen_f16(read<u16>(in + 2))),
+                       0.f, out);
   }
 }
 #endif
@@ -519,7 +556,8 @@ inline constexpr i64 kNumbersUnpacked = 512;  // 2 KiB: they stay in the first c
 
 // kM rows of activations meet n rows of weights, unpacked piece by piece.
 template <void (*kUnpack)(const u8*, i64, float*) noexcept, i64 kBytes, int kM>
-inline void unpacked_rows(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, i64 m, float* y, i64 y_stride) {
+inline void unpacked_rows(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, i64 m,
+                          float* y, i64 y_stride) {
   alignas(64) float piece[kNumbersUnpacked];
   const i64 blocks = a.K / kBlock;
   const float* x = a.x + m * a.K;
@@ -545,10 +583,12 @@ inline void unpacked_rows(const u8* w, i64 n_begin, i64 n_end, const ActivationR
 }
 
 template <void (*kUnpack)(const u8*, i64, float*) noexcept, i64 kBytes>
-inline void matvec_unpacked(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y, i64 y_stride) noexcept {
+inline void matvec_unpacked(const u8* w, i64 n_begin, i64 n_end, const ActivationRows& a, float* y,
+                            i64 y_stride) noexcept {
   static_assert(kBlock % (2 * kLanes) == 0);
   i64 m = 0;
-  for (; m + 8 <= a.M; m += 8) unpacked_rows<kUnpack, kBytes, 8>(w, n_begin, n_end, a, m, y, y_stride);
+  for (; m + 8 <= a.M; m += 8)
+    unpacked_rows<kUnpack, kBytes, 8>(w, n_begin, n_end, a, m, y, y_stride);
   if (a.M - m >= 4) {
     unpacked_rows<kUnpack, kBytes, 4>(w, n_begin, n_end, a, m, y, y_stride);
     m += 4;

@@ -41,19 +41,37 @@ inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }  // b where either is NaN
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F abs(F a) { return _mm512_abs_ps(a); }
-inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F round(F a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 inline F times_power_of_two(F a, F n) { return _mm512_scalef_ps(a, n); }  // n integral
 inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 inline float smallest(F a) { return _mm512_reduce_min_ps(a); }
-inline F load_f16(const u16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-inline F load_f16_n(const u16* p, i64 n) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)); }
-inline F widen_bf16(__m256i h) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16)); }
-inline F load_bf16(const u16* p) { return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-inline F load_bf16_n(const u16* p, i64 n) { return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p)); }
-inline __m256i narrow_f16(F v) { return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline void store_f16(u16* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16(v)); }
-inline void store_f16_n(u16* p, F v, i64 n) { _mm256_mask_storeu_epi16(p, first(n), narrow_f16(v)); }
+inline F load_f16(const u16* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline F load_f16_n(const u16* p, i64 n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+}
+inline F widen_bf16(__m256i h) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+}
+inline F load_bf16(const u16* p) {
+  return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline F load_bf16_n(const u16* p, i64 n) {
+  return widen_bf16(_mm256_maskz_loadu_epi16(first(n), p));
+}
+inline __m256i narrow_f16(F v) {
+  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline void store_f16(u16* p, F v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_f16(v));
+}
+inline void store_f16_n(u16* p, F v, i64 n) {
+  _mm256_mask_storeu_epi16(p, first(n), narrow_f16(v));
+}
 // The instruction for this flushes subnormal numbers; the integer form gives the same bits at every level.
 inline __m256i narrow_bf16(F v) {
   const __m512i bits = _mm512_castps_si512(v);
@@ -63,10 +81,16 @@ inline __m256i narrow_bf16(F v) {
   const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
   return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, nan, quiet), 16));
 }
-inline void store_bf16(u16* p, F v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v)); }
-inline void store_bf16_n(u16* p, F v, i64 n) { _mm256_mask_storeu_epi16(p, first(n), narrow_bf16(v)); }
+inline void store_bf16(u16* p, F v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow_bf16(v));
+}
+inline void store_bf16_n(u16* p, F v, i64 n) {
+  _mm256_mask_storeu_epi16(p, first(n), narrow_bf16(v));
+}
 inline F widen_u8(__m128i b) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b)); }
-inline F load_u8(const u8* p) { return widen_u8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F load_u8(const u8* p) {
+  return widen_u8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 // kLanes / 2 bytes: of each the low nibble, then the high one.
 inline F load_u4(const u8* p) {
   const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
@@ -83,7 +107,8 @@ using F = __m256;
 inline constexpr int kLanes = 8;
 
 inline __m256i first(i64 n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 inline F zero() { return _mm256_setzero_ps(); }
 inline F set1(float x) { return _mm256_set1_ps(x); }
@@ -129,13 +154,23 @@ inline void store_u16_n(u16* p, __m128i v, i64 n) {
   _mm_store_si128(reinterpret_cast<__m128i*>(whole), v);
   std::memcpy(p, whole, static_cast<std::size_t>(n) * sizeof(u16));
 }
-inline F load_f16(const u16* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F load_f16(const u16* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline F load_f16_n(const u16* p, i64 n) { return _mm256_cvtph_ps(load_u16_n(p, n)); }
-inline F widen_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
-inline F load_bf16(const u16* p) { return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+inline F widen_bf16(__m128i h) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+}
+inline F load_bf16(const u16* p) {
+  return widen_bf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline F load_bf16_n(const u16* p, i64 n) { return widen_bf16(load_u16_n(p, n)); }
-inline __m128i narrow_f16(F v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-inline void store_f16(u16* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(v)); }
+inline __m128i narrow_f16(F v) {
+  return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline void store_f16(u16* p, F v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_f16(v));
+}
 inline void store_f16_n(u16* p, F v, i64 n) { store_u16_n(p, narrow_f16(v), n); }
 inline __m128i narrow_bf16(F v) {
   const __m256i bits = _mm256_castps_si256(v);
@@ -146,10 +181,14 @@ inline __m128i narrow_bf16(F v) {
   const __m256i upper = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(upper), _mm256_extracti128_si256(upper, 1));
 }
-inline void store_bf16(u16* p, F v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(v)); }
+inline void store_bf16(u16* p, F v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), narrow_bf16(v));
+}
 inline void store_bf16_n(u16* p, F v, i64 n) { store_u16_n(p, narrow_bf16(v), n); }
 inline F widen_u8(__m128i b) { return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)); }
-inline F load_u8(const u8* p) { return widen_u8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
+inline F load_u8(const u8* p) {
+  return widen_u8(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
 inline F load_u4(const u8* p) {
   std::int32_t four;
   std::memcpy(&four, p, sizeof four);
@@ -183,7 +222,9 @@ inline F load_n(const float* p, i64 n) {
   return v;
 }
 inline void store(float* p, F v) { std::memcpy(p, &v, sizeof v); }
-inline void store_n(float* p, F v, i64 n) { std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(float)); }
+inline void store_n(float* p, F v, i64 n) {
+  std::memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(float));
+}
 inline F fma(F a, F b, F c) { return a * b + c; }
 inline F max(F a, F b) { return a > b ? a : b; }  // b where either is NaN
 inline F min(F a, F b) { return a < b ? a : b; }
@@ -220,7 +261,8 @@ inline I widen_u16(const u16* p) { return I{p[0], p[1], p[2], p[3]}; }
 inline F widen_f16(I h) {
   const I sign = (h & 0x8000) << 16, magnitude = h & 0x7fff;
   const I normal = (magnitude << 13) + ((127 - 15) << 23);
-  const I special = normal + ((255 - 31 - (127 - 15)) << 23);  // infinity and NaN keep the highest exponent
+  const I special =
+      normal + ((255 - 31 - (127 - 15)) << 23);  // infinity and NaN keep the highest exponent
   // A subnormal m 2^-24 is (2^-14 + m 2^-24) - 2^-14, whose terms are normal in single precision.
   const I least = set1i((127 - 14) << 23);
   const I subnormal = bits_of(floats_of(least + (magnitude << 13)) - floats_of(least));
@@ -241,7 +283,8 @@ inline F load_bf16_n(const u16* p, i64 n) {
 }
 inline I narrow_f16(F v) {
   const I bits = bits_of(v), sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
-  const I special = magnitude > set1i(0x7f800000) ? ((magnitude >> 13) & 0x3ff) | set1i(0x7e00) : set1i(0x7c00);
+  const I special =
+      magnitude > set1i(0x7f800000) ? ((magnitude >> 13) & 0x3ff) | set1i(0x7e00) : set1i(0x7c00);
   // Adding 0.5 leaves the bits of a subnormal half, rounded, at the bottom.
   const I subnormal = bits_of(floats_of(magnitude) + set1(0.5f)) - (126 << 23);
   const I normal = (magnitude - ((127 - 15) << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;

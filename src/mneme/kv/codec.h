@@ -1,14 +1,14 @@
 // Codec: keys and values as bytes. What is stored is used as it reads back, also the first time.
 #pragma once
 
+#include "mneme/mixers/kv_store.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
-
-#include "mneme/mixers/kv_store.h"
 
 namespace mneme {
 
@@ -20,11 +20,13 @@ class Codec {
 
   virtual ~Codec() = default;
   /// Bytes for n entries of H heads with keys of K and values of V numbers.
-  [[nodiscard]] virtual std::int64_t bytes(std::int64_t H, std::int64_t n, std::int64_t K, std::int64_t V) const = 0;
+  [[nodiscard]] virtual std::int64_t bytes(std::int64_t H, std::int64_t n, std::int64_t K,
+                                           std::int64_t V) const = 0;
   /// Appends the slice's bytes to `out`.
   virtual void encode(const KvSlice& slice, std::string& out) const = 0;
   /// Reads back what encode wrote; `in` holds exactly `bytes(...)` bytes, else Error(corrupt).
-  [[nodiscard]] virtual KvSlice decode(std::string_view in, std::int64_t H, std::int64_t n, std::int64_t K, std::int64_t V) const = 0;
+  [[nodiscard]] virtual KvSlice decode(std::string_view in, std::int64_t H, std::int64_t n,
+                                       std::int64_t K, std::int64_t V) const = 0;
 };
 
 }  // namespace mneme

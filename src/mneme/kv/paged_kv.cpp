@@ -1,17 +1,17 @@
 #include "mneme/kv/paged_kv.h"
 
+#include "mneme/core/error.h"
+#include "mneme/core/registry.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <fmt/format.h>
 #include <limits>
 #include <set>
-
-#include "mneme/core/error.h"
-#include "mneme/core/registry.h"
 
 namespace mneme {
 namespace {
@@ -21,7 +21,9 @@ using kernels::kPageEntries;
 /// Stands for the segment of a token that was given none; equal to no segment id of a caller.
 constexpr std::int64_t kNoSegment = std::numeric_limits<std::int64_t>::min();
 
-at::ScalarType page_type(Compute compute) { return compute == Compute::f32 ? at::kFloat : at::kHalf; }
+at::ScalarType page_type(Compute compute) {
+  return compute == Compute::f32 ? at::kFloat : at::kHalf;
+}
 
 std::vector<std::int64_t> as_vector(const at::Tensor& positions) {
   const auto flat = positions.to(at::kCPU, at::kLong).contiguous();
@@ -41,7 +43,8 @@ std::int64_t PagedKv::Head::entries() const {
   return n;
 }
 
-PagedKv::PagedKv(const KvShape& shape, std::int64_t rows) : shape_(shape), rows_(static_cast<std::size_t>(rows)) {
+PagedKv::PagedKv(const KvShape& shape, std::int64_t rows)
+    : shape_(shape), rows_(static_cast<std::size_t>(rows)) {
   for (auto& row : rows_) row.heads.resize(static_cast<std::size_t>(shape.heads));
 }
 
@@ -49,8 +52,11 @@ PagedKv::PagedKv(const KvShape& shape, std::int64_t rows) : shape_(shape), rows_
 
 void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Call& call) {
   const auto B = keys.size(0), T = keys.size(2);
-  if (B != rows()) throw Error(Errc::invalid, fmt::format("the state holds {} sequences, the call brings {}", rows(), B));
-  const bool differentiable = c10::GradMode::is_enabled() && (keys.requires_grad() || values.requires_grad());
+  if (B != rows())
+    throw Error(Errc::invalid,
+                fmt::format("the state holds {} sequences, the call brings {}", rows(), B));
+  const bool differentiable =
+      c10::GradMode::is_enabled() && (keys.requires_grad() || values.requires_grad());
   if (!paged() || differentiable || keys.scalar_type() != at::kFloat || !keys.is_cpu()) {
     append_live(keys, values, call);
     return;
@@ -60,23 +66,29 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   const auto positions = as_vector(call.positions);
   auto* data = k.mutable_data_ptr<float>();
   if (shape_.rope) {
-    for (std::int64_t b = 0; b < B; ++b) shape_.rope->rotate(data + b * shape_.heads * T * shape_.key, shape_.heads, T, positions.data() + b * T);
+    for (std::int64_t b = 0; b < B; ++b)
+      shape_.rope->rotate(data + b * shape_.heads * T * shape_.key, shape_.heads, T,
+                          positions.data() + b * T);
   }
   const auto type = page_type(call.compute);
   k = k.to(type);
   const auto v = values.to(type).contiguous();
-  const auto segments = call.segments.defined() ? as_vector(call.segments) : std::vector<std::int64_t>{};
+  const auto segments =
+      call.segments.defined() ? as_vector(call.segments) : std::vector<std::int64_t>{};
   for (std::int64_t b = 0; b < B; ++b) {
     const auto n = call.length(b, T);
-    append_row(rows_[static_cast<std::size_t>(b)], k.select(0, b).narrow(1, 0, n), v.select(0, b).narrow(1, 0, n), positions.data() + b * T,
+    append_row(rows_[static_cast<std::size_t>(b)], k.select(0, b).narrow(1, 0, n),
+               v.select(0, b).narrow(1, 0, n), positions.data() + b * T,
                segments.empty() ? nullptr : segments.data() + b * T);
   }
 }
 
-void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions, const std::int64_t* segments) {
+void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v,
+                         const std::int64_t* positions, const std::int64_t* segments) {
   const auto n = k.size(1);
   const auto type = k.scalar_type();
-  const auto k_bytes = shape_.key * static_cast<std::int64_t>(k.element_size()), v_bytes = shape_.value * static_cast<std::int64_t>(k.element_size());
+  const auto k_bytes = shape_.key * static_cast<std::int64_t>(k.element_size()),
+             v_bytes = shape_.value * static_cast<std::int64_t>(k.element_size());
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
     auto& head = row.heads[static_cast<std::size_t>(h)];
     const auto k_head = k.select(0, h), v_head = v.select(0, h);
@@ -84,13 +96,15 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, con
     const auto* v_from = static_cast<const char*>(v_head.const_data_ptr());
     for (std::int64_t done = 0; done < n;) {
       auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-      const bool room = last && last->page->k.defined() && last->page->k.scalar_type() == type && last->begin + last->count < kPageEntries;
+      const bool room = last && last->page->k.defined() && last->page->k.scalar_type() == type &&
+                        last->begin + last->count < kPageEntries;
       if (!room) {
         head.runs.push_back({std::make_shared<Page>(), 0, 0});
         last = &head.runs.back();
         last->page->k = at::empty({kPageEntries, shape_.key}, type);
         last->page->v = at::empty({kPageEntries, shape_.value}, type);
-      } else if (last->page.use_count() > 1) {  // a fork reads this page: go on in a copy of our part of it
+      } else if (last->page.use_count() >
+                 1) {  // a fork reads this page: go on in a copy of our part of it
         auto copy = std::make_shared<Page>(*last->page);
         copy->k = last->page->k.clone();
         copy->v = last->page->v.clone();
@@ -99,8 +113,10 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, con
       auto& page = *last->page;
       page.filled = last->begin + last->count;  // what stood behind was rewound
       const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
-      std::memcpy(static_cast<char*>(page.k.mutable_data_ptr()) + page.filled * k_bytes, k_from + done * k_bytes, static_cast<std::size_t>(take * k_bytes));
-      std::memcpy(static_cast<char*>(page.v.mutable_data_ptr()) + page.filled * v_bytes, v_from + done * v_bytes, static_cast<std::size_t>(take * v_bytes));
+      std::memcpy(static_cast<char*>(page.k.mutable_data_ptr()) + page.filled * k_bytes,
+                  k_from + done * k_bytes, static_cast<std::size_t>(take * k_bytes));
+      std::memcpy(static_cast<char*>(page.v.mutable_data_ptr()) + page.filled * v_bytes,
+                  v_from + done * v_bytes, static_cast<std::size_t>(take * v_bytes));
       for (std::int64_t i = 0; i < take; ++i) {
         page.positions[static_cast<std::size_t>(page.filled + i)] = positions[done + i];
         page.indices[static_cast<std::size_t>(page.filled + i)] = row.seen + done + i;
@@ -113,7 +129,8 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v, con
   }
   if (segments || !row.segments.empty()) {
     row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
-    for (std::int64_t i = 0; i < n; ++i) row.segments.push_back(segments ? segments[i] : kNoSegment);
+    for (std::int64_t i = 0; i < n; ++i)
+      row.segments.push_back(segments ? segments[i] : kNoSegment);
   }
   row.seen += n;
 }
@@ -126,7 +143,9 @@ void PagedKv::encode_full_pages(Head& head) {
     coded->positions = run.page->positions;
     coded->indices = run.page->indices;
     coded->filled = run.page->filled;
-    plan_->codec()->encode({run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)}, coded->code);
+    plan_->codec()->encode(
+        {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)},
+        coded->code);
     run.page = std::move(coded);
   }
 }
@@ -135,11 +154,14 @@ void PagedKv::append_live(const at::Tensor& keys, const at::Tensor& values, cons
   const auto B = keys.size(0), T = keys.size(2);
   auto k = shape_.rope ? (*shape_.rope)(keys, call.positions) : keys;
   const auto positions = call.positions.to(at::kLong), valid = valid_mask(call, B, T);
-  const auto join = [](const at::Tensor& old, const at::Tensor& more, std::int64_t dim) { return old.defined() ? at::cat({old, more}, dim) : more; };
+  const auto join = [](const at::Tensor& old, const at::Tensor& more, std::int64_t dim) {
+    return old.defined() ? at::cat({old, more}, dim) : more;
+  };
   if (call.segments.defined() || live_.segments.defined()) {
     const auto none = [&](std::int64_t n) { return at::full({B, n}, kNoSegment, at::kLong); };
     if (!live_.segments.defined() && !paged()) live_.segments = none(live_.k.size(2));
-    live_.segments = join(live_.segments, call.segments.defined() ? call.segments.to(at::kLong) : none(T), 1);
+    live_.segments =
+        join(live_.segments, call.segments.defined() ? call.segments.to(at::kLong) : none(T), 1);
   }
   live_.k = join(live_.k, k, 2);
   live_.v = join(live_.v, values, 2);
@@ -161,25 +183,40 @@ void PagedKv::detach() {
     auto& row = rows_[static_cast<std::size_t>(b)];
     row.seen -= keep.numel();
     const auto positions = as_vector(live.positions.select(0, b).index_select(0, keep));
-    const auto segments = live.segments.defined() ? as_vector(live.segments.select(0, b).index_select(0, keep)) : std::vector<std::int64_t>{};
-    append_row(row, k.select(0, b).index_select(1, keep).contiguous(), v.select(0, b).index_select(1, keep).contiguous(), positions.data(),
+    const auto segments = live.segments.defined()
+                              ? as_vector(live.segments.select(0, b).index_select(0, keep))
+                              : std::vector<std::int64_t>{};
+    append_row(row, k.select(0, b).index_select(1, keep).contiguous(),
+               v.select(0, b).index_select(1, keep).contiguous(), positions.data(),
                segments.empty() ? nullptr : segments.data());
   }
   settle();
 }
 
-void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) {
-  if (!paged()) throw Error(Errc::unsupported, "a stored span cannot be placed among entries that carry gradients");
-  const auto fits = [&](const at::Tensor& x, std::int64_t width) { return x.dim() == 3 && x.size(0) == shape_.heads && x.size(2) == width; };
-  if (!fits(slice.keys, shape_.key) || !fits(slice.values, shape_.value) || slice.keys.size(1) != slice.values.size(1)) {
-    throw Error(Errc::mismatch, fmt::format("entries of another shape than {} heads of {} and {} numbers cannot be placed here", shape_.heads, shape_.key, shape_.value));
+void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t position,
+                    Compute compute) {
+  if (!paged())
+    throw Error(Errc::unsupported,
+                "a stored span cannot be placed among entries that carry gradients");
+  const auto fits = [&](const at::Tensor& x, std::int64_t width) {
+    return x.dim() == 3 && x.size(0) == shape_.heads && x.size(2) == width;
+  };
+  if (!fits(slice.keys, shape_.key) || !fits(slice.values, shape_.value) ||
+      slice.keys.size(1) != slice.values.size(1)) {
+    throw Error(
+        Errc::mismatch,
+        fmt::format(
+            "entries of another shape than {} heads of {} and {} numbers cannot be placed here",
+            shape_.heads, shape_.key, shape_.value));
   }
   auto k = slice.keys.to(at::kFloat).contiguous().clone();
   const auto n = k.size(1);
   std::vector<std::int64_t> positions(static_cast<std::size_t>(n));
   for (std::int64_t i = 0; i < n; ++i) positions[static_cast<std::size_t>(i)] = position + i;
-  if (shape_.rope) shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, n, positions.data());
-  append_row(rows_.at(static_cast<std::size_t>(row)), k.to(page_type(compute)), slice.values.to(page_type(compute)).contiguous(), positions.data(), nullptr);
+  if (shape_.rope)
+    shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, n, positions.data());
+  append_row(rows_.at(static_cast<std::size_t>(row)), k.to(page_type(compute)),
+             slice.values.to(page_type(compute)).contiguous(), positions.data(), nullptr);
   settle_row(row);
 }
 
@@ -201,11 +238,14 @@ void PagedKv::settle_row(std::int64_t r) {
       if (const auto most = stage->max_entries(); most && N <= *most) continue;
       std::vector<std::int64_t> positions, indices, keep;
       for (const auto& run : head.runs) {
-        positions.insert(positions.end(), run.page->positions.begin() + run.begin, run.page->positions.begin() + run.begin + run.count);
-        indices.insert(indices.end(), run.page->indices.begin() + run.begin, run.page->indices.begin() + run.begin + run.count);
+        positions.insert(positions.end(), run.page->positions.begin() + run.begin,
+                         run.page->positions.begin() + run.begin + run.count);
+        indices.insert(indices.end(), run.page->indices.begin() + run.begin,
+                       run.page->indices.begin() + run.begin + run.count);
       }
       stage->keep({layer_, r, h, positions, indices}, keep);
-      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) && (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
+      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
+                   (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
       if (static_cast<std::int64_t>(keep.size()) == N) continue;
       row.dropped = true;
       head = kept_of(head, keep);
@@ -222,12 +262,14 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
   std::int64_t first = 0;
   for (const auto& run : head.runs) {
     std::vector<std::int64_t> places;
-    for (; next != keep.end() && *next < first + run.count; ++next) places.push_back(run.begin + *next - first);
+    for (; next != keep.end() && *next < first + run.count; ++next)
+      places.push_back(run.begin + *next - first);
     first += run.count;
     if (places.empty()) continue;
     const auto n = static_cast<std::int64_t>(places.size());
     if (places.back() - places.front() + 1 == n) {
-      out.runs.push_back({run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
+      out.runs.push_back(
+          {run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
     } else {
       append_copies(out, *run.page, places);
     }
@@ -235,7 +277,8 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
   return out;
 }
 
-void PagedKv::append_copies(Head& head, const Page& from, const std::vector<std::int64_t>& places) const {
+void PagedKv::append_copies(Head& head, const Page& from,
+                            const std::vector<std::int64_t>& places) const {
   const auto [k, v] = numbers(from);
   const auto total = static_cast<std::int64_t>(places.size());
   for (std::int64_t done = 0; done < total;) {
@@ -244,7 +287,8 @@ void PagedKv::append_copies(Head& head, const Page& from, const std::vector<std:
     page->v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
     // A last run that leaves room is copied along rather than written to: forks may be reading its page.
     if (const auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-        last && last->count < kPageEntries && last->page->k.defined() && last->page->k.scalar_type() == k.scalar_type()) {
+        last && last->count < kPageEntries && last->page->k.defined() &&
+        last->page->k.scalar_type() == k.scalar_type()) {
       const auto& before = *last->page;
       page->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
       page->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
@@ -254,11 +298,14 @@ void PagedKv::append_copies(Head& head, const Page& from, const std::vector<std:
       head.runs.pop_back();
     }
     const auto n = std::min<std::int64_t>(total - done, kPageEntries - page->filled);
-    const auto chosen = at::tensor(at::ArrayRef<std::int64_t>(places).slice(static_cast<std::size_t>(done), static_cast<std::size_t>(n)), at::kLong);
+    const auto chosen = at::tensor(at::ArrayRef<std::int64_t>(places).slice(
+                                       static_cast<std::size_t>(done), static_cast<std::size_t>(n)),
+                                   at::kLong);
     page->k.narrow(0, page->filled, n).copy_(k.index_select(0, chosen));
     page->v.narrow(0, page->filled, n).copy_(v.index_select(0, chosen));
     for (std::int64_t i = 0; i < n; ++i) {
-      const auto place = static_cast<std::size_t>(places[static_cast<std::size_t>(done + i)]), to = static_cast<std::size_t>(page->filled + i);
+      const auto place = static_cast<std::size_t>(places[static_cast<std::size_t>(done + i)]),
+                 to = static_cast<std::size_t>(page->filled + i);
       page->positions[to] = from.positions[place];
       page->indices[to] = from.indices[place];
     }
@@ -273,7 +320,8 @@ void PagedKv::rewind(std::int64_t n) {
   if (!paged()) {
     for (std::int64_t b = 0; b < rows(); ++b) {
       const auto valid = live_.valid.select(0, b).nonzero().flatten();
-      if (valid.numel() < n) throw Error(Errc::unsupported, "rewind over entries that were already detached");
+      if (valid.numel() < n)
+        throw Error(Errc::unsupported, "rewind over entries that were already detached");
     }
     live_.valid = live_.valid.clone();
     for (std::int64_t b = 0; b < rows(); ++b) {
@@ -284,8 +332,13 @@ void PagedKv::rewind(std::int64_t n) {
     return;
   }
   for (const auto& row : rows_) {
-    if (row.dropped) throw Error(Errc::unsupported, "entries were evicted: what stood before the last tokens is not all there to go back to");
-    if (row.seen < n) throw Error(Errc::invalid, fmt::format("rewind by {} tokens where a row has only {}", n, row.seen));
+    if (row.dropped)
+      throw Error(
+          Errc::unsupported,
+          "entries were evicted: what stood before the last tokens is not all there to go back to");
+    if (row.seen < n)
+      throw Error(Errc::invalid,
+                  fmt::format("rewind by {} tokens where a row has only {}", n, row.seen));
   }
   for (auto& row : rows_) {
     row.seen -= n;
@@ -325,29 +378,39 @@ std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
 }
 
 bool PagedKv::fused(const at::Tensor& queries, const Call& call) const {
-  return paged() && queries.is_cpu() && queries.scalar_type() == at::kFloat && !call.pattern.by_segment && shape_.key == shape_.value &&
-         shape_.key % 8 == 0 && shape_.key <= kernels::kMostHeadWidth && !(c10::GradMode::is_enabled() && queries.requires_grad());
+  return paged() && queries.is_cpu() && queries.scalar_type() == at::kFloat &&
+         !call.pattern.by_segment && shape_.key == shape_.value && shape_.key % 8 == 0 &&
+         shape_.key <= kernels::kMostHeadWidth &&
+         !(c10::GradMode::is_enabled() && queries.requires_grad());
 }
 
-Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const {
-  const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3), G = Hq / shape_.heads;
+Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scale,
+                        bool want_lse) const {
+  const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3),
+             G = Hq / shape_.heads;
   if (!fused(queries, call)) {
     const auto q = shape_.rope ? (*shape_.rope)(queries, call.positions) : queries;
     const auto entries = dense(queries.scalar_type());
-    const bool blockwise = !want_lse && !entries.log_mass.defined() && shape_.key == shape_.value && q.scalar_type() != at::kDouble;
-    return blockwise ? attend_blockwise(q, call.positions, call.segments, entries, call.pattern, scale, call.segment_sees)
-                     : attend_plain(q, call.positions, call.segments, entries, call.pattern, scale, call.segment_sees);
+    const bool blockwise = !want_lse && !entries.log_mass.defined() && shape_.key == shape_.value &&
+                           q.scalar_type() != at::kDouble;
+    return blockwise ? attend_blockwise(q, call.positions, call.segments, entries, call.pattern,
+                                        scale, call.segment_sees)
+                     : attend_plain(q, call.positions, call.segments, entries, call.pattern, scale,
+                                    call.segment_sees);
   }
   auto q = queries.contiguous();
   if (shape_.rope && q.is_same(queries)) q = q.clone();
   const auto positions = as_vector(call.positions);
-  auto* data = shape_.rope ? q.mutable_data_ptr<float>() : const_cast<float*>(q.const_data_ptr<float>());
+  auto* data =
+      shape_.rope ? q.mutable_data_ptr<float>() : const_cast<float*>(q.const_data_ptr<float>());
   // [B,T,Hq,d], so that the heads of a token lie together for the projection that follows.
-  auto out = call.lengths.empty() ? at::empty({B, T, Hq, d}, q.options()) : at::zeros({B, T, Hq, d}, q.options());
+  auto out = call.lengths.empty() ? at::empty({B, T, Hq, d}, q.options())
+                                  : at::zeros({B, T, Hq, d}, q.options());
   at::Tensor lse;
   if (want_lse) lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), q.options());
   std::vector<std::vector<kernels::PageView>> views;
-  std::vector<at::Tensor> decoded;  // keeps numbers of encoded pages alive while the kernel reads them
+  std::vector<at::Tensor>
+      decoded;  // keeps numbers of encoded pages alive while the kernel reads them
   std::vector<kernels::AttendTask> tasks;
   views.reserve(static_cast<std::size_t>(B * shape_.heads));
   for (std::int64_t b = 0; b < B; ++b) {
@@ -356,12 +419,16 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
     if (n == 0) continue;
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       auto& pages = views.emplace_back();
-      for (const auto& run : rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
+      for (const auto& run :
+           rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
         const auto [k, v] = numbers(*run.page);
         if (!run.page->k.defined()) decoded.insert(decoded.end(), {k, v});
         const auto offset = run.begin * d * static_cast<std::int64_t>(k.element_size());
-        pages.push_back({static_cast<const char*>(k.const_data_ptr()) + offset, static_cast<const char*>(v.const_data_ptr()) + offset,
-                         run.page->positions.data() + run.begin, nullptr, run.count, k.scalar_type() == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32});
+        pages.push_back(
+            {static_cast<const char*>(k.const_data_ptr()) + offset,
+             static_cast<const char*>(v.const_data_ptr()) + offset,
+             run.page->positions.data() + run.begin, nullptr, run.count,
+             k.scalar_type() == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32});
       }
       kernels::AttendTask task{};
       task.q = data + (b * Hq + h * G) * T * d;
@@ -375,7 +442,8 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
       task.out_head_stride = d;
       task.out_time_stride = Hq * d;
       // The kernel writes lse as [G,n]; rows that are shorter than T are spread out by the plain form instead.
-      task.lse = want_lse && n == T ? lse.mutable_data_ptr<float>() + (b * Hq + h * G) * T : nullptr;
+      task.lse =
+          want_lse && n == T ? lse.mutable_data_ptr<float>() + (b * Hq + h * G) * T : nullptr;
       tasks.push_back(task);
     }
   }
@@ -394,7 +462,11 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
     for (std::int64_t b = 0; b < B; ++b) {
       const auto n = call.length(b, T);
       if (n == 0 || n == T) continue;
-      for (std::int64_t h = 0; h < shape_.heads; ++h) lse[b].narrow(0, h * G, G).narrow(1, 0, n).copy_(at::tensor(short_lse[taken++]).view({G, n}));
+      for (std::int64_t h = 0; h < shape_.heads; ++h)
+        lse[b]
+            .narrow(0, h * G, G)
+            .narrow(1, 0, n)
+            .copy_(at::tensor(short_lse[taken++]).view({G, n}));
     }
   }
   return {out.transpose(1, 2), lse};
@@ -406,7 +478,9 @@ Entries PagedKv::dense(at::ScalarType type) const {
   for (const auto& row : rows_) {
     for (const auto& head : row.heads) N = std::max(N, head.entries());
   }
-  const bool segmented = live_.segments.defined() || std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return !row.segments.empty(); });
+  const bool segmented =
+      live_.segments.defined() ||
+      std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return !row.segments.empty(); });
   Entries out;
   if (N > 0 || paged()) {
     out.keys = at::zeros({B, H, N, shape_.key}, type);
@@ -417,14 +491,19 @@ Entries PagedKv::dense(at::ScalarType type) const {
     for (std::int64_t b = 0; b < B; ++b) {
       for (std::int64_t h = 0; h < H; ++h) {
         std::int64_t n = 0;
-        for (const auto& run : rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
+        for (const auto& run :
+             rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
           const auto [k, v] = numbers(*run.page);
           out.keys[b][h].narrow(0, n, run.count).copy_(k.narrow(0, run.begin, run.count));
           out.values[b][h].narrow(0, n, run.count).copy_(v.narrow(0, run.begin, run.count));
-          std::copy_n(run.page->positions.begin() + run.begin, run.count, out.positions.mutable_data_ptr<std::int64_t>() + (b * H + h) * N + n);
-          if (const auto& segments = rows_[static_cast<std::size_t>(b)].segments; !segments.empty()) {
+          std::copy_n(run.page->positions.begin() + run.begin, run.count,
+                      out.positions.mutable_data_ptr<std::int64_t>() + (b * H + h) * N + n);
+          if (const auto& segments = rows_[static_cast<std::size_t>(b)].segments;
+              !segments.empty()) {
             auto* to = out.segments.mutable_data_ptr<std::int64_t>() + (b * H + h) * N + n;
-            for (std::int32_t i = 0; i < run.count; ++i) to[i] = segments[static_cast<std::size_t>(run.page->indices[static_cast<std::size_t>(run.begin + i)])];
+            for (std::int32_t i = 0; i < run.count; ++i)
+              to[i] = segments[static_cast<std::size_t>(
+                  run.page->indices[static_cast<std::size_t>(run.begin + i)])];
           }
           n += run.count;
         }
@@ -435,21 +514,33 @@ Entries PagedKv::dense(at::ScalarType type) const {
   if (paged()) return out;
   const auto expand = [&](const at::Tensor& x) { return x.unsqueeze(1).expand({B, H, x.size(1)}); };
   Entries live{live_.k, live_.v, expand(live_.positions), expand(live_.valid), {}, {}};
-  if (segmented) live.segments = live_.segments.defined() ? expand(live_.segments) : at::full({B, H, live_.k.size(2)}, kNoSegment, at::kLong);
+  if (segmented)
+    live.segments = live_.segments.defined()
+                        ? expand(live_.segments)
+                        : at::full({B, H, live_.k.size(2)}, kNoSegment, at::kLong);
   if (!out.keys.defined()) return live;
-  return {at::cat({out.keys, live.keys}, 2), at::cat({out.values, live.values}, 2), at::cat({out.positions, live.positions}, 2), at::cat({out.valid, live.valid}, 2), {},
+  return {at::cat({out.keys, live.keys}, 2),
+          at::cat({out.values, live.values}, 2),
+          at::cat({out.positions, live.positions}, 2),
+          at::cat({out.valid, live.valid}, 2),
+          {},
           segmented ? at::cat({out.segments, live.segments}, 2) : at::Tensor()};
 }
 
 KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) const {
-  if (!paged()) throw Error(Errc::unsupported, "entries that carry gradients cannot be read out: detach the state first");
-  if (begin < 0 || begin > end || end > seen(row)) throw Error(Errc::invalid, fmt::format("entries {} to {} of a row that has taken {}", begin, end, seen(row)));
+  if (!paged())
+    throw Error(Errc::unsupported,
+                "entries that carry gradients cannot be read out: detach the state first");
+  if (begin < 0 || begin > end || end > seen(row))
+    throw Error(Errc::invalid,
+                fmt::format("entries {} to {} of a row that has taken {}", begin, end, seen(row)));
   const auto n = end - begin;
   KvSlice out{at::empty({shape_.heads, n, shape_.key}), at::empty({shape_.heads, n, shape_.value})};
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
     std::vector<std::int64_t> back(static_cast<std::size_t>(n));
     std::int64_t found = 0;
-    for (const auto& run : rows_.at(static_cast<std::size_t>(row)).heads[static_cast<std::size_t>(h)].runs) {
+    for (const auto& run :
+         rows_.at(static_cast<std::size_t>(row)).heads[static_cast<std::size_t>(h)].runs) {
       const auto* indices = run.page->indices.data() + run.begin;
       const auto* first = std::lower_bound(indices, indices + run.count, begin);
       const auto* last = std::lower_bound(first, indices + run.count, end);
@@ -460,10 +551,16 @@ KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) co
       const auto [k, v] = numbers(*run.page);
       out.keys[h].narrow(0, found, count).copy_(k.narrow(0, from, count));
       out.values[h].narrow(0, found, count).copy_(v.narrow(0, from, count));
-      for (std::int64_t i = 0; i < count; ++i) back[static_cast<std::size_t>(found + i)] = -run.page->positions[static_cast<std::size_t>(from + i)];
+      for (std::int64_t i = 0; i < count; ++i)
+        back[static_cast<std::size_t>(found + i)] =
+            -run.page->positions[static_cast<std::size_t>(from + i)];
       found += count;
     }
-    if (found != n) throw Error(Errc::unsupported, fmt::format("a head holds {} of the {} entries asked for: the others were evicted", found, n));
+    if (found != n)
+      throw Error(
+          Errc::unsupported,
+          fmt::format("a head holds {} of the {} entries asked for: the others were evicted", found,
+                      n));
     if (shape_.rope) shape_.rope->rotate(out.keys[h].mutable_data_ptr<float>(), 1, n, back.data());
   }
   return out;
@@ -472,9 +569,12 @@ KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) co
 // ---- the rest of a store ----
 
 void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
-  const bool coded = plan_ && plan_->codec() && std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return row.seen > 0; });
+  const bool coded =
+      plan_ && plan_->codec() &&
+      std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return row.seen > 0; });
   if (coded && (!plan || plan->codec_name() != plan_->codec_name())) {
-    throw Error(Errc::unsupported, "the KV plan of a state that already holds encoded pages cannot change its codec");
+    throw Error(Errc::unsupported,
+                "the KV plan of a state that already holds encoded pages cannot change its codec");
   }
   plan_ = std::move(plan);
   layer_ = layer;
@@ -482,7 +582,9 @@ void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
 
 std::unique_ptr<StateStore> PagedKv::fork() const { return std::make_unique<PagedKv>(*this); }
 
-std::int64_t PagedKv::seen(std::int64_t row) const { return rows_.at(static_cast<std::size_t>(row)).seen; }
+std::int64_t PagedKv::seen(std::int64_t row) const {
+  return rows_.at(static_cast<std::size_t>(row)).seen;
+}
 
 double PagedKv::kept(std::int64_t row) const {
   std::int64_t n = 0;
@@ -501,7 +603,8 @@ std::int64_t PagedKv::allocated_bytes() const {
   }
   std::int64_t bytes = paged() ? 0 : static_cast<std::int64_t>(live_.k.nbytes() + live_.v.nbytes());
   for (const auto* page : pages) {
-    bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes()) : static_cast<std::int64_t>(page->code.size());
+    bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes())
+                               : static_cast<std::int64_t>(page->code.size());
   }
   return bytes;
 }
@@ -512,8 +615,11 @@ std::unique_ptr<StateStore> PagedKv::select(const std::vector<std::int64_t>& whi
   for (const auto row : which) out->rows_.push_back(rows_.at(static_cast<std::size_t>(row)));
   if (!paged()) {
     const auto index = at::tensor(which, at::kLong);
-    const auto take = [&](const at::Tensor& x) { return x.defined() ? x.index_select(0, index) : x; };
-    out->live_ = {take(live_.k), take(live_.v), take(live_.positions), take(live_.valid), take(live_.segments)};
+    const auto take = [&](const at::Tensor& x) {
+      return x.defined() ? x.index_select(0, index) : x;
+    };
+    out->live_ = {take(live_.k), take(live_.v), take(live_.positions), take(live_.valid),
+                  take(live_.segments)};
   }
   return out;
 }
@@ -523,10 +629,12 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
   std::vector<Live> lives{live_};
   for (const auto* store : others) {
     const auto* other = dynamic_cast<const PagedKv*>(store);
-    if (other && print(other->plan_ ? other->plan_->chain() : Chain{}) != print(plan_ ? plan_->chain() : Chain{})) {
+    if (other && print(other->plan_ ? other->plan_->chain() : Chain{}) !=
+                     print(plan_ ? plan_->chain() : Chain{})) {
       throw Error(Errc::mismatch, "states kept by different KV plans cannot be joined");
     }
-    if (!other || other->shape_.heads != shape_.heads || other->shape_.key != shape_.key || other->shape_.value != shape_.value || other->paged() != paged()) {
+    if (!other || other->shape_.heads != shape_.heads || other->shape_.key != shape_.key ||
+        other->shape_.value != shape_.value || other->paged() != paged()) {
       throw Error(Errc::mismatch, "states of different models cannot be joined");
     }
     out->rows_.insert(out->rows_.end(), other->rows_.begin(), other->rows_.end());
@@ -541,16 +649,20 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
     sizes[static_cast<std::size_t>(dim)] = N - x.size(dim);
     return at::cat({x, at::zeros(sizes, x.options())}, dim);
   };
-  const bool segmented = std::any_of(lives.begin(), lives.end(), [](const Live& live) { return live.segments.defined(); });
+  const bool segmented = std::any_of(lives.begin(), lives.end(),
+                                     [](const Live& live) { return live.segments.defined(); });
   std::array<std::vector<at::Tensor>, 5> parts;
   for (const auto& live : lives) {
     parts[0].push_back(pad(live.k, 2));
     parts[1].push_back(pad(live.v, 2));
     parts[2].push_back(pad(live.positions, 1));
     parts[3].push_back(pad(live.valid, 1));
-    if (segmented) parts[4].push_back(pad(live.segments.defined() ? live.segments : at::full_like(live.positions, kNoSegment), 1));
+    if (segmented)
+      parts[4].push_back(pad(
+          live.segments.defined() ? live.segments : at::full_like(live.positions, kNoSegment), 1));
   }
-  out->live_ = {at::cat(parts[0]), at::cat(parts[1]), at::cat(parts[2]), at::cat(parts[3]), segmented ? at::cat(parts[4]) : at::Tensor()};
+  out->live_ = {at::cat(parts[0]), at::cat(parts[1]), at::cat(parts[2]), at::cat(parts[3]),
+                segmented ? at::cat(parts[4]) : at::Tensor()};
   return out;
 }
 
@@ -599,28 +711,40 @@ void PagedKv::save(ByteWriter& out) const {
 }
 
 void PagedKv::load(ByteReader& in) {
-  const auto damaged = [] { return Error(Errc::corrupt, "stored keys and values contradict themselves: the state is damaged"); };
+  const auto damaged = [] {
+    return Error(Errc::corrupt,
+                 "stored keys and values contradict themselves: the state is damaged");
+  };
   shape_ = {};
   shape_.heads = in.value<std::int64_t>();
   shape_.key = in.value<std::int64_t>();
   shape_.value = in.value<std::int64_t>();
   constexpr std::int64_t kMost = 1 << 16;
-  if (shape_.heads < 1 || shape_.heads > kMost || shape_.key < 1 || shape_.key > kMost || shape_.value < 1 || shape_.value > kMost) throw damaged();
+  if (shape_.heads < 1 || shape_.heads > kMost || shape_.key < 1 || shape_.key > kMost ||
+      shape_.value < 1 || shape_.value > kMost)
+    throw damaged();
   const auto theta = in.value<double>();
   const auto adjacent = in.value<std::uint8_t>();
   if (!(theta >= 0) || !std::isfinite(theta)) throw damaged();
-  if (theta > 0) shape_.rope = std::make_shared<Rope>(shape_.key, theta, adjacent ? RopePairs::adjacent : RopePairs::halves);
+  if (theta > 0)
+    shape_.rope = std::make_shared<Rope>(shape_.key, theta,
+                                         adjacent ? RopePairs::adjacent : RopePairs::halves);
   const auto chain = in.string();
   plan_ = chain.empty() ? nullptr : std::make_shared<KvPlan>(parse_chain(chain));
   layer_ = in.value<std::int64_t>();
   rows_.assign(in.count(static_cast<std::uint64_t>(17 + 8 * shape_.heads)), {});
-  constexpr std::int64_t kFarthest = std::int64_t{1} << 48;  // no text is longer, and sums of two stay in range
+  constexpr std::int64_t kFarthest = std::int64_t{1}
+                                     << 48;  // no text is longer, and sums of two stay in range
   for (auto& row : rows_) {
     row.seen = in.value<std::int64_t>();
     row.dropped = in.value<std::uint8_t>() != 0;
     row.segments.resize(in.count(8));
-    if (row.seen < 0 || row.seen > kFarthest || (!row.segments.empty() && static_cast<std::int64_t>(row.segments.size()) > row.seen)) throw damaged();
-    if (!row.segments.empty()) std::memcpy(row.segments.data(), in.raw(row.segments.size() * 8).data(), row.segments.size() * 8);
+    if (row.seen < 0 || row.seen > kFarthest ||
+        (!row.segments.empty() && static_cast<std::int64_t>(row.segments.size()) > row.seen))
+      throw damaged();
+    if (!row.segments.empty())
+      std::memcpy(row.segments.data(), in.raw(row.segments.size() * 8).data(),
+                  row.segments.size() * 8);
     row.heads.resize(static_cast<std::size_t>(shape_.heads));
     for (auto& head : row.heads) {
       head.runs.resize(in.count(13));
@@ -632,26 +756,38 @@ void PagedKv::load(ByteReader& in) {
         run.begin = in.value<std::int32_t>();
         run.count = in.value<std::int32_t>();
         page.filled = in.value<std::int32_t>();
-        if (page.filled < 1 || page.filled > kPageEntries || run.begin < 0 || run.count < 1 || run.begin > page.filled - run.count) throw damaged();
-        const auto first = static_cast<std::size_t>(coded ? 0 : run.begin), n = static_cast<std::size_t>(coded ? page.filled : run.count) * 8;
+        if (page.filled < 1 || page.filled > kPageEntries || run.begin < 0 || run.count < 1 ||
+            run.begin > page.filled - run.count)
+          throw damaged();
+        const auto first = static_cast<std::size_t>(coded ? 0 : run.begin),
+                   n = static_cast<std::size_t>(coded ? page.filled : run.count) * 8;
         std::memcpy(page.positions.data() + first, in.raw(n).data(), n);
         std::memcpy(page.indices.data() + first, in.raw(n).data(), n);
         for (auto i = run.begin; i < run.begin + run.count; ++i) {
           const auto at = static_cast<std::size_t>(i);
-          if (page.indices[at] <= before || page.indices[at] >= row.seen || page.positions[at] < -kFarthest || page.positions[at] > kFarthest) throw damaged();
-          if (!row.segments.empty() && page.indices[at] >= static_cast<std::int64_t>(row.segments.size())) throw damaged();
+          if (page.indices[at] <= before || page.indices[at] >= row.seen ||
+              page.positions[at] < -kFarthest || page.positions[at] > kFarthest)
+            throw damaged();
+          if (!row.segments.empty() &&
+              page.indices[at] >= static_cast<std::int64_t>(row.segments.size()))
+            throw damaged();
           before = page.indices[at];
         }
         if (coded) {
           page.code = in.string();
-          if (!plan_ || !plan_->codec() || static_cast<std::int64_t>(page.code.size()) != plan_->codec()->bytes(1, page.filled, shape_.key, shape_.value)) throw damaged();
+          if (!plan_ || !plan_->codec() ||
+              static_cast<std::int64_t>(page.code.size()) !=
+                  plan_->codec()->bytes(1, page.filled, shape_.key, shape_.value))
+            throw damaged();
           continue;
         }
         const auto k = in.tensor(), v = in.tensor();
         const auto fits = [&](const at::Tensor& x, std::int64_t width) {
-          return x.dim() == 2 && x.size(0) == run.count && x.size(1) == width && (x.scalar_type() == at::kHalf || x.scalar_type() == at::kFloat);
+          return x.dim() == 2 && x.size(0) == run.count && x.size(1) == width &&
+                 (x.scalar_type() == at::kHalf || x.scalar_type() == at::kFloat);
         };
-        if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type()) throw damaged();
+        if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type())
+          throw damaged();
         page.k = at::empty({kPageEntries, shape_.key}, k.scalar_type());
         page.v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
         page.k.narrow(0, run.begin, run.count).copy_(k);
@@ -667,14 +803,19 @@ void PagedKv::load(ByteReader& in) {
     live_.valid = in.tensor();
     const auto B = rows(), H = shape_.heads;
     const auto N = live_.positions.dim() == 2 ? live_.positions.size(1) : -1;
-    const bool fits = live_.k.sizes() == at::IntArrayRef({B, H, N, shape_.key}) && live_.v.sizes() == at::IntArrayRef({B, H, N, shape_.value}) &&
-                      live_.positions.sizes() == at::IntArrayRef({B, N}) && live_.valid.sizes() == at::IntArrayRef({B, N}) &&
-                      live_.positions.scalar_type() == at::kLong && live_.valid.scalar_type() == at::kBool && at::isFloatingType(live_.k.scalar_type()) &&
-                      live_.k.scalar_type() == live_.v.scalar_type();
+    const bool fits =
+        live_.k.sizes() == at::IntArrayRef({B, H, N, shape_.key}) &&
+        live_.v.sizes() == at::IntArrayRef({B, H, N, shape_.value}) &&
+        live_.positions.sizes() == at::IntArrayRef({B, N}) &&
+        live_.valid.sizes() == at::IntArrayRef({B, N}) &&
+        live_.positions.scalar_type() == at::kLong && live_.valid.scalar_type() == at::kBool &&
+        at::isFloatingType(live_.k.scalar_type()) && live_.k.scalar_type() == live_.v.scalar_type();
     if (!fits) throw damaged();
     if (in.value<std::uint8_t>() != 0) {
       live_.segments = in.tensor();
-      if (live_.segments.sizes() != at::IntArrayRef({B, N}) || live_.segments.scalar_type() != at::kLong) throw damaged();
+      if (live_.segments.sizes() != at::IntArrayRef({B, N}) ||
+          live_.segments.scalar_type() != at::kLong)
+        throw damaged();
     }
   }
   // Rewinding relies on this: a row that dropped nothing holds all it has seen in every head.

@@ -5,15 +5,15 @@
 // f32, entries stay as the tensors they came as ("live") and attention takes its plain form; `detach` pages them.
 #pragma once
 
+#include "mneme/kernels/attend.h"
+#include "mneme/kv/plan.h"
+#include "mneme/mixers/kv_store.h"
+
 #include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "mneme/kernels/attend.h"
-#include "mneme/kv/plan.h"
-#include "mneme/mixers/kv_store.h"
 
 namespace mneme {
 
@@ -23,21 +23,27 @@ class PagedKv final : public KvStore {
   PagedKv(const KvShape& shape, std::int64_t rows);
 
   [[nodiscard]] std::string_view name() const override { return "paged_kv"; }
-  [[nodiscard]] std::int64_t rows() const override { return static_cast<std::int64_t>(rows_.size()); }
+  [[nodiscard]] std::int64_t rows() const override {
+    return static_cast<std::int64_t>(rows_.size());
+  }
   [[nodiscard]] std::unique_ptr<StateStore> fork() const override;
   void save(ByteWriter&) const override;
   void load(ByteReader&) override;
   void rewind(std::int64_t n) override;
-  [[nodiscard]] std::unique_ptr<StateStore> select(const std::vector<std::int64_t>& rows) const override;
-  [[nodiscard]] std::unique_ptr<StateStore> concat(const std::vector<const StateStore*>& others) const override;
+  [[nodiscard]] std::unique_ptr<StateStore> select(
+      const std::vector<std::int64_t>& rows) const override;
+  [[nodiscard]] std::unique_ptr<StateStore> concat(
+      const std::vector<const StateStore*>& others) const override;
   void reset(const std::vector<bool>& rows) override;
   void detach() override;
 
   void append(const at::Tensor& keys, const at::Tensor& values, const Call& call) override;
   void settle() override;
-  [[nodiscard]] Partial attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const override;
+  [[nodiscard]] Partial attend(const at::Tensor& queries, const Call& call, double scale,
+                               bool want_lse) const override;
   [[nodiscard]] KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const override;
-  void place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) override;
+  void place(std::int64_t row, const KvSlice& slice, std::int64_t position,
+             Compute compute) override;
   void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) override;
   [[nodiscard]] std::int64_t seen(std::int64_t row) const override;
   [[nodiscard]] double kept(std::int64_t row) const override;
@@ -46,7 +52,7 @@ class PagedKv final : public KvStore {
  private:
   /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
   struct Page {
-    at::Tensor k, v;  ///< [64,K], [64,V] f16 or f32; undefined once encoded
+    at::Tensor k, v;   ///< [64,K], [64,V] f16 or f32; undefined once encoded
     std::string code;  ///< the codec's bytes of `filled` entries, else empty
     std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
     std::int32_t filled = 0;
@@ -64,7 +70,8 @@ class PagedKv final : public KvStore {
     std::vector<Head> heads;
     std::int64_t seen = 0;
     bool dropped = false;  ///< some head no longer holds all it was given
-    std::vector<std::int64_t> segments;  ///< of every token taken in, by its index; empty: none were given
+    std::vector<std::int64_t>
+        segments;  ///< of every token taken in, by its index; empty: none were given
   };
   /// Tensors kept as they came, one set for all rows.
   struct Live {
@@ -76,7 +83,8 @@ class PagedKv final : public KvStore {
 
   void append_live(const at::Tensor& keys, const at::Tensor& values, const Call& call);
   /// Keys (turned) and values [H,n,...] contiguous of one number type, appended to a row.
-  void append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions, const std::int64_t* segments);
+  void append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions,
+                  const std::int64_t* segments);
   /// Puts the codec's bytes in place of every page that is full and has lost no entry.
   void encode_full_pages(Head& head);
   void settle_row(std::int64_t row);

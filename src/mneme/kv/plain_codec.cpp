@@ -1,20 +1,21 @@
 // f32, f16: keys and values as they are, or rounded to half precision.
 //
 //   layout: keys [H,n,K], then values [H,n,V]
-#include <ATen/ATen.h>
-
-#include <cstring>
-
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/kv/codec.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
 
 namespace mneme::kv::plain_codec {
 
 template <at::ScalarType type>
 class Plain final : public Codec {
  public:
-  [[nodiscard]] std::int64_t bytes(std::int64_t H, std::int64_t n, std::int64_t K, std::int64_t V) const override {
+  [[nodiscard]] std::int64_t bytes(std::int64_t H, std::int64_t n, std::int64_t K,
+                                   std::int64_t V) const override {
     return H * n * (K + V) * static_cast<std::int64_t>(c10::elementSize(type));
   }
   void encode(const KvSlice& slice, std::string& out) const override {
@@ -24,8 +25,10 @@ class Plain final : public Codec {
       out.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
     }
   }
-  [[nodiscard]] KvSlice decode(std::string_view in, std::int64_t H, std::int64_t n, std::int64_t K, std::int64_t V) const override {
-    if (static_cast<std::int64_t>(in.size()) != bytes(H, n, K, V)) throw Error(Errc::corrupt, "stored keys and values have the wrong length: they are damaged");
+  [[nodiscard]] KvSlice decode(std::string_view in, std::int64_t H, std::int64_t n, std::int64_t K,
+                               std::int64_t V) const override {
+    if (static_cast<std::int64_t>(in.size()) != bytes(H, n, K, V))
+      throw Error(Errc::corrupt, "stored keys and values have the wrong length: they are damaged");
     const auto take = [&](std::int64_t width) {
       auto x = at::empty({H, n, width}, at::TensorOptions().dtype(type));
       std::memcpy(x.mutable_data_ptr(), in.data(), x.nbytes());

@@ -1,11 +1,10 @@
 #include "mneme/kv/plan.h"
 
-#include <fmt/format.h>
-
-#include <algorithm>
-
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+
+#include <algorithm>
+#include <fmt/format.h>
 
 namespace mneme {
 namespace {
@@ -21,14 +20,16 @@ std::vector<std::string> layer_names(const State& state) {
   for (auto& name : state.names()) {
     if (layer_number(name) >= 0) names.push_back(std::move(name));
   }
-  std::sort(names.begin(), names.end(), [](const auto& a, const auto& b) { return layer_number(a) < layer_number(b); });
+  std::sort(names.begin(), names.end(),
+            [](const auto& a, const auto& b) { return layer_number(a) < layer_number(b); });
   return names;
 }
 
 }  // namespace
 
 std::string_view name(KvRole role) {
-  static constexpr std::string_view kNames[] = {"score", "budget", "evict", "merge", "encode", "retrieve", "place"};
+  static constexpr std::string_view kNames[] = {"score",  "budget",   "evict", "merge",
+                                                "encode", "retrieve", "place"};
   return kNames[static_cast<std::size_t>(role)];
 }
 
@@ -36,13 +37,26 @@ KvPlan::KvPlan(const Chain& chain) {
   for (const auto& stage : chain) {
     chain_.push_back(registry().find(KvStage::kKind, stage.name).canonicalize(stage));
     auto made = registry().make<KvStage>(stage);
-    if (codec_) throw Error(Errc::usage, fmt::format("kv: '{}' comes after the codec '{}': entries are encoded last", stage.name, codec_name_));
+    if (codec_)
+      throw Error(Errc::usage,
+                  fmt::format("kv: '{}' comes after the codec '{}': entries are encoded last",
+                              stage.name, codec_name_));
     const auto needs = made->needs();
-    if (needs.attention != AttentionLevel::none || needs.query_window > 0 || needs.unrotated_keys || needs.head_profile || needs.token_ids) {
-      throw Error(Errc::usage, fmt::format("kv: '{}' needs more than positions (attention weights, queries, unrotated keys or token ids), which the paged cache does not observe", stage.name));
+    if (needs.attention != AttentionLevel::none || needs.query_window > 0 || needs.unrotated_keys ||
+        needs.head_profile || needs.token_ids) {
+      throw Error(
+          Errc::usage,
+          fmt::format("kv: '{}' needs more than positions (attention weights, queries, unrotated "
+                      "keys or token ids), which the paged cache does not observe",
+                      stage.name));
     }
     if (made->scope() == KvScope::model || made->phase() != KvPhase::every_chunk) {
-      throw Error(Errc::usage, fmt::format("kv: '{}' acts on all layers at once or only at the end of the prompt or at single steps: the paged cache runs its stages a layer at a time, after every chunk", stage.name));
+      throw Error(
+          Errc::usage,
+          fmt::format(
+              "kv: '{}' acts on all layers at once or only at the end of the prompt or at single "
+              "steps: the paged cache runs its stages a layer at a time, after every chunk",
+              stage.name));
     }
     if (const auto* evict = dynamic_cast<const EvictStage*>(made.get())) {
       evict_.push_back(evict);
@@ -50,7 +64,9 @@ KvPlan::KvPlan(const Chain& chain) {
       codec_name_ = encode->codec();
       codec_ = registry().make<Codec>(codec_name_);
     } else {
-      throw Error(Errc::usage, fmt::format("kv: '{}' is a {} stage, which the paged cache cannot run", stage.name, name(made->role())));
+      throw Error(Errc::usage,
+                  fmt::format("kv: '{}' is a {} stage, which the paged cache cannot run",
+                              stage.name, name(made->role())));
     }
     stages_.push_back(std::move(made));
   }

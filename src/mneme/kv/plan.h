@@ -1,16 +1,16 @@
 // KvPlan: a checked chain of KV stages, ready to be used by every layer of a model.
 #pragma once
 
+#include "mneme/core/spec.h"
+#include "mneme/core/state.h"
+#include "mneme/kv/codec.h"
+#include "mneme/kv/stage.h"
+
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "mneme/core/spec.h"
-#include "mneme/core/state.h"
-#include "mneme/kv/codec.h"
-#include "mneme/kv/stage.h"
 
 namespace mneme {
 
@@ -21,7 +21,9 @@ class KvPlan {
 
   [[nodiscard]] const Chain& chain() const { return chain_; }  ///< canonical
   [[nodiscard]] const std::vector<const EvictStage*>& evict() const { return evict_; }
-  [[nodiscard]] const Codec* codec() const { return codec_.get(); }  ///< null: pages stay as computed
+  [[nodiscard]] const Codec* codec() const {
+    return codec_.get();
+  }  ///< null: pages stay as computed
   [[nodiscard]] const std::string& codec_name() const { return codec_name_; }
   /// The most entries a head ever holds after an append, or nothing when unbounded.
   [[nodiscard]] std::optional<std::int64_t> max_entries() const;

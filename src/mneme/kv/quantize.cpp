@@ -19,7 +19,13 @@ class Quantize final : public EncodeStage {
     std::int64_t bits = 8;
   };
   static void describe(Describe& d, Options& o) {
-    d("bits", o.bits, Check{[](const Field& f) { const auto x = **std::get_if<std::int64_t*>(&f); return x == 4 || x == 8; }, "4 or 8"}, "bits a number");
+    d("bits", o.bits,
+      Check{[](const Field& f) {
+              const auto x = **std::get_if<std::int64_t*>(&f);
+              return x == 4 || x == 8;
+            },
+            "4 or 8"},
+      "bits a number");
   }
   explicit Quantize(const Options& o) : o_(o) {}
   [[nodiscard]] std::string codec() const override { return o_.bits == 8 ? "q8" : "q4"; }
@@ -28,6 +34,8 @@ class Quantize final : public EncodeStage {
   Options o_;
 };
 
-void enrol(Registry& r) { r.add<KvStage, Quantize>("quantize", "keep entries as 8 or 4 bit integers", "kivi-2024"); }
+void enrol(Registry& r) {
+  r.add<KvStage, Quantize>("quantize", "keep entries as 8 or 4 bit integers", "kivi-2024");
+}
 
 }  // namespace mneme::kv::quantize

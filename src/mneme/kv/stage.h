@@ -45,7 +45,8 @@ struct HeadView {
 class KvStage {
  public:
   static constexpr std::string_view kKind = "kv_stage";
-  static constexpr std::string_view kKindHelp = "what attention keeps: score, budget, evict, merge, encode, retrieve, place";
+  static constexpr std::string_view kKindHelp =
+      "what attention keeps: score, budget, evict, merge, encode, retrieve, place";
   using Make = std::unique_ptr<KvStage>();
 
   virtual ~KvStage() = default;

@@ -7,10 +7,10 @@
 // needs     nothing but positions
 // source    Xiao et al. 2023, arXiv:2309.17453
 // departs   the paper renumbers positions inside the cache: here entries keep their own
-#include <algorithm>
-
 #include "mneme/core/registry.h"
 #include "mneme/kv/stage.h"
+
+#include <algorithm>
 
 namespace mneme::kv::window {
 
@@ -25,13 +25,16 @@ class Window final : public EvictStage {
   }
   explicit Window(const Options& o) : o_(o) {}
 
-  [[nodiscard]] std::optional<std::int64_t> max_entries() const override { return o_.sinks + o_.size; }
+  [[nodiscard]] std::optional<std::int64_t> max_entries() const override {
+    return o_.sinks + o_.size;
+  }
 
   void keep(const HeadView& head, std::vector<std::int64_t>& keep) const override {
     // Sinks are the first tokens of the text, not the first entries that happen to be left.
     const auto N = head.entries(), first_recent = std::max<std::int64_t>(0, N - o_.size);
     for (std::int64_t t = 0; t < N; ++t) {
-      if (t >= first_recent || head.token_indices[static_cast<std::size_t>(t)] < o_.sinks) keep.push_back(t);
+      if (t >= first_recent || head.token_indices[static_cast<std::size_t>(t)] < o_.sinks)
+        keep.push_back(t);
     }
   }
 
@@ -39,6 +42,8 @@ class Window final : public EvictStage {
   Options o_;
 };
 
-void enrol(Registry& r) { r.add<KvStage, Window>("window", "attention sinks and a sliding window", "streaming-llm-2023"); }
+void enrol(Registry& r) {
+  r.add<KvStage, Window>("window", "attention sinks and a sliding window", "streaming-llm-2023");
+}
 
 }  // namespace mneme::kv::window

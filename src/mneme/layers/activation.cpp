@@ -1,10 +1,11 @@
 #include "mneme/layers/activation.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
 #include "mneme/core/error.h"
 #include "mneme/core/nearest.h"
+
+#include <ATen/ATen.h>
+
+#include <fmt/format.h>
 
 namespace mneme {
 
@@ -16,7 +17,8 @@ at::Tensor activate(std::string_view name, at::Tensor x) {
   if (name == "gelu") return in_place ? at::gelu_(x) : at::gelu(x);
   if (name == "gelu_tanh") return in_place ? at::gelu_(x, "tanh") : at::gelu(x, "tanh");
   if (name == "relu") return in_place ? at::relu_(x) : at::relu(x);
-  throw Error(Errc::usage, fmt::format("unknown activation '{}'{}", name, did_you_mean(name, activation_names())));
+  throw Error(Errc::usage, fmt::format("unknown activation '{}'{}", name,
+                                       did_you_mean(name, activation_names())));
 }
 
 }  // namespace mneme

@@ -1,25 +1,31 @@
 #include "mneme/layers/embedding.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
 #include "mneme/core/error.h"
+
+#include <ATen/ATen.h>
+
+#include <fmt/format.h>
 
 namespace mneme {
 
-EmbeddingTable::EmbeddingTable(Params& params, std::string_view name, std::int64_t entries, std::int64_t width)
-    : entries_(entries), weight_(params.weight(fmt::format("{}.weight", name), {entries, width}, Init::normal_002)) {}
+EmbeddingTable::EmbeddingTable(Params& params, std::string_view name, std::int64_t entries,
+                               std::int64_t width)
+    : entries_(entries),
+      weight_(params.weight(fmt::format("{}.weight", name), {entries, width}, Init::normal_002)) {}
 
 at::Tensor EmbeddingTable::operator()(const at::Tensor& ids) const {
   const auto flat = ids.to(at::kCPU).contiguous();
   const auto* id = flat.const_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < flat.numel(); ++i) {
-    if (id[i] < 0 || id[i] >= entries_) throw Error(Errc::invalid, fmt::format("token id {} is outside the vocabulary of {}", id[i], entries_));
+    if (id[i] < 0 || id[i] >= entries_)
+      throw Error(Errc::invalid,
+                  fmt::format("token id {} is outside the vocabulary of {}", id[i], entries_));
   }
   if (!weight_->stored) return at::embedding(weight_->tensor, ids);
   const auto width = weight_->sizes().back();
   auto out = at::empty({flat.numel(), width});
-  for (std::int64_t i = 0; i < flat.numel(); ++i) out.select(0, i).copy_(weight_->stored->rows(id[i], id[i] + 1, at::kFloat).select(0, 0));
+  for (std::int64_t i = 0; i < flat.numel(); ++i)
+    out.select(0, i).copy_(weight_->stored->rows(id[i], id[i] + 1, at::kFloat).select(0, 0));
   auto sizes = ids.sizes().vec();
   sizes.push_back(width);
   return out.view(sizes);

@@ -1,13 +1,13 @@
 // EmbeddingTable: one learned row a token; rows of a stored table are dequantized one by one.
 #pragma once
 
+#include "mneme/core/params.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <string_view>
-
-#include "mneme/core/params.h"
 
 namespace mneme {
 

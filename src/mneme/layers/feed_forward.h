@@ -1,14 +1,14 @@
 // FeedForward: what a block does to each token apart from the others.
 #pragma once
 
+#include "mneme/core/call.h"
+#include "mneme/core/params.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <string_view>
-
-#include "mneme/core/call.h"
-#include "mneme/core/params.h"
 
 namespace mneme {
 

@@ -26,7 +26,10 @@ class Glu final : public FeedForward {
   }
 
   Glu(const Options& o, const Shape& shape, Params& params)
-      : o_(o), gate_(params, "gate", shape.model, o.hidden), up_(params, "up", shape.model, o.hidden), down_(params, "down", o.hidden, shape.model) {}
+      : o_(o),
+        gate_(params, "gate", shape.model, o.hidden),
+        up_(params, "up", shape.model, o.hidden),
+        down_(params, "down", o.hidden, shape.model) {}
 
   at::Tensor forward(const at::Tensor& x, Call& call) const override {
     auto both = Linear::together({&gate_, &up_}, x, call);

@@ -1,6 +1,9 @@
 // Linear: y = x W' + b over a float or stored (quantized) weight, with adapters; differentiable in every form.
 #pragma once
 
+#include "mneme/core/call.h"
+#include "mneme/core/params.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
@@ -8,15 +11,13 @@
 #include <string_view>
 #include <vector>
 
-#include "mneme/core/call.h"
-#include "mneme/core/params.h"
-
 namespace mneme {
 
 class Linear {
  public:
   /// The weight `<name>.weight` [out, in] of `params`, and `<name>.bias` [out] if asked for.
-  Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out, bool bias = false);
+  Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out,
+         bool bias = false);
 
   /// x [..., in] -> [..., out] in f32. Where a gradient is wanted a stored weight is dequantized by tiles, forward and
   /// backward, in the number type of x unless the call says bf16, and only dX is computed; otherwise few rows take the
@@ -25,7 +26,8 @@ class Linear {
   at::Tensor operator()(const at::Tensor& x, const Call& call) const;
 
   /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.
-  static std::vector<at::Tensor> together(const std::vector<const Linear*>& layers, const at::Tensor& x, const Call& call);
+  static std::vector<at::Tensor> together(const std::vector<const Linear*>& layers,
+                                          const at::Tensor& x, const Call& call);
 
   [[nodiscard]] std::int64_t in() const { return in_; }
   [[nodiscard]] std::int64_t out() const { return out_; }

@@ -26,7 +26,9 @@ class Mlp final : public FeedForward {
   }
 
   Mlp(const Options& o, const Shape& shape, Params& params)
-      : o_(o), up_(params, "up", shape.model, o.hidden, true), down_(params, "down", o.hidden, shape.model, true) {}
+      : o_(o),
+        up_(params, "up", shape.model, o.hidden, true),
+        down_(params, "down", o.hidden, shape.model, true) {}
 
   at::Tensor forward(const at::Tensor& x, Call& call) const override {
     return down_(tap(call, "mlp.act", activate(o_.activation, up_(x, call))), call);
@@ -37,6 +39,8 @@ class Mlp final : public FeedForward {
   Linear up_, down_;
 };
 
-void enrol(Registry& r) { r.add<FeedForward, Mlp>("mlp", "two linear layers with an activation between"); }
+void enrol(Registry& r) {
+  r.add<FeedForward, Mlp>("mlp", "two linear layers with an activation between");
+}
 
 }  // namespace mneme::layers::mlp

@@ -2,9 +2,9 @@
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <fmt/format.h>
 
 #include <cmath>
+#include <fmt/format.h>
 
 namespace mneme {
 
@@ -12,7 +12,9 @@ RMSNorm::RMSNorm(Params& params, std::string_view name, std::int64_t width, doub
     : weight_(params.weight(fmt::format("{}.weight", name), {width}, Init::ones)), eps_(eps) {}
 
 at::Tensor RMSNorm::operator()(const at::Tensor& x) const {
-  const bool plain = x.scalar_type() != at::kFloat || (c10::GradMode::is_enabled() && (x.requires_grad() || weight_->tensor.requires_grad()));
+  const bool plain =
+      x.scalar_type() != at::kFloat ||
+      (c10::GradMode::is_enabled() && (x.requires_grad() || weight_->tensor.requires_grad()));
   if (plain) return x * at::rsqrt(x.square().mean(-1, true) + eps_) * weight_->tensor;
   // Five ATen passes over a single token cost more than the arithmetic, so inference takes one loop.
   const auto in = x.contiguous();
@@ -38,7 +40,8 @@ LayerNorm::LayerNorm(Params& params, std::string_view name, std::int64_t width, 
       eps_(eps) {}
 
 at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
-  return at::layer_norm(x, {x.size(-1)}, weight_->tensor.to(x.scalar_type()), bias_->tensor.to(x.scalar_type()), eps_);
+  return at::layer_norm(x, {x.size(-1)}, weight_->tensor.to(x.scalar_type()),
+                        bias_->tensor.to(x.scalar_type()), eps_);
 }
 
 }  // namespace mneme

@@ -1,13 +1,13 @@
 // Norms over the last dimension, in f32 whatever the products run in.
 #pragma once
 
+#include "mneme/core/params.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <string_view>
-
-#include "mneme/core/params.h"
 
 namespace mneme {
 

@@ -26,7 +26,8 @@ class Rope {
   Rope(std::int64_t width, double theta, RopePairs pairs);
 
   /// x [B,H,T,d] turned to positions [B,T] int64 (a new tensor, differentiable); `back` turns the other way.
-  [[nodiscard]] at::Tensor operator()(const at::Tensor& x, const at::Tensor& positions, bool back = false) const;
+  [[nodiscard]] at::Tensor operator()(const at::Tensor& x, const at::Tensor& positions,
+                                      bool back = false) const;
   /// Contiguous x [H,T,d] f32 turned in place by positions [T] (negative ones turn back); no gradient.
   void rotate(float* x, std::int64_t H, std::int64_t T, const std::int64_t* positions) const;
 

@@ -1,9 +1,9 @@
 #include "mneme/layers/stored_weight.h"
 
-#include <ATen/ATen.h>
-
 #include "mneme/core/error.h"
 #include "mneme/kernels/quantized.h"
+
+#include <ATen/ATen.h>
 
 namespace mneme {
 
@@ -11,13 +11,17 @@ at::Tensor FileWeight::rows(std::int64_t begin, std::int64_t end, at::ScalarType
   const auto K = weight_.shape.back();
   MNEME_ASSERT(begin >= 0 && begin <= end && end * K <= weight_.elements());
   const auto* data = weight_.data + begin * row_bytes(weight_.type, K);
-  const auto same = (weight_.type == WeightType::f32 && dtype == at::kFloat) || (weight_.type == WeightType::bf16 && dtype == at::kBFloat16);
+  const auto same = (weight_.type == WeightType::f32 && dtype == at::kFloat) ||
+                    (weight_.type == WeightType::bf16 && dtype == at::kBFloat16);
   if (same) {
-    return at::from_blob(const_cast<std::byte*>(data), {end - begin, K}, [keep = weight_.owner](void*) {}, at::TensorOptions().dtype(dtype));
+    return at::from_blob(
+        const_cast<std::byte*>(data), {end - begin, K}, [keep = weight_.owner](void*) {},
+        at::TensorOptions().dtype(dtype));
   }
   auto out = at::empty({end - begin, K}, at::TensorOptions().dtype(dtype));
   if (dtype == at::kBFloat16) {
-    kernels::dequantize_bf16(weight_.type, data, end - begin, K, reinterpret_cast<std::uint16_t*>(out.data_ptr()));
+    kernels::dequantize_bf16(weight_.type, data, end - begin, K,
+                             reinterpret_cast<std::uint16_t*>(out.data_ptr()));
   } else {
     MNEME_ASSERT(dtype == at::kFloat);
     kernels::dequantize(weight_.type, data, end - begin, K, out.data_ptr<float>());

@@ -1,10 +1,10 @@
 // A loaded checkpoint's weight as a Parameter's storage: memory-mapped, quantized weights staying quantized.
 #pragma once
 
-#include <memory>
-
 #include "mneme/core/params.h"
 #include "mneme/weights/weight_tensor.h"
+
+#include <memory>
 
 namespace mneme {
 
@@ -16,7 +16,8 @@ class FileWeight final : public StoredWeight {
   [[nodiscard]] std::vector<std::int64_t> sizes() const override { return weight_.shape; }
   [[nodiscard]] std::int64_t bytes() const override { return weight_.bytes; }
   [[nodiscard]] std::string type() const override { return std::string(name(weight_.type)); }
-  [[nodiscard]] at::Tensor rows(std::int64_t begin, std::int64_t end, at::ScalarType dtype) const override;
+  [[nodiscard]] at::Tensor rows(std::int64_t begin, std::int64_t end,
+                                at::ScalarType dtype) const override;
   [[nodiscard]] const WeightTensor& weight() const { return weight_; }
 
  private:

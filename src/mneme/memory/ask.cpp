@@ -1,16 +1,16 @@
 // Asking: retrieve, place stored states behind the shared prefix, run the question alone, cite what was read.
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <chrono>
-#include <map>
-
 #include "mneme/core/error.h"
 #include "mneme/memory/choice.h"
 #include "mneme/memory/clock.h"
 #include "mneme/memory/memory.h"
 #include "mneme/memory/span_states.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fmt/format.h>
+#include <map>
 
 namespace mneme {
 namespace {
@@ -51,7 +51,8 @@ struct Loading {
 std::vector<std::string> sources_in(Memory& memory, const std::vector<std::string>& sources) {
   std::vector<std::string> out;
   for (const auto& info : memory.documents()) {
-    if (std::find(sources.begin(), sources.end(), info.document.label) != sources.end()) out.push_back(info.document.label);
+    if (std::find(sources.begin(), sources.end(), info.document.label) != sources.end())
+      out.push_back(info.document.label);
   }
   return out;
 }
@@ -59,19 +60,26 @@ std::vector<std::string> sources_in(Memory& memory, const std::vector<std::strin
 /// Throws Error(not_found) for a label that none of the memories holds.
 void check_sources(const std::vector<Memory*>& memories, const std::vector<std::string>& sources) {
   for (const auto& source : sources) {
-    if (std::all_of(memories.begin(), memories.end(), [&](Memory* memory) { return sources_in(*memory, {source}).empty(); })) {
-      throw Error(Errc::not_found, fmt::format("none of these memories holds a source '{}': see `mneme show`", source));
+    if (std::all_of(memories.begin(), memories.end(),
+                    [&](Memory* memory) { return sources_in(*memory, {source}).empty(); })) {
+      throw Error(
+          Errc::not_found,
+          fmt::format("none of these memories holds a source '{}': see `mneme show`", source));
     }
   }
 }
 
 }  // namespace
 
-Answer Memory::ask(const std::string& question, const AskOptions& options) { return mneme::ask({this}, question, options); }
+Answer Memory::ask(const std::string& question, const AskOptions& options) {
+  return mneme::ask({this}, question, options);
+}
 
-Answer ask(const std::vector<Memory*>& memories, const std::string& question, const AskOptions& options) {
+Answer ask(const std::vector<Memory*>& memories, const std::string& question,
+           const AskOptions& options) {
   MNEME_ASSERT(!memories.empty());
-  for (auto* memory : memories) memory->load_index();  // loading models and indexes is not part of answering
+  for (auto* memory : memories)
+    memory->load_index();  // loading models and indexes is not part of answering
   auto started = std::chrono::steady_clock::now();
   Answer out;
   out.model = memories.front()->model_name();
@@ -87,9 +95,11 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
       out.tokens_in_memory += info.tokens;
       labels.emplace(info.document.id, info.document.label);
     }
-    const auto sources = memories.size() == 1 ? options.sources : sources_in(*memory, options.sources);
+    const auto sources =
+        memories.size() == 1 ? options.sources : sources_in(*memory, options.sources);
     if (sources.empty() && !options.sources.empty()) continue;
-    const auto candidates = memory->retrieve(question, std::max(kRetrieved, options.top), sources, false);
+    const auto candidates =
+        memory->retrieve(question, std::max(kRetrieved, options.top), sources, false);
     out.relevance = std::max(out.relevance, search::relevance(candidates));
     for (const auto& candidate : candidates) {
       const auto span = memory->file().find_span(candidate.id);
@@ -97,7 +107,9 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
     }
   }
   if (memories.size() > 1) {
-    std::stable_sort(found.begin(), found.end(), [](const Found& a, const Found& b) { return a.candidate.score > b.candidate.score; });
+    std::stable_sort(found.begin(), found.end(), [](const Found& a, const Found& b) {
+      return a.candidate.score > b.candidate.score;
+    });
   }
   out.retrieve_s = seconds_since(started);
   const auto report_candidates = [&] {
@@ -126,7 +138,9 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
 
   // What is placed: the best spans that fit behind the prefix.
   const bool each = options.placement == Placement::each;
-  const auto top = static_cast<std::size_t>(options.top > 0 ? options.top : each ? kTopEach : kTopTogether);
+  const auto top = static_cast<std::size_t>(options.top > 0 ? options.top
+                                            : each          ? kTopEach
+                                                            : kTopTogether);
   std::vector<Found> placed;
   auto& reader = memories.front()->reader();
   const auto max_tokens = options.max_tokens > 0 ? options.max_tokens : reader.prompt().max_tokens;
@@ -143,14 +157,18 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
     placed.push_back(f);
   }
   report_candidates();
-  if (placed.empty()) throw Error(Errc::full, fmt::format("none of the spans found fits the model's context beside the prompt: {} tokens were left out", out.tokens_dropped));
+  if (placed.empty())
+    throw Error(Errc::full, fmt::format("none of the spans found fits the model's context beside "
+                                        "the prompt: {} tokens were left out",
+                                        out.tokens_dropped));
 
   Loading loading(placed);
   for (std::size_t i = 0; i < placed.size(); ++i) {
     out.tokens_placed += loading.loaded[i].state.tokens;
     out.state_bytes += loading.loaded[i].bytes;
   }
-  for (const auto& [memory, states] : loading.states) out.document_tokens_evaluated += states.tokens_evaluated();
+  for (const auto& [memory, states] : loading.states)
+    out.document_tokens_evaluated += states.tokens_evaluated();
 
   std::vector<State> rows;
   if (each) {
@@ -160,7 +178,8 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
     }
   } else {
     rows.push_back(reader.prefix());
-    for (std::size_t i = placed.size(); i-- > 0;) reader.place(rows.back(), loading.loaded[i].state);  // best last, next to the question
+    for (std::size_t i = placed.size(); i-- > 0;)
+      reader.place(rows.back(), loading.loaded[i].state);  // best last, next to the question
   }
   const auto before_question = seconds_since(started);
   auto read = reader.answer(std::move(rows), question, max_tokens);
@@ -171,7 +190,8 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
     out.generated_tokens += row.tokens;
     longest = std::max(longest, row.tokens);
   }
-  if (read.decode_seconds > 0) out.decode_tokens_per_s = static_cast<double>(out.generated_tokens) / read.decode_seconds;
+  if (read.decode_seconds > 0)
+    out.decode_tokens_per_s = static_cast<double>(out.generated_tokens) / read.decode_seconds;
 
   std::size_t best = 0;
   if (each) {
@@ -190,15 +210,19 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question, co
   if (!out.found) out.answer = kNotFound;
   if (out.found) {
     std::vector<memory::PlacedSpan> spans;
-    for (const auto& f : placed) spans.push_back({&f.memory->file(), f.span, f.source, f.candidate.score});
-    auto citations = memory::citations_of(spans, out.answer, each ? std::optional(best) : std::nullopt);
+    for (const auto& f : placed)
+      spans.push_back({&f.memory->file(), f.span, f.source, f.candidate.score});
+    auto citations =
+        memory::citations_of(spans, out.answer, each ? std::optional(best) : std::nullopt);
     out.citations = std::move(citations.list);
     out.quotation = citations.quotation;
   }
   for (std::size_t i = 0; i < placed.size(); ++i) {
-    const auto at = std::find_if(out.candidates.begin(), out.candidates.end(), [&](const CandidateReport& c) {
-      return c.candidate.id == placed[i].candidate.id && c.file == placed[i].memory->file().path().string();
-    });
+    const auto at =
+        std::find_if(out.candidates.begin(), out.candidates.end(), [&](const CandidateReport& c) {
+          return c.candidate.id == placed[i].candidate.id &&
+                 c.file == placed[i].memory->file().path().string();
+        });
     at->placed = true;
     at->had_state = loading.loaded[i].from_file;
     if (each) {

@@ -245,8 +245,7 @@ void MemoryFile::drop(const HeldState& state) {
 
 // Gives back free pages that the budget does not allow; part of the caller's transaction.
 void MemoryFile::release_free_pages() {
-  const auto excess =
-      state_pages() + db_->integer("PRAGMA freelist_count") - state_limit_pages();
+  const auto excess = state_pages() + db_->integer("PRAGMA freelist_count") - state_limit_pages();
   if (excess > 0) db_->execute("PRAGMA incremental_vacuum(" + std::to_string(excess) + ")");
 }
 

@@ -1,13 +1,16 @@
 #include "mneme/memory/choice.h"
 
-#include <limits>
-
 #include "mneme/core/error.h"
+
+#include <limits>
 
 namespace mneme::memory {
 
-std::size_t choose_answer(std::span<const std::string> answers, std::span<const double> mean_log_probabilities, std::span<const double> scores, double score_weight) {
-  MNEME_ASSERT(!answers.empty() && answers.size() == mean_log_probabilities.size() && answers.size() == scores.size());
+std::size_t choose_answer(std::span<const std::string> answers,
+                          std::span<const double> mean_log_probabilities,
+                          std::span<const double> scores, double score_weight) {
+  MNEME_ASSERT(!answers.empty() && answers.size() == mean_log_probabilities.size() &&
+               answers.size() == scores.size());
   std::size_t best = 0;
   double largest = -std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < answers.size(); ++i) {

@@ -1,11 +1,11 @@
 #include "mneme/memory/citation.h"
 
-#include <algorithm>
-#include <cctype>
-
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/quotation.h"
 #include "mneme/text/document.h"
+
+#include <algorithm>
+#include <cctype>
 
 namespace mneme::memory {
 namespace {
@@ -13,12 +13,14 @@ namespace {
 constexpr std::int64_t kExcerptChars = 200;
 
 bool tells(std::string_view line) {
-  return std::any_of(line.begin(), line.end(), [](unsigned char c) { return std::isalnum(c) != 0 || c >= 0x80; });
+  return std::any_of(line.begin(), line.end(),
+                     [](unsigned char c) { return std::isalnum(c) != 0 || c >= 0x80; });
 }
 
 /// Where the excerpt of a text begins: at its first line with words in it, or, where the answer would be out of sight
 /// then, at the sentence or the word some way before it.
-std::int64_t excerpt_begin(std::string_view text, const std::optional<std::pair<std::int64_t, std::int64_t>>& quotation) {
+std::int64_t excerpt_begin(std::string_view text,
+                           const std::optional<std::pair<std::int64_t, std::int64_t>>& quotation) {
   std::size_t from = 0;
   while (from < text.size()) {
     const auto end = std::min(text.find('\n', from), text.size());
@@ -27,14 +29,17 @@ std::int64_t excerpt_begin(std::string_view text, const std::optional<std::pair<
   }
   if (from >= text.size()) from = 0;
   if (!quotation || quotation->second <= static_cast<std::int64_t>(from) + kExcerptChars) {
-    return std::min<std::int64_t>(static_cast<std::int64_t>(from), quotation ? quotation->first : static_cast<std::int64_t>(from));
+    return std::min<std::int64_t>(static_cast<std::int64_t>(from),
+                                  quotation ? quotation->first : static_cast<std::int64_t>(from));
   }
   const auto first = static_cast<std::size_t>(quotation->first);
-  const auto earliest = first - std::min<std::size_t>(first, static_cast<std::size_t>(kExcerptChars / 3));
+  const auto earliest =
+      first - std::min<std::size_t>(first, static_cast<std::size_t>(kExcerptChars / 3));
   auto begin = first;
   for (auto at = first; at > earliest; --at) {
     if (text[at - 1] == ' ' || text[at - 1] == '\n') begin = at;
-    const bool sentence = at >= 2 && text[at - 1] == ' ' && (text[at - 2] == '.' || text[at - 2] == '!' || text[at - 2] == '?');
+    const bool sentence = at >= 2 && text[at - 1] == ' ' &&
+                          (text[at - 2] == '.' || text[at - 2] == '!' || text[at - 2] == '?');
     const bool paragraph = at >= 2 && text[at - 1] == '\n' && text[at - 2] == '\n';
     if (sentence || paragraph) break;
   }
@@ -58,7 +63,10 @@ Citation cite(const PlacedSpan& placed, std::string_view answer) {
   out.excerpt = excerpt(text, from, static_cast<std::int64_t>(text.size()), kExcerptChars);
   // excerpt() leaves out white space at its start.
   const auto shown = text.find(out.excerpt, static_cast<std::size_t>(from));
-  out.excerpt_line = out.line + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(std::min(shown, text.size())), '\n');
+  out.excerpt_line =
+      out.line +
+      std::count(text.begin(),
+                 text.begin() + static_cast<std::ptrdiff_t>(std::min(shown, text.size())), '\n');
   return out;
 }
 
@@ -69,7 +77,8 @@ std::int64_t line_of(const MemoryFile& file, std::int64_t document, std::int64_t
   return 1 + std::count(before.begin(), before.end(), '\n');
 }
 
-Citations citations_of(std::span<const PlacedSpan> placed, std::string_view answer, std::optional<std::size_t> read_from) {
+Citations citations_of(std::span<const PlacedSpan> placed, std::string_view answer,
+                       std::optional<std::size_t> read_from) {
   std::vector<Citation> all;
   for (const auto& span : placed) all.push_back(cite(span, answer));
   Citations out;
@@ -81,7 +90,8 @@ Citations citations_of(std::span<const PlacedSpan> placed, std::string_view answ
     }
     return out;
   }
-  out.quotation = std::any_of(all.begin(), all.end(), [](const Citation& c) { return c.holds_answer; });
+  out.quotation =
+      std::any_of(all.begin(), all.end(), [](const Citation& c) { return c.holds_answer; });
   for (auto& citation : all) {
     if (citation.holds_answer || !out.quotation) out.list.push_back(std::move(citation));
   }

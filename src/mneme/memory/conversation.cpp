@@ -1,20 +1,20 @@
 // Chatting and writing on from memory: spans are placed together, earlier turns stand between them and the new question.
-#include <ATen/ATen.h>
-#include <c10/core/InferenceMode.h>
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <chrono>
-
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
+#include "mneme/decode/generate.h"
 #include "mneme/memory/clock.h"
 #include "mneme/memory/embedding_rep.h"
-#include "mneme/decode/generate.h"
 #include "mneme/memory/memory.h"
 #include "mneme/memory/span_states.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/weights/digests.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fmt/format.h>
 
 namespace mneme {
 namespace {
@@ -48,7 +48,9 @@ std::vector<Exchange> exchanges_after(const std::vector<Turn>& turns, std::int64
   return out;
 }
 
-std::string moved_label(const std::string& session, std::int64_t first, std::int64_t last) { return fmt::format("{} turns {}-{}", session, first, last); }
+std::string moved_label(const std::string& session, std::int64_t first, std::int64_t last) {
+  return fmt::format("{} turns {}-{}", session, first, last);
+}
 
 }  // namespace
 
@@ -59,24 +61,32 @@ std::int64_t Memory::move_old_turns(const std::string& session, const std::vecto
   auto kept = exchanges.size();
   while (kept > 0 && tokens < kTurnTokens) {
     --kept;
-    tokens += static_cast<std::int64_t>(tokenizer.encode(exchanges[kept].question).size() + tokenizer.encode(exchanges[kept].answer).size());
+    tokens += static_cast<std::int64_t>(tokenizer.encode(exchanges[kept].question).size() +
+                                        tokenizer.encode(exchanges[kept].answer).size());
   }
   if (kept == 0) return 0;
   std::string text;
   std::vector<std::int64_t> provenance;
   for (std::size_t i = 0; i < kept; ++i) {
     text += fmt::format("User: {}\nAssistant: {}\n\n", exchanges[i].question, exchanges[i].answer);
-    provenance.insert(provenance.end(), exchanges[i].provenance.begin(), exchanges[i].provenance.end());
+    provenance.insert(provenance.end(), exchanges[i].provenance.begin(),
+                      exchanges[i].provenance.end());
   }
   std::sort(provenance.begin(), provenance.end());
   provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
   const auto embedder = models_->embedder("");
-  auto document = document_from_text(moved_label(session, exchanges.front().first, exchanges[kept - 1].last), std::move(text));
-  const auto spans = cut_spans(document.text, document.media, [&](std::string_view piece) { return static_cast<std::int64_t>(tokenizer.encode(piece).size()); });
+  auto document = document_from_text(
+      moved_label(session, exchanges.front().first, exchanges[kept - 1].last), std::move(text));
+  const auto spans = cut_spans(document.text, document.media, [&](std::string_view piece) {
+    return static_cast<std::int64_t>(tokenizer.encode(piece).size());
+  });
   std::vector<Rep> reps;
   for (std::size_t i = 0; i < spans.size(); ++i) {
     if (spans[i].kind != "passage") continue;
-    const auto embedding = embedder->embed(std::string_view(document.text).substr(static_cast<std::size_t>(spans[i].begin), static_cast<std::size_t>(spans[i].end - spans[i].begin)));
+    const auto embedding =
+        embedder->embed(std::string_view(document.text)
+                            .substr(static_cast<std::size_t>(spans[i].begin),
+                                    static_cast<std::size_t>(spans[i].end - spans[i].begin)));
     reps.push_back(memory::embedding_rep(static_cast<std::int64_t>(i), *embedder, embedding));
   }
   MemoryFile::PutOptions put;
@@ -88,11 +98,13 @@ std::int64_t Memory::move_old_turns(const std::string& session, const std::vecto
   return 2 * static_cast<std::int64_t>(kept);
 }
 
-ChatReply Memory::chat(const std::string& session, const std::string& message, std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
+ChatReply Memory::chat(const std::string& session, const std::string& message,
+                       std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
                        const std::function<bool(std::string_view)>& on_text) {
   const c10::InferenceMode inference;
   const auto started = std::chrono::steady_clock::now();
-  if (message.find_first_not_of(" \t\r\n") == std::string::npos) throw Error(Errc::usage, "the message is empty");
+  if (message.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw Error(Errc::usage, "the message is empty");
   ChatReply out;
   auto& reader = this->reader();
   const auto& model = reader.model();
@@ -100,8 +112,11 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   if (file_->writable() && !turns.empty()) {
     try {
       out.moved_to_memory = move_old_turns(session, turns);
-    } catch (const Error& error) {  // a full or busy disk is no reason not to answer: they are moved another time
-      if (error.code() != Errc::io && error.code() != Errc::busy && error.code() != Errc::full) throw;
+    } catch (
+        const Error&
+            error) {  // a full or busy disk is no reason not to answer: they are moved another time
+      if (error.code() != Errc::io && error.code() != Errc::busy && error.code() != Errc::full)
+        throw;
       log::warn("earlier turns are not moved into the memory: {}", error.what());
     }
   }
@@ -112,7 +127,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   auto relevance = search::relevance(candidates);
   if (relevance < prompt_.not_found_below && !turns.empty()) {
     std::string context;
-    for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i) context += turns[i].text + "\n";
+    for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i)
+      context += turns[i].text + "\n";
     candidates = retrieve(context + message, kRetrieved, {}, true);
     relevance = search::relevance(candidates);
   }
@@ -122,7 +138,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   std::vector<std::int32_t> prompt;
   // What the reply was made from: the spans placed, and what earlier turns in its prompt were made from.
   std::vector<std::int64_t> provenance;
-  for (const auto& exchange : recent) provenance.insert(provenance.end(), exchange.provenance.begin(), exchange.provenance.end());
+  for (const auto& exchange : recent)
+    provenance.insert(provenance.end(), exchange.provenance.begin(), exchange.provenance.end());
   std::vector<memory::PlacedSpan> placed;
   std::optional<memory::SpanStates> states;
   GenerateOptions generation;
@@ -145,13 +162,15 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
       ids.push_back(span->id);
       provenance.push_back(span->document);
     }
-    if (ids.empty()) out.note = "no passage fits the model's context beside the message and the earlier turns";
+    if (ids.empty())
+      out.note = "no passage fits the model's context beside the message and the earlier turns";
     auto loaded = states->load(ids);
     for (auto i = loaded.size(); i-- > 0;) reader.place(state, loaded[i].state);
     // Earlier turns take the form that the prompt gives questions and answers.
     std::string earlier;
     for (const auto& exchange : recent) {
-      earlier += prompt_.question_before + exchange.question + prompt_.question_after + exchange.answer + prompt_.answer_ends_at + prompt_.span_after;
+      earlier += prompt_.question_before + exchange.question + prompt_.question_after +
+                 exchange.answer + prompt_.answer_ends_at + prompt_.span_after;
     }
     prompt = model.tokenizer->encode(earlier);
     const auto question = reader.question_ids(message);
@@ -159,7 +178,10 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
     generation.stop = {"\n"};
     if (!prompt_.answer_ends_at.empty()) generation.stop.push_back(prompt_.answer_ends_at);
   } else {
-    if (!model.chat) throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} has no chat template to talk without it", model.name));
+    if (!model.chat)
+      throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} "
+                                                 "has no chat template to talk without it",
+                                                 model.name));
     state = model.model->start(1);
     std::vector<ChatMessage> messages;
     for (const auto& exchange : recent) {
@@ -172,7 +194,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   }
   auto said = decode::generate(model, prompt, state, generation);
   out.text = said.text;
-  while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n')) out.text.pop_back();
+  while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n'))
+    out.text.pop_back();
   out.tokens = static_cast<std::int64_t>(said.ids.size());
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
   out.citations = memory::citations_of(placed, out.text).list;
@@ -180,10 +203,12 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
   // Both turns together: a question without its answer would stand in the way of the next.
   if (file_->writable() && (said.stop_reason != "interrupted" || !out.text.empty())) {
-    const Turn both[] = {{0, "user", message, {}, {}, memory::unix_seconds()}, {0, "assistant", out.text, {}, provenance, memory::unix_seconds()}};
+    const Turn both[] = {{0, "user", message, {}, {}, memory::unix_seconds()},
+                         {0, "assistant", out.text, {}, provenance, memory::unix_seconds()}};
     try {
       file_->append_turns(session, both);
-    } catch (const Error& failure) {  // the reply was given: whoever asked decides what a full disk means
+    } catch (const Error&
+                 failure) {  // the reply was given: whoever asked decides what a full disk means
       out.turns_obstacle = failure.what();
     }
   }
@@ -192,7 +217,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message, s
   return out;
 }
 
-Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed, const std::string& source,
+Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain& sampler,
+                                           std::uint64_t seed, const std::string& source,
                                            const std::function<bool(std::string_view)>& on_text) {
   const c10::InferenceMode inference;
   const auto started = std::chrono::steady_clock::now();
@@ -202,16 +228,22 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
     for (auto& info : file_->documents()) {
       if (info.session.empty()) document = std::move(info);
     }
-    if (!document) throw Error(Errc::not_found, fmt::format("{} holds no source to continue: read one first", file_->path().string()));
+    if (!document)
+      throw Error(Errc::not_found, fmt::format("{} holds no source to continue: read one first",
+                                               file_->path().string()));
   } else {
     document = file_->find_document(source);
-    if (!document) throw Error(Errc::not_found, fmt::format("{} holds no source '{}': see `mneme show`", file_->path().string(), source));
+    if (!document)
+      throw Error(Errc::not_found, fmt::format("{} holds no source '{}': see `mneme show`",
+                                               file_->path().string(), source));
   }
   std::vector<Span> passages;
   for (auto& span : file_->spans(document->document.id)) {
     if (span.kind == "passage") passages.push_back(std::move(span));
   }
-  if (passages.empty()) throw Error(Errc::not_found, fmt::format("the source '{}' holds no text to continue", document->document.label));
+  if (passages.empty())
+    throw Error(Errc::not_found,
+                fmt::format("the source '{}' holds no text to continue", document->document.label));
   Continuation out;
   // The end of the text is read as it stands, without the prompt that questions want: behind that prompt the model would
   // write more questions. Its states are kept under the text that came before them; the last passage is run, so that the
@@ -220,18 +252,27 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
   const auto last = passages.size() - 1;
   auto first = last;
   const auto context = model.model->shape().context;
-  auto room = (context > 0 ? context - std::min(max_tokens, context / 2) : std::numeric_limits<std::int64_t>::max()) - passages[last].tokens;
-  while (first > 0 && last - first < kContinueSpans && passages[first - 1].tokens + 16 <= room) room -= passages[--first].tokens + 16;
-  const auto text = file_->document_text(document->document.id, passages[first].begin, passages[last].end);
-  const auto offset = [&](std::int64_t byte) { return static_cast<std::size_t>(byte - passages[first].begin); };
+  auto room = (context > 0 ? context - std::min(max_tokens, context / 2)
+                           : std::numeric_limits<std::int64_t>::max()) -
+              passages[last].tokens;
+  while (first > 0 && last - first < kContinueSpans && passages[first - 1].tokens + 16 <= room)
+    room -= passages[--first].tokens + 16;
+  const auto text =
+      file_->document_text(document->document.id, passages[first].begin, passages[last].end);
+  const auto offset = [&](std::int64_t byte) {
+    return static_cast<std::size_t>(byte - passages[first].begin);
+  };
   const memory::SpanStates states(*file_, reader);
   file_->set_consolidate(states.consolidation(), memory::SpanStates::kRungs);
   auto state = model.model->start(1);
   std::vector<Rep> computed;
   for (auto i = first; i < last; ++i) {
     const auto begins = offset(passages[i].begin);
-    const auto ids = model.tokenizer->encode(text.substr(begins, offset(passages[i + 1].begin) - begins));
-    const RepKey key{passages[i].id, RepKind::kv, model.digest, -1, reader.codec(), sha256_hex("plain text\n" + text.substr(0, begins))};
+    const auto ids =
+        model.tokenizer->encode(text.substr(begins, offset(passages[i + 1].begin) - begins));
+    const RepKey key{passages[i].id, RepKind::kv,
+                     model.digest,   -1,
+                     reader.codec(), sha256_hex("plain text\n" + text.substr(0, begins))};
     const auto n = static_cast<std::int64_t>(ids.size());
     if (const auto held = file_->get_any_codec(key); held && held->n_vec == n) {
       reader.place(state, reader.decode(held->blob, held->n_vec, held->key.codec));

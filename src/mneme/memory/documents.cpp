@@ -193,8 +193,7 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
         .run();
     result.document = db_->last_row();
   }
-  if (holds_turns)
-    record_turns(result.document, *session, options.first_turn, options.last_turn);
+  if (holds_turns) record_turns(result.document, *session, options.first_turn, options.last_turn);
   write_content(result.document, document, spans, reps, result);
   // FTS5 keeps deleted words beside a mark until it merges; a large part of them is merged away at
   // once.
@@ -435,7 +434,8 @@ std::vector<Span> MemoryFile::passages_without(std::int64_t document, RepKind ki
                                                std::string_view model_digest) const {
   auto row = db_->prepare(
       "SELECT s.id, s.document_id, s.begin, s.end, s.parent, s.ordinal, s.tokens, s.kind FROM "
-      "spans s WHERE s.document_id = ? AND s.leaf AND NOT EXISTS (SELECT 1 FROM reps r JOIN digests m "
+      "spans s WHERE s.document_id = ? AND s.leaf AND NOT EXISTS (SELECT 1 FROM reps r JOIN "
+      "digests m "
       "ON m.id = r.model_digest WHERE r.span_id = s.id AND r.kind = ? AND m.value = ?) "
       "ORDER BY s.ordinal");
   row.bind(document, rep_kind_name(kind), model_digest);

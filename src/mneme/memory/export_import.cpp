@@ -26,7 +26,8 @@ void sync_to_disk(const std::filesystem::path& path, int flags,
   const bool synced = descriptor >= 0 && (::fsync(descriptor) == 0 || errno == EINVAL);
   const int code = errno;
   if (descriptor >= 0) ::close(descriptor);
-  if (!synced) throw Error(Errc::io, named.string() + ": cannot be written: " + std::strerror(code));
+  if (!synced)
+    throw Error(Errc::io, named.string() + ": cannot be written: " + std::strerror(code));
 }
 
 // A file that goes unless it is kept.

@@ -1,22 +1,21 @@
 #include "mneme/memory/memory.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/core/generator.h"
+#include "mneme/core/log.h"
+#include "mneme/memory/clock.h"
+#include "mneme/memory/embedding_rep.h"
+#include "mneme/memory/span_states.h"
+#include "mneme/search/lexical_index.h"
+#include "mneme/weights/digests.h"
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <fmt/format.h>
 #include <map>
 #include <numeric>
 #include <set>
-
-#include "mneme/core/error.h"
-#include "mneme/memory/clock.h"
-#include "mneme/memory/embedding_rep.h"
-#include "mneme/core/generator.h"
-#include "mneme/core/log.h"
-#include "mneme/memory/span_states.h"
-#include "mneme/search/lexical_index.h"
-#include "mneme/weights/digests.h"
 
 namespace mneme {
 namespace {
@@ -35,27 +34,37 @@ constexpr std::int64_t kStreamWindow = 1024;
 
 std::vector<Span> passages_of(const std::vector<Span>& spans) {
   std::vector<Span> out;
-  std::copy_if(spans.begin(), spans.end(), std::back_inserter(out), [](const Span& span) { return span.kind == "passage"; });
+  std::copy_if(spans.begin(), spans.end(), std::back_inserter(out),
+               [](const Span& span) { return span.kind == "passage"; });
   return out;
 }
 
 /// Writes into a new memory which models and which way of reading it is of, and refuses others for one that has been read
 /// into.
-void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& embedder, ContextMode context) {
+void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& embedder,
+          ContextMode context) {
   const std::string name = context == ContextMode::span ? "span" : "stream";
   const auto digest = file.meta("model_digest");
   if (!digest) {
-    const std::pair<std::string, std::string> entries[] = {{"model", model.name == "smollm2" ? model.name : model.path}, {"model_digest", model.digest},
-                                                           {"embedder", embedder.name() == "minilm" ? embedder.name() : embedder.path()}, {"embedder_digest", embedder.digest()},
-                                                           {"context", name}};
+    const std::pair<std::string, std::string> entries[] = {
+        {"model", model.name == "smollm2" ? model.name : model.path},
+        {"model_digest", model.digest},
+        {"embedder", embedder.name() == "minilm" ? embedder.name() : embedder.path()},
+        {"embedder_digest", embedder.digest()},
+        {"context", name}};
     file.set_meta(entries);
   }
   if (file.meta("context").value_or("span") != name) {
-    throw Error(Errc::usage, fmt::format("{} was made with --context {}: reading into it otherwise wants a new memory", file.path().string(), name == "span" ? "stream" : "span"));
+    throw Error(
+        Errc::usage,
+        fmt::format("{} was made with --context {}: reading into it otherwise wants a new memory",
+                    file.path().string(), name == "span" ? "stream" : "span"));
   }
   const auto embedder_digest = file.meta("embedder_digest");
   if (embedder_digest && *embedder_digest != embedder.digest()) {
-    throw Error(Errc::mismatch, fmt::format("{} was made with the embedder '{}': give that one with --embedder", file.path().string(), file.meta("embedder").value_or("")));
+    throw Error(Errc::mismatch,
+                fmt::format("{} was made with the embedder '{}': give that one with --embedder",
+                            file.path().string(), file.meta("embedder").value_or("")));
   }
 }
 
@@ -64,11 +73,14 @@ void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& e
 // ---- models ----
 
 MemoryModels::MemoryModels(std::string language_model, std::string embedder, Compute compute)
-    : language_model_name_(std::move(language_model)), embedder_name_(std::move(embedder)), compute_(compute) {}
+    : language_model_name_(std::move(language_model)),
+      embedder_name_(std::move(embedder)),
+      compute_(compute) {}
 
 std::shared_ptr<const LanguageModel> MemoryModels::language_model(const std::string& otherwise) {
   if (!language_model_) {
-    if (language_model_name_.empty()) language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
+    if (language_model_name_.empty())
+      language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
     language_model_ = load_language_model(language_model_name_, {compute_});
   }
   return language_model_;
@@ -94,37 +106,49 @@ struct Memory::Index {
 
 Memory::~Memory() = default;
 
-std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path, std::shared_ptr<MemoryModels> models, const MemoryOptions& options) {
+std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
+                                     std::shared_ptr<MemoryModels> models,
+                                     const MemoryOptions& options) {
   auto out = std::unique_ptr<Memory>(new Memory);
   out->models_ = std::move(models);
   out->strict_ = options.strict;
   MemoryFile::Options file_options;
   file_options.budget_bytes = options.budget_bytes;
-  if (!options.kv.empty()) Reader::check_kv(parse_chain(options.kv));  // a bad spec is refused before a file is made
+  if (!options.kv.empty())
+    Reader::check_kv(parse_chain(options.kv));  // a bad spec is refused before a file is made
   out->file_ = MemoryFile::open(path, options.access, file_options);
   auto& file = *out->file_;
   if (const auto prompt = file.meta("prompt")) {
     if (file.meta("prompt_digest") != sha256_hex(*prompt)) {
-      throw Error(Errc::corrupt, fmt::format("{}: its prompt is not the one that it was made with: the file is damaged", path.string()));
+      throw Error(
+          Errc::corrupt,
+          fmt::format("{}: its prompt is not the one that it was made with: the file is damaged",
+                      path.string()));
     }
     out->prompt_ = Prompt::from_json(*prompt);
     out->kv_spec_ = file.meta("kv").value_or(kDefaultKv);
     if (!options.kv.empty() && print(KvPlan(parse_chain(options.kv)).chain()) != out->kv_spec_) {
-      throw Error(Errc::usage, fmt::format("{} keeps its states as '{}': another --kv wants a new memory", path.string(), out->kv_spec_));
+      throw Error(Errc::usage,
+                  fmt::format("{} keeps its states as '{}': another --kv wants a new memory",
+                              path.string(), out->kv_spec_));
     }
   } else {
     out->prompt_ = Prompt::few_shot_quotes();
-    out->kv_spec_ = print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
+    out->kv_spec_ =
+        print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
     if (file.writable() && options.access != MemoryFile::Access::read_only) {
       const auto prompt = out->prompt_.to_json();
-      const std::pair<std::string, std::string> entries[] = {{"prompt", prompt}, {"prompt_digest", sha256_hex(prompt)}, {"kv", out->kv_spec_}};
+      const std::pair<std::string, std::string> entries[] = {
+          {"prompt", prompt}, {"prompt_digest", sha256_hex(prompt)}, {"kv", out->kv_spec_}};
       file.set_meta(entries);
     }
   }
   return out;
 }
 
-std::string Memory::model_name() const { return file_->meta("model").value_or(kDefaultLanguageModel); }
+std::string Memory::model_name() const {
+  return file_->meta("model").value_or(kDefaultLanguageModel);
+}
 std::string Memory::kv() const { return kv_spec_; }
 
 Reader& Memory::reader() {
@@ -132,8 +156,10 @@ Reader& Memory::reader() {
     const auto model = models_->language_model(file_->meta("model").value_or(""));
     const auto digest = file_->meta("model_digest");
     if (digest && *digest != model->digest) {
-      const auto message = fmt::format("{} was read with the model '{}', not with this '{}'", file_->path().string(), model_name(), model->name);
-      if (strict_) throw Error(Errc::mismatch, message + ": give its own model, or leave out --strict");
+      const auto message = fmt::format("{} was read with the model '{}', not with this '{}'",
+                                       file_->path().string(), model_name(), model->name);
+      if (strict_)
+        throw Error(Errc::mismatch, message + ": give its own model, or leave out --strict");
       log::warn("{}: its stored states are not used, spans are read again where needed", message);
     }
     reader_ = std::make_shared<Reader>(model, prompt_, parse_chain(kv_spec_));
@@ -146,7 +172,8 @@ Reader& Memory::reader() {
 Memory::Index& Memory::index() {
   const auto generation = file_->generation();
   const auto embedder = models_->embedder(file_->meta("embedder").value_or(""));
-  if (index_ && index_->generation == generation && index_->embedder_digest == embedder->digest()) return *index_;
+  if (index_ && index_->generation == generation && index_->embedder_digest == embedder->digest())
+    return *index_;
   auto fresh = std::make_unique<Index>();
   fresh->generation = generation;
   fresh->embedder_digest = embedder->digest();
@@ -162,7 +189,8 @@ Memory::Index& Memory::index() {
   });
   // Links of a graph are kept in the file: building them again takes minutes, and a graph that does not fit is no error.
   const auto kept = file_->find_index("dense");
-  const bool usable = kept && kept->generation == generation && kept->model_digest == embedder->digest();
+  const bool usable =
+      kept && kept->generation == generation && kept->model_digest == embedder->digest();
   try {
     const auto graph = usable ? file_->get_index("dense") : std::nullopt;
     fresh->dense = DenseIndex::restore(d, {}, ids, vectors, graph.value_or(""));
@@ -181,22 +209,29 @@ void Memory::store_index() {
   auto& current = index();
   if (!current.dense.build_graph()) return;  // small, or linked already
   const auto graph = current.dense.graph();
-  file_->put_index({"dense", current.dense.kind(), current.embedder_digest, current.generation, 0}, graph);
+  file_->put_index({"dense", current.dense.kind(), current.embedder_digest, current.generation, 0},
+                   graph);
 }
 
-std::vector<Candidate> Memory::retrieve(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources, bool session_too) {
-  if (query.find_first_not_of(" \t\r\n") == std::string::npos) throw Error(Errc::usage, "the question is empty");
+std::vector<Candidate> Memory::retrieve(const std::string& query, std::int64_t limit,
+                                        const std::vector<std::string>& sources, bool session_too) {
+  if (query.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw Error(Errc::usage, "the question is empty");
   auto& current = index();
   const auto embedding = models_->embedder("")->embed(query);
   const HybridSearch search(current.dense, *current.lexical);
   std::optional<std::vector<std::int64_t>> within;
   const auto& documents = current.documents;
-  const bool has_sessions = std::any_of(documents.begin(), documents.end(), [](const auto& d) { return !d.session.empty(); });
+  const bool has_sessions = std::any_of(documents.begin(), documents.end(),
+                                        [](const auto& d) { return !d.session.empty(); });
   if (!sources.empty() || (has_sessions && !session_too)) {
     std::set<std::int64_t> wanted;
     for (const auto& source : sources) {
-      const auto found = std::find_if(documents.begin(), documents.end(), [&](const auto& d) { return d.document.label == source; });
-      if (found == documents.end()) throw Error(Errc::not_found, fmt::format("{} holds no source '{}': see `mneme show`", file_->path().string(), source));
+      const auto found = std::find_if(documents.begin(), documents.end(),
+                                      [&](const auto& d) { return d.document.label == source; });
+      if (found == documents.end())
+        throw Error(Errc::not_found, fmt::format("{} holds no source '{}': see `mneme show`",
+                                                 file_->path().string(), source));
       wanted.insert(found->document.id);
     }
     if (sources.empty()) {
@@ -210,11 +245,13 @@ std::vector<Candidate> Memory::retrieve(const std::string& query, std::int64_t l
     });
   }
   // Fewer vectors of this embedder than passages: made with another one. Words still find what vectors cannot.
-  const auto vector = current.dense.size() > 0 ? std::span<const float>(embedding.vector) : std::span<const float>{};
+  const auto vector = current.dense.size() > 0 ? std::span<const float>(embedding.vector)
+                                               : std::span<const float>{};
   return search.search(vector, query, limit, within ? &*within : nullptr);
 }
 
-std::vector<CandidateReport> Memory::search(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources) {
+std::vector<CandidateReport> Memory::search(const std::string& query, std::int64_t limit,
+                                            const std::vector<std::string>& sources) {
   std::vector<CandidateReport> out;
   const auto labels = this->labels();
   for (const auto& candidate : retrieve(query, limit, sources, false)) {
@@ -258,9 +295,12 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
   file_->claim_writer();
   bind(*file_, *model, *embedder, options.context);
   // The document's tokens are counted as the model sees them; a passage never outgrows what fits behind the prefix.
-  const CountTokens count = [&](std::string_view text) { return static_cast<std::int64_t>(model->tokenizer->encode(text).size()); };
+  const CountTokens count = [&](std::string_view text) {
+    return static_cast<std::int64_t>(model->tokenizer->encode(text).size());
+  };
   std::int64_t truncated = 0, total_bytes = 0;
-  for (const auto& document : documents) total_bytes += static_cast<std::int64_t>(document.text.size());
+  for (const auto& document : documents)
+    total_bytes += static_cast<std::int64_t>(document.text.size());
   progress("indexing", 0, total_bytes);
   file_->sync_states(true);
   for (std::size_t i = 0; i < documents.size() && !report.interrupted; ++i) {
@@ -269,7 +309,8 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
       break;
     }
     auto& document = documents[i];
-    SourceReport source{document.label, 0, 0, static_cast<std::int64_t>(document.text.size()), 0, "added"};
+    SourceReport source{document.label, 0, 0, static_cast<std::int64_t>(document.text.size()), 0,
+                        "added"};
     const auto existing = file_->find_document(document.label);
     const bool unchanged = existing && existing->document.content_hash == document.content_hash;
     std::vector<Span> unread;  // passages without an embedding
@@ -278,7 +319,8 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
       source.tokens = existing->tokens;
       source.spans = existing->spans;
       source.with_states = existing->with_states;
-      unread = file_->passages_without(existing->document.id, RepKind::embedding, embedder->digest());
+      unread =
+          file_->passages_without(existing->document.id, RepKind::embedding, embedder->digest());
       if (unread.empty()) {
         progress("indexing", source.bytes, total_bytes);
         report.sources.push_back(std::move(source));
@@ -289,7 +331,10 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
     std::vector<Span> spans;
     if (!unchanged) {
       if (const auto lost = model->tokenizer->lost_bytes(document.text); lost > 0) {
-        log::warn("{}: {} no token in this model's vocabulary: kept and cited, but the model does not see it", document.label, lost == 1 ? "1 byte has" : fmt::format("{} bytes have", lost));
+        log::warn(
+            "{}: {} no token in this model's vocabulary: kept and cited, but the model does not "
+            "see it",
+            document.label, lost == 1 ? "1 byte has" : fmt::format("{} bytes have", lost));
       }
       spans = cut_spans(document.text, document.media, count);
       unread = passages_of(spans);
@@ -300,7 +345,10 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
     // document is one write and of a large one nothing is lost to an interruption.
     const auto embed = [&](std::span<const Span> some, const auto& span_of) {
       std::vector<std::string_view> texts;
-      for (const auto& span : some) texts.push_back(std::string_view(document.text).substr(static_cast<std::size_t>(span.begin), static_cast<std::size_t>(span.end - span.begin)));
+      for (const auto& span : some)
+        texts.push_back(std::string_view(document.text)
+                            .substr(static_cast<std::size_t>(span.begin),
+                                    static_cast<std::size_t>(span.end - span.begin)));
       std::vector<Rep> reps;
       const auto embeddings = embedder->embed(texts);
       for (std::size_t j = 0; j < some.size(); ++j) {
@@ -311,16 +359,20 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
     };
     std::int64_t reached = 0;  // byte up to which the progress has been told
     const auto advance = [&](std::size_t done) {
-      const auto byte = done < unread.size() ? unread[done].begin : source.bytes;  // bytes between passages included
+      const auto byte = done < unread.size() ? unread[done].begin
+                                             : source.bytes;  // bytes between passages included
       progress("indexing", byte - reached, total_bytes);
       reached = byte;
     };
     std::size_t done = 0;
     if (!unchanged) {
       done = std::min(kEmbedBatch, unread.size());
-      const auto reps = embed(std::span(unread).first(done), [](const Span& span) { return span.order; });
+      const auto reps =
+          embed(std::span(unread).first(done), [](const Span& span) { return span.order; });
       const auto put = file_->put_document(document, spans, reps);
-      source.outcome = put.outcome == PutResult::Outcome::replaced ? "replaced" : put.outcome == PutResult::Outcome::unchanged ? "unchanged" : "added";
+      source.outcome = put.outcome == PutResult::Outcome::replaced    ? "replaced"
+                       : put.outcome == PutResult::Outcome::unchanged ? "unchanged"
+                                                                      : "added";
       for (auto& span : unread) span.id = put.spans.at(static_cast<std::size_t>(span.order));
       advance(done);
     }
@@ -331,7 +383,9 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
         break;
       }
       const auto n = std::min(kEmbedBatch, unread.size() - done);
-      const auto stored = file_->put(embed(std::span(unread).subspan(done, n), [](const Span& span) { return span.id; }), Admission::ahead);
+      const auto stored = file_->put(
+          embed(std::span(unread).subspan(done, n), [](const Span& span) { return span.id; }),
+          Admission::ahead);
       if (stored.not_stored > 0) throw Error(Errc::io, stored.reason);
       done += n;
       advance(done);
@@ -340,13 +394,17 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
     document.text = {};  // stored: a folder of books need not stay in memory
     report.sources.push_back(std::move(source));
   }
-  if (truncated > 0) log::warn("{} passages are longer than the embedder reads: they are found by their first {} tokens", truncated, embedder->max_tokens());
+  if (truncated > 0)
+    log::warn(
+        "{} passages are longer than the embedder reads: they are found by their first {} tokens",
+        truncated, embedder->max_tokens());
   if (!report.interrupted) {
     file_->sync_states(options.sync);
     if (options.eager || options.context == ContextMode::stream) compute_states(report, options);
     store_index();
     for (auto& source : report.sources) {
-      if (const auto info = file_->find_document(source.name)) source.with_states = info->with_states;
+      if (const auto info = file_->find_document(source.name))
+        source.with_states = info->with_states;
     }
   }
   report.usage = file_->usage();
@@ -362,12 +420,14 @@ void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
   std::vector<std::string> labels;
   for (const auto& source : report.sources) labels.push_back(source.name);
   std::int64_t total = 0;
-  std::vector<std::pair<std::int64_t, std::vector<Span>>> work;  // document, its passages that lack states
+  std::vector<std::pair<std::int64_t, std::vector<Span>>>
+      work;  // document, its passages that lack states
   for (const auto& label : labels) {
     const auto info = file_->find_document(label);
     if (!info) continue;
     auto passages = passages_of(file_->spans(info->document.id));
-    const bool all_there = std::all_of(passages.begin(), passages.end(), [&](const Span& s) { return states.has(s.id); });
+    const bool all_there = std::all_of(passages.begin(), passages.end(),
+                                       [&](const Span& s) { return states.has(s.id); });
     if (all_there) continue;
     // A stream is one pass: what comes later saw what came before, so it starts from the top.
     if (!stream) std::erase_if(passages, [&](const Span& s) { return states.has(s.id); });
@@ -397,7 +457,9 @@ void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
         blobs = reader.compute(ids);
       }
       std::vector<Rep> reps;
-      for (std::size_t i = 0; i < n; ++i) reps.push_back(states.rep(passages[first + i].id, static_cast<std::int64_t>(ids[i].size()), std::move(blobs[i])));
+      for (std::size_t i = 0; i < n; ++i)
+        reps.push_back(states.rep(passages[first + i].id, static_cast<std::int64_t>(ids[i].size()),
+                                  std::move(blobs[i])));
       const auto stored = file_->put(reps, Admission::ahead);
       report.states_computed += static_cast<std::int64_t>(n);
       report.states_stored += stored.stored;
@@ -416,7 +478,10 @@ VerifyReport Memory::verify(std::int64_t deep, std::uint64_t seed) {
   auto report = file_->verify();
   if (deep <= 0 || !report.ok()) return report;
   if (file_->meta("context").value_or("span") == "stream") {
-    throw Error(Errc::unsupported, fmt::format("{} is sound; its states were computed in one stream, each from all text before it, and cannot be compared span by span: leave out --deep", file_->path().string()));
+    throw Error(Errc::unsupported,
+                fmt::format("{} is sound; its states were computed in one stream, each from all "
+                            "text before it, and cannot be compared span by span: leave out --deep",
+                            file_->path().string()));
   }
   auto& reader = this->reader();
   memory::SpanStates states(*file_, reader);
@@ -426,11 +491,13 @@ VerifyReport Memory::verify(std::int64_t deep, std::uint64_t seed) {
   });
   Generator generator(seed);
   for (std::int64_t i = 0; i < deep && !held.empty(); ++i) {
-    const auto pick = static_cast<std::size_t>(generator.uniform() * static_cast<double>(held.size()));
+    const auto pick =
+        static_cast<std::size_t>(generator.uniform() * static_cast<double>(held.size()));
     std::swap(held[pick], held.back());
     const auto span = held.back();
     held.pop_back();
-    if (const auto problem = states.compare(span.id); !problem.empty()) report.problems.push_back(problem);
+    if (const auto problem = states.compare(span.id); !problem.empty())
+      report.problems.push_back(problem);
   }
   return report;
 }

@@ -1,15 +1,6 @@
 // Memory: one memory file with the models that read and search it. Read once, ask forever.
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
-#include <functional>
-#include <map>
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
-
 #include "mneme/core/spec.h"
 #include "mneme/embed/sentence_encoder.h"
 #include "mneme/memory/citation.h"
@@ -19,13 +10,23 @@
 #include "mneme/models/language_model.h"
 #include "mneme/search/hybrid_search.h"
 
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
 namespace mneme {
 
 /// The two models, loaded when first needed and shared by all memories of a process.
 class MemoryModels {
  public:
   /// Empty names: what the memory file says, else the defaults "smollm2" and "minilm".
-  MemoryModels(std::string language_model, std::string embedder, Compute compute = Compute::automatic);
+  MemoryModels(std::string language_model, std::string embedder,
+               Compute compute = Compute::automatic);
 
   [[nodiscard]] const std::string& language_model_name() const { return language_model_name_; }
   [[nodiscard]] const std::string& embedder_name() const { return embedder_name_; }
@@ -43,10 +44,10 @@ enum class ContextMode { span, stream };
 enum class Placement { each, together };
 
 struct ReadOptions {
-  bool eager = false;                                ///< states now, not at first use
-  ContextMode context = ContextMode::span;           ///< only decided for a new memory
-  bool sync = false;                                 ///< states wait for the disk too
-  std::function<bool()> cancelled;                   ///< asked between pieces of work; true stops cleanly
+  bool eager = false;                       ///< states now, not at first use
+  ContextMode context = ContextMode::span;  ///< only decided for a new memory
+  bool sync = false;                        ///< states wait for the disk too
+  std::function<bool()> cancelled;          ///< asked between pieces of work; true stops cleanly
   /// Progress: what is being done ("indexing", in bytes of the texts; "reading", in tokens), how much more of it is done
   /// than at the call before, of how much in all. The first call of each comes before the work, with 0.
   std::function<void(std::string_view what, std::int64_t done, std::int64_t total)> progress;
@@ -63,17 +64,17 @@ struct ReadReport {
   std::int64_t tokens_read = 0;
   double seconds = 0;
   std::int64_t states_computed = 0, states_stored = 0;
-  std::string obstacle;         ///< why states were not stored, in one line; empty when they were
+  std::string obstacle;  ///< why states were not stored, in one line; empty when they were
   bool interrupted = false;
   Usage usage;
 };
 
 struct AskOptions {
   Placement placement = Placement::each;
-  std::int64_t top = 0;             ///< spans to place; 0: 3 for each, 2 for together
-  std::int64_t max_tokens = 0;      ///< 0: the prompt's own
-  std::vector<std::string> sources; ///< only spans of these labels; empty: all
-  bool always = false;              ///< answer even when nothing relevant was found
+  std::int64_t top = 0;                           ///< spans to place; 0: 3 for each, 2 for together
+  std::int64_t max_tokens = 0;                    ///< 0: the prompt's own
+  std::vector<std::string> sources;               ///< only spans of these labels; empty: all
+  bool always = false;                            ///< answer even when nothing relevant was found
   std::function<bool(std::string_view)> on_text;  ///< streamed answer; false stops
 };
 
@@ -84,18 +85,19 @@ struct CandidateReport {
   double answer_log_probability = 0;  ///< mean per token, end included; 0 if not read
   bool placed = false, had_state = false;
   std::string file;
-  std::int64_t begin = 0, end = 0;    ///< bytes of the source
+  std::int64_t begin = 0, end = 0;  ///< bytes of the source
 };
 
 struct Answer {
   std::string answer;
   bool found = false;
-  bool quotation = false;           ///< the answer's words stand in a cited span
-  bool cut = false;                 ///< the answer ends where its tokens were used up
+  bool quotation = false;  ///< the answer's words stand in a cited span
+  bool cut = false;        ///< the answer ends where its tokens were used up
   std::vector<Citation> citations;
   std::vector<CandidateReport> candidates;  ///< in the order of retrieval
   double relevance = 0, threshold = 0;
-  std::int64_t document_tokens_evaluated = 0, question_tokens = 0, generated_tokens = 0, tokens_in_memory = 0;
+  std::int64_t document_tokens_evaluated = 0, question_tokens = 0, generated_tokens = 0,
+               tokens_in_memory = 0;
   std::int64_t tokens_placed = 0, tokens_dropped = 0, state_bytes = 0, states_stored = 0;
   std::string states_obstacle;
   double retrieve_s = 0, first_token_s = 0, total_s = 0, decode_tokens_per_s = 0;
@@ -105,18 +107,20 @@ struct Answer {
 /// A turn of a chat answered from memory.
 struct ChatReply {
   std::string text;
-  std::vector<Citation> citations;   ///< as an answer's
+  std::vector<Citation> citations;  ///< as an answer's
   std::int64_t tokens = 0;
   double seconds = 0;
-  std::int64_t moved_to_memory = 0;  ///< turns that fell out of the context and became spans of the session
-  std::string note;                  ///< what was left out and why; empty if nothing was
-  std::string turns_obstacle;        ///< why the turns could not be stored, in one line; empty when they were
+  std::int64_t moved_to_memory =
+      0;             ///< turns that fell out of the context and became spans of the session
+  std::string note;  ///< what was left out and why; empty if nothing was
+  std::string
+      turns_obstacle;  ///< why the turns could not be stored, in one line; empty when they were
 };
 
 struct MemoryOptions {
   MemoryFile::Access access = MemoryFile::Access::read_write;
   std::optional<std::int64_t> budget_bytes;
-  std::string kv;                     ///< KV spec of a new memory; empty: quantize(bits=8)
+  std::string kv;  ///< KV spec of a new memory; empty: quantize(bits=8)
   bool strict = false;
 };
 
@@ -124,14 +128,17 @@ class Memory {
  public:
   /// Opens or creates a memory file. A new one freezes the model's prompt, the KV spec and the context mode.
   /// Throws Error as MemoryFile::open, Error(usage) for a KV spec or context mode that differs from the file's own.
-  static std::unique_ptr<Memory> open(const std::filesystem::path& path, std::shared_ptr<MemoryModels> models, const MemoryOptions& options);
+  static std::unique_ptr<Memory> open(const std::filesystem::path& path,
+                                      std::shared_ptr<MemoryModels> models,
+                                      const MemoryOptions& options);
   ~Memory();
 
   /// Reads documents into the memory; Error(busy) if another process reads into it.
   ReadReport read(std::vector<Document> documents, const ReadOptions& options);
 
   /// Spans for a question, best first.
-  std::vector<CandidateReport> search(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources = {});
+  std::vector<CandidateReport> search(const std::string& query, std::int64_t limit,
+                                      const std::vector<std::string>& sources = {});
 
   /// Answers one question.
   Answer ask(const std::string& question, const AskOptions& options);
@@ -142,11 +149,13 @@ class Memory {
     std::int64_t tokens_placed = 0, document_tokens_evaluated = 0, generated_tokens = 0;
     double seconds = 0;
   };
-  Continuation continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed, const std::string& source,
+  Continuation continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
+                             const std::string& source,
                              const std::function<bool(std::string_view)>& on_text);
 
   /// One turn of a session kept in the file; the turn is on the disk before this returns, or the reply says why not.
-  ChatReply chat(const std::string& session, const std::string& message, std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
+  ChatReply chat(const std::string& session, const std::string& message, std::int64_t max_tokens,
+                 const Chain& sampler, std::uint64_t seed,
                  const std::function<bool(std::string_view)>& on_text);
 
   /// Structure and checksums, and `deep` random spans' states recomputed from the text and compared.
@@ -163,7 +172,8 @@ class Memory {
   /// Loads the embedder and the search index, if they are not loaded yet or the file has changed.
   void load_index() { static_cast<void>(index()); }
   /// Spans for a query with all their scores, best first; `session_too`: also what chats have left.
-  std::vector<Candidate> retrieve(const std::string& query, std::int64_t limit, const std::vector<std::string>& sources, bool session_too);
+  std::vector<Candidate> retrieve(const std::string& query, std::int64_t limit,
+                                  const std::vector<std::string>& sources, bool session_too);
   /// Labels of the documents by id.
   [[nodiscard]] std::map<std::int64_t, std::string> labels();
   /// The documents as they were when the index was loaded; their `with_states` may have changed since.
@@ -188,6 +198,7 @@ class Memory {
 };
 
 /// Answers from several memories at once: candidates of all are ranked together.
-Answer ask(const std::vector<Memory*>& memories, const std::string& question, const AskOptions& options);
+Answer ask(const std::vector<Memory*>& memories, const std::string& question,
+           const AskOptions& options);
 
 }  // namespace mneme

@@ -244,7 +244,8 @@ class MemoryFile {
                         bool session_too = true) const;
   /// The passages of a document that no representation of this kind and model was stored for: where a reading was
   /// interrupted.
-  [[nodiscard]] std::vector<Span> passages_without(std::int64_t document, RepKind kind, std::string_view model_digest) const;
+  [[nodiscard]] std::vector<Span> passages_without(std::int64_t document, RepKind kind,
+                                                   std::string_view model_digest) const;
   /// Counts that these spans were placed for a question, and with them their states. Never throws
   /// for a file that cannot be written; false then.
   bool touch(std::span<const std::int64_t> spans);

@@ -1,10 +1,10 @@
 #include "mneme/memory/prompt.h"
 
-#include <cmath>
-#include <nlohmann/json.hpp>
-
 #include "mneme/core/error.h"
 #include "mneme/weights/digests.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
 
 namespace mneme {
 namespace {
@@ -12,19 +12,24 @@ namespace {
 // Our own passages; no data set's text is in them. Answers stand in quotation marks: on tuning questions that gave the
 // best likelihood of three forms, and it shows where a short answer ends.
 constexpr const char* kFewShotQuotes =
-    "Passage: The bridge at Varn was begun in 1904 and opened to carts four years later. It was paid for by the salt merchant Odile Kerr, who asked "
-    "that no toll ever be taken. After the flood of 1931 its two outer arches were rebuilt in concrete.\n\n"
+    "Passage: The bridge at Varn was begun in 1904 and opened to carts four years later. It was "
+    "paid for by the salt merchant Odile Kerr, who asked "
+    "that no toll ever be taken. After the flood of 1931 its two outer arches were rebuilt in "
+    "concrete.\n\n"
     "Question: Who paid for the bridge at Varn?\nAnswer: \"Odile Kerr\"\n\n"
     "Question: What were the outer arches rebuilt in?\nAnswer: \"concrete\"\n\n"
-    "Passage: Marsh wrens weave several nests each spring, but only one is used for eggs. The others are thought to confuse snakes. The eggs hatch "
+    "Passage: Marsh wrens weave several nests each spring, but only one is used for eggs. The "
+    "others are thought to confuse snakes. The eggs hatch "
     "after about 13 days.\n\n"
     "Question: How long do the eggs take to hatch?\nAnswer: \"about 13 days\"\n\n"
-    "Passage: The parliament of Lorne has 84 seats, of which 60 are filled by districts and the rest from party lists. Sessions open in the old customs "
+    "Passage: The parliament of Lorne has 84 seats, of which 60 are filled by districts and the "
+    "rest from party lists. Sessions open in the old customs "
     "house at Tarrow each September, a custom begun by Speaker Ines Aldo in 1877.\n\n"
     "Question: How many seats are filled by districts?\nAnswer: \"60\"\n\n"
     "Question: In what month do the sessions open?\nAnswer: \"September\"\n\n"
     "Question: Where do the sessions open?\nAnswer: \"the old customs house at Tarrow\"\n\n"
-    "Passage: Pumice forms when lava full of gas cools quickly. The bubbles stay in the stone and make it so light that it floats on water. Stonemasons "
+    "Passage: Pumice forms when lava full of gas cools quickly. The bubbles stay in the stone and "
+    "make it so light that it floats on water. Stonemasons "
     "value it as an abrasive, and gardeners mix it into heavy soil to let roots breathe.\n\n"
     "Question: Why does pumice float on water?\nAnswer: \"bubbles stay in the stone\"\n\n"
     "Question: What do gardeners mix pumice into?\nAnswer: \"heavy soil\"\n\n";
@@ -47,9 +52,15 @@ Prompt Prompt::few_shot_quotes() {
 }
 
 std::string Prompt::to_json() const {
-  return nlohmann::json{{"prefix", prefix}, {"span_before", span_before}, {"span_after", span_after}, {"question_before", question_before},
-                        {"question_after", question_after}, {"answer_ends_at", answer_ends_at}, {"max_tokens", max_tokens},
-                        {"not_found_below", not_found_below}, {"score_weight", score_weight}}
+  return nlohmann::json{{"prefix", prefix},
+                        {"span_before", span_before},
+                        {"span_after", span_after},
+                        {"question_before", question_before},
+                        {"question_after", question_after},
+                        {"answer_ends_at", answer_ends_at},
+                        {"max_tokens", max_tokens},
+                        {"not_found_below", not_found_below},
+                        {"score_weight", score_weight}}
       .dump();
 }
 
@@ -66,7 +77,9 @@ Prompt Prompt::from_json(std::string_view text) {
     json.at("max_tokens").get_to(out.max_tokens);
     json.at("not_found_below").get_to(out.not_found_below);
     json.at("score_weight").get_to(out.score_weight);
-    if (out.max_tokens < 1 || out.max_tokens > 4096 || !std::isfinite(out.not_found_below) || !std::isfinite(out.score_weight)) throw Error(Errc::corrupt, "");
+    if (out.max_tokens < 1 || out.max_tokens > 4096 || !std::isfinite(out.not_found_below) ||
+        !std::isfinite(out.score_weight))
+      throw Error(Errc::corrupt, "");
     return out;
   } catch (const std::exception&) {
     throw Error(Errc::corrupt, "the memory's prompt is damaged: run `mneme verify` on it");
@@ -76,7 +89,8 @@ Prompt Prompt::from_json(std::string_view text) {
 std::string Prompt::prefix_digest() const {
   // Lengths stand between the pieces, so that no two prompts run together to the same bytes.
   std::string all;
-  for (const auto* piece : {&prefix, &span_before, &span_after}) all += std::to_string(piece->size()) + ":" + *piece;
+  for (const auto* piece : {&prefix, &span_before, &span_after})
+    all += std::to_string(piece->size()) + ":" + *piece;
   return sha256_hex(all);
 }
 

@@ -9,13 +9,13 @@
 namespace mneme {
 
 struct Prompt {
-  std::string prefix;                              ///< stands before every span, shared by all
-  std::string span_before, span_after;             ///< around a span's text
-  std::string question_before, question_after;     ///< around the question
-  std::string answer_ends_at;                      ///< the answer is what stands before this text
-  std::int64_t max_tokens = 24;                    ///< of an answer, unless the user says otherwise
-  double not_found_below = 0;                      ///< relevance under which the memory holds no answer
-  double score_weight = 0;                         ///< of retrieval in the choice among answers read apart
+  std::string prefix;                           ///< stands before every span, shared by all
+  std::string span_before, span_after;          ///< around a span's text
+  std::string question_before, question_after;  ///< around the question
+  std::string answer_ends_at;                   ///< the answer is what stands before this text
+  std::int64_t max_tokens = 24;                 ///< of an answer, unless the user says otherwise
+  double not_found_below = 0;  ///< relevance under which the memory holds no answer
+  double score_weight = 0;     ///< of retrieval in the choice among answers read apart
 
   /// The few-shot prompt that was chosen for the default model on tuning articles.
   static Prompt few_shot_quotes();

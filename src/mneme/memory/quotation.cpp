@@ -11,7 +11,10 @@ struct Word {
 };
 
 bool is_space(unsigned char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-bool is_punctuation(unsigned char c) { return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126); }
+bool is_punctuation(unsigned char c) {
+  return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) ||
+         (c >= 123 && c <= 126);
+}
 
 /// Words between white space, lower-cased, without ASCII punctuation inside ("U.S." is "us"); articles left out.
 std::vector<Word> words_of(std::string_view text) {
@@ -24,10 +27,12 @@ std::vector<Word> words_of(std::string_view text) {
     Word word{"", static_cast<std::int64_t>(i), 0};
     for (; i < text.size() && !is_space(static_cast<unsigned char>(text[i])); ++i) {
       const auto c = static_cast<unsigned char>(text[i]);
-      if (!is_punctuation(c)) word.text.push_back(static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c));
+      if (!is_punctuation(c))
+        word.text.push_back(static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c));
     }
     word.end = static_cast<std::int64_t>(i);
-    if (!word.text.empty() && word.text != "a" && word.text != "an" && word.text != "the") out.push_back(std::move(word));
+    if (!word.text.empty() && word.text != "a" && word.text != "an" && word.text != "the")
+      out.push_back(std::move(word));
   }
   return out;
 }
@@ -40,7 +45,8 @@ std::string normalize_answer(std::string_view text) {
   return out;
 }
 
-std::optional<std::pair<std::int64_t, std::int64_t>> find_quotation(std::string_view text, std::string_view answer) {
+std::optional<std::pair<std::int64_t, std::int64_t>> find_quotation(std::string_view text,
+                                                                    std::string_view answer) {
   const auto wanted = words_of(answer), held = words_of(text);
   if (wanted.empty() || wanted.size() > held.size()) return std::nullopt;
   for (std::size_t i = 0; i + wanted.size() <= held.size(); ++i) {

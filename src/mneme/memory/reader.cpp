@@ -1,19 +1,19 @@
 #include "mneme/memory/reader.h"
 
+#include "mneme/core/error.h"
+#include "mneme/core/registry.h"
+#include "mneme/decode/batch.h"
+#include "mneme/memory/clock.h"
+#include "mneme/text/white_space.h"
+#include "mneme/weights/digests.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <fmt/format.h>
 #include <numeric>
-
-#include "mneme/core/error.h"
-#include "mneme/memory/clock.h"
-#include "mneme/core/registry.h"
-#include "mneme/decode/batch.h"
-#include "mneme/text/white_space.h"
-#include "mneme/weights/digests.h"
 
 namespace mneme {
 namespace {
@@ -32,10 +32,12 @@ Batch ragged(std::span<const std::vector<std::int32_t>> rows, Compute compute, L
   Batch batch;
   std::size_t T = 0;
   for (const auto& row : rows) T = std::max(T, row.size());
-  batch.ids = at::zeros({static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(T)}, at::kLong);
+  batch.ids =
+      at::zeros({static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(T)}, at::kLong);
   bool equal = true;
   for (std::size_t b = 0; b < rows.size(); ++b) {
-    std::copy(rows[b].begin(), rows[b].end(), batch.ids[static_cast<std::int64_t>(b)].mutable_data_ptr<std::int64_t>());
+    std::copy(rows[b].begin(), rows[b].end(),
+              batch.ids[static_cast<std::int64_t>(b)].mutable_data_ptr<std::int64_t>());
     batch.lengths.push_back(static_cast<std::int64_t>(rows[b].size()));
     equal = equal && rows[b].size() == T;
   }
@@ -63,10 +65,15 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
   const c10::InferenceMode inference;
   prefix_ = model_->model->start(1);
   const auto stores = kv_stores(std::as_const(prefix_));
-  if (stores.empty()) throw Error(Errc::unsupported, fmt::format("{} keeps no keys and values: its states cannot be placed", model_->name));
+  if (stores.empty())
+    throw Error(
+        Errc::unsupported,
+        fmt::format("{} keeps no keys and values: its states cannot be placed", model_->name));
   layers_ = static_cast<std::int64_t>(stores.size());
   run(prefix_, prefix_ids_);
-  const auto probe = kv_stores(std::as_const(prefix_)).front()->read(0, 0, std::min<std::int64_t>(1, prefix_tokens()));
+  const auto probe = kv_stores(std::as_const(prefix_))
+                         .front()
+                         ->read(0, 0, std::min<std::int64_t>(1, prefix_tokens()));
   heads_ = probe.keys.size(0);
   key_ = probe.keys.size(2);
   value_ = probe.values.size(2);
@@ -74,7 +81,9 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
 
 void Reader::check_kv(const Chain& kv) {
   if (KvPlan(kv).evict().empty()) return;
-  throw Error(Errc::usage, fmt::format("kv: '{}' drops entries, which a memory's spans cannot do: name a codec only, such as quantize(bits=8)", print(kv)));
+  throw Error(Errc::usage, fmt::format("kv: '{}' drops entries, which a memory's spans cannot do: "
+                                       "name a codec only, such as quantize(bits=8)",
+                                       print(kv)));
 }
 
 std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {
@@ -82,7 +91,8 @@ std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {
 }
 
 std::vector<std::int32_t> Reader::question_ids(std::string_view question) const {
-  return model_->tokenizer->encode(prompt_.question_before + std::string(text::trimmed(question)) + prompt_.question_after);
+  return model_->tokenizer->encode(prompt_.question_before + std::string(text::trimmed(question)) +
+                                   prompt_.question_after);
 }
 
 std::int64_t Reader::room() const {
@@ -99,18 +109,24 @@ std::int64_t Reader::room(std::string_view question, std::int64_t max_tokens) co
   const auto left = context - prefix_tokens() - std::max(kQuestionRoom, asked + answer);
   if (left <= 0) {
     const auto most = std::max<std::int64_t>(0, context - prefix_tokens() - answer - 1);
-    throw Error(Errc::full, fmt::format("the question has {} tokens, the model's context takes {} beside the prompt and the answer: shorten it by {} tokens", asked, most, asked - most));
+    throw Error(Errc::full, fmt::format("the question has {} tokens, the model's context takes {} "
+                                        "beside the prompt and the answer: shorten it by {} tokens",
+                                        asked, most, asked - most));
   }
   return left;
 }
 
 const Codec& Reader::codec_named(std::string_view name) const {
   auto found = codecs_.find(name);
-  if (found == codecs_.end()) found = codecs_.emplace(std::string(name), registry().make<Codec>(Stage{std::string(name), {}})).first;
+  if (found == codecs_.end())
+    found = codecs_.emplace(std::string(name), registry().make<Codec>(Stage{std::string(name), {}}))
+                .first;
   return *found->second;
 }
 
-std::int64_t Reader::state_bytes(std::int64_t tokens) const { return layers_ * codec_named(codec_name_).bytes(heads_, tokens, key_, value_); }
+std::int64_t Reader::state_bytes(std::int64_t tokens) const {
+  return layers_ * codec_named(codec_name_).bytes(heads_, tokens, key_, value_);
+}
 
 void Reader::run(State& state, std::span<const std::int32_t> ids) const {
   const c10::InferenceMode inference;
@@ -120,10 +136,12 @@ void Reader::run(State& state, std::span<const std::int32_t> ids) const {
   }
 }
 
-std::string Reader::encode(const State& state, std::int64_t row, std::int64_t begin, std::int64_t end) const {
+std::string Reader::encode(const State& state, std::int64_t row, std::int64_t begin,
+                           std::int64_t end) const {
   std::string out;
   out.reserve(static_cast<std::size_t>(state_bytes(end - begin)));
-  for (const auto* store : kv_stores(state)) codec_named(codec_name_).encode(store->read(row, begin, end), out);
+  for (const auto* store : kv_stores(state))
+    codec_named(codec_name_).encode(store->read(row, begin, end), out);
   return out;
 }
 
@@ -132,7 +150,8 @@ std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_
   std::vector<std::string> out(spans.size());
   std::vector<std::size_t> order(spans.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return spans[a].size() < spans[b].size(); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return spans[a].size() < spans[b].size(); });
   for (std::size_t first = 0; first < order.size();) {
     std::vector<std::vector<std::int32_t>> rows;
     std::vector<State> states;
@@ -146,27 +165,34 @@ std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_
     states.clear();
     static_cast<void>(model_->model->forward(ragged(rows, model_->compute, LogitsAt::none), state));
     for (std::size_t b = 0; b < rows.size(); ++b) {
-      out[order[first + b]] = encode(state, static_cast<std::int64_t>(b), prefix_tokens(), prefix_tokens() + static_cast<std::int64_t>(rows[b].size()));
+      out[order[first + b]] = encode(state, static_cast<std::int64_t>(b), prefix_tokens(),
+                                     prefix_tokens() + static_cast<std::int64_t>(rows[b].size()));
     }
     first += rows.size();
   }
   return out;
 }
 
-SpanState Reader::decode(std::string_view bytes, std::int64_t tokens, std::string_view codec) const {
+SpanState Reader::decode(std::string_view bytes, std::int64_t tokens,
+                         std::string_view codec) const {
   const auto& from = codec_named(codec);
   const auto each = from.bytes(heads_, tokens, key_, value_);
   if (tokens < 1 || static_cast<std::int64_t>(bytes.size()) != layers_ * each) {
-    throw Error(Errc::corrupt, fmt::format("a stored state of {} tokens has {} bytes where {} are wanted", tokens, bytes.size(), layers_ * each));
+    throw Error(Errc::corrupt,
+                fmt::format("a stored state of {} tokens has {} bytes where {} are wanted", tokens,
+                            bytes.size(), layers_ * each));
   }
   SpanState out{tokens, {}};
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
-    out.layers.push_back(from.decode(bytes.substr(static_cast<std::size_t>(layer * each), static_cast<std::size_t>(each)), heads_, tokens, key_, value_));
+    out.layers.push_back(from.decode(
+        bytes.substr(static_cast<std::size_t>(layer * each), static_cast<std::size_t>(each)),
+        heads_, tokens, key_, value_));
   }
   return out;
 }
 
-std::string Reader::recode(std::string_view bytes, std::int64_t tokens, std::string_view from, std::string_view to) const {
+std::string Reader::recode(std::string_view bytes, std::int64_t tokens, std::string_view from,
+                           std::string_view to) const {
   const auto span = decode(bytes, tokens, from);
   std::string out;
   for (const auto& layer : span.layers) codec_named(to).encode(layer, out);
@@ -176,16 +202,19 @@ std::string Reader::recode(std::string_view bytes, std::int64_t tokens, std::str
 void Reader::place(State& state, const SpanState& span) const {
   const c10::InferenceMode inference;
   const auto position = state.positions.at(0);
-  for (std::size_t layer = 0; auto* store : kv_stores(state)) store->place(0, span.layers.at(layer++), position, model_->compute);
+  for (std::size_t layer = 0; auto* store : kv_stores(state))
+    store->place(0, span.layers.at(layer++), position, model_->compute);
   state.positions[0] += span.tokens;
 }
 
-ReadAnswers Reader::answer(std::vector<State> states, std::string_view question, std::int64_t max_tokens) const {
+ReadAnswers Reader::answer(std::vector<State> states, std::string_view question,
+                           std::int64_t max_tokens) const {
   const std::vector<std::string> same(states.size(), std::string(question));
   return answer(std::move(states), same, max_tokens);
 }
 
-ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::string> questions, std::int64_t max_tokens) const {
+ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::string> questions,
+                           std::int64_t max_tokens) const {
   const c10::InferenceMode inference;
   MNEME_ASSERT(!states.empty() && states.size() == questions.size());
   ReadAnswers out;
@@ -217,7 +246,9 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
     answer.tokens = static_cast<std::int64_t>(row.ids.size());
     answer.ended = row.ended;
     if (!row.log_probabilities.empty()) {
-      answer.mean_log_probability = std::accumulate(row.log_probabilities.begin(), row.log_probabilities.end(), 0.0) / static_cast<double>(row.log_probabilities.size());
+      answer.mean_log_probability =
+          std::accumulate(row.log_probabilities.begin(), row.log_probabilities.end(), 0.0) /
+          static_cast<double>(row.log_probabilities.size());
     }
     out.rows.push_back(std::move(answer));
   }
@@ -225,20 +256,23 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
   return out;
 }
 
-Reader::Stream::Stream(const Reader& reader, std::int64_t window) : reader_(reader), window_(window), state_(reader.prefix()) {
+Reader::Stream::Stream(const Reader& reader, std::int64_t window)
+    : reader_(reader), window_(window), state_(reader.prefix()) {
   MNEME_ASSERT(window > 0);
 }
 
 std::string Reader::Stream::next(std::span<const std::int32_t> ids) {
   const auto seen = [&] { return kv_stores(std::as_const(state_)).front()->seen(0); };
-  const auto context = reader_.model_->model->shape().context, n = static_cast<std::int64_t>(ids.size());
+  const auto context = reader_.model_->model->shape().context,
+             n = static_cast<std::int64_t>(ids.size());
   if (context > 0 && state_.positions[0] + n > context) {
     // Positions start over: the window's entries are turned to the places right behind the prefix.
     const auto last = seen(), first = std::max(reader_.prefix_tokens(), last - window_);
     auto fresh = reader_.prefix();
     if (last > first) {
       SpanState window{last - first, {}};
-      for (const auto* store : kv_stores(std::as_const(state_))) window.layers.push_back(store->read(0, first, last));
+      for (const auto* store : kv_stores(std::as_const(state_)))
+        window.layers.push_back(store->read(0, first, last));
       reader_.place(fresh, window);
     }
     state_ = std::move(fresh);

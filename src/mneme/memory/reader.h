@@ -2,6 +2,12 @@
 // ones, and answers questions from them. It knows no file.
 #pragma once
 
+#include "mneme/core/state.h"
+#include "mneme/kv/codec.h"
+#include "mneme/kv/plan.h"
+#include "mneme/memory/prompt.h"
+#include "mneme/models/language_model.h"
+
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -9,12 +15,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "mneme/core/state.h"
-#include "mneme/kv/codec.h"
-#include "mneme/kv/plan.h"
-#include "mneme/memory/prompt.h"
-#include "mneme/models/language_model.h"
 
 namespace mneme {
 
@@ -36,7 +36,8 @@ struct ReadAnswer {
 struct ReadAnswers {
   std::vector<ReadAnswer> rows;
   std::int64_t question_tokens = 0;
-  double first_token_seconds = 0, decode_seconds = 0;  ///< question run to first token; first token to end
+  double first_token_seconds = 0,
+         decode_seconds = 0;  ///< question run to first token; first token to end
 };
 
 class Reader {
@@ -52,22 +53,27 @@ class Reader {
   [[nodiscard]] const KvPlan& plan() const { return *plan_; }
   /// What a stored state belongs to beside its model: all that stands before a span, as this tokenizer reads it.
   [[nodiscard]] const std::string& prefix_digest() const { return prefix_digest_; }
-  [[nodiscard]] std::int64_t prefix_tokens() const { return static_cast<std::int64_t>(prefix_ids_.size()); }
+  [[nodiscard]] std::int64_t prefix_tokens() const {
+    return static_cast<std::int64_t>(prefix_ids_.size());
+  }
 
   /// Token ids of a span with what the prompt puts around it; pieces are tokenized apart.
   [[nodiscard]] std::vector<std::int32_t> span_ids(std::string_view text) const;
   [[nodiscard]] std::vector<std::int32_t> question_ids(std::string_view question) const;
 
   /// The bytes of the states of spans, each alone behind the prefix; spans of like length run together.
-  [[nodiscard]] std::vector<std::string> compute(std::span<const std::vector<std::int32_t>> spans) const;
+  [[nodiscard]] std::vector<std::string> compute(
+      std::span<const std::vector<std::int32_t>> spans) const;
   /// One long text in one pass, cut into spans: each sees the prefix and up to `window` entries before it.
   class Stream;
   /// Reads the bytes back; throws Error(corrupt) when they are not of this model and codec.
-  [[nodiscard]] SpanState decode(std::string_view bytes, std::int64_t tokens, std::string_view codec) const;
+  [[nodiscard]] SpanState decode(std::string_view bytes, std::int64_t tokens,
+                                 std::string_view codec) const;
   /// Bytes of a state of n tokens.
   [[nodiscard]] std::int64_t state_bytes(std::int64_t tokens) const;
   /// The same state in another codec: fewer bits, for consolidation.
-  [[nodiscard]] std::string recode(std::string_view bytes, std::int64_t tokens, std::string_view from, std::string_view to) const;
+  [[nodiscard]] std::string recode(std::string_view bytes, std::int64_t tokens,
+                                   std::string_view from, std::string_view to) const;
   /// The name of the codec that states are kept in.
   [[nodiscard]] const std::string& codec() const { return codec_name_; }
 
@@ -79,9 +85,12 @@ class Reader {
   void run(State& state, std::span<const std::int32_t> ids) const;
 
   /// Asks every State (one row each) the same question and decodes all answers as one batch.
-  [[nodiscard]] ReadAnswers answer(std::vector<State> states, std::string_view question, std::int64_t max_tokens) const;
+  [[nodiscard]] ReadAnswers answer(std::vector<State> states, std::string_view question,
+                                   std::int64_t max_tokens) const;
   /// The same with a question of its own for every State.
-  [[nodiscard]] ReadAnswers answer(std::vector<State> states, std::span<const std::string> questions, std::int64_t max_tokens) const;
+  [[nodiscard]] ReadAnswers answer(std::vector<State> states,
+                                   std::span<const std::string> questions,
+                                   std::int64_t max_tokens) const;
 
   /// Tokens that fit behind the prefix, with room for a question and an answer.
   [[nodiscard]] std::int64_t room() const;
@@ -89,7 +98,8 @@ class Reader {
   /// also end where the context does). Throws Error(full) if the question leaves no room at all.
   [[nodiscard]] std::int64_t room(std::string_view question, std::int64_t max_tokens) const;
   /// Entries [begin, end) of a row as the codec stores them.
-  [[nodiscard]] std::string encode(const State& state, std::int64_t row, std::int64_t begin, std::int64_t end) const;
+  [[nodiscard]] std::string encode(const State& state, std::int64_t row, std::int64_t begin,
+                                   std::int64_t end) const;
 
  private:
   [[nodiscard]] const Codec& codec_named(std::string_view name) const;
@@ -98,7 +108,8 @@ class Reader {
   Prompt prompt_;
   std::shared_ptr<const KvPlan> plan_;
   std::string codec_name_;
-  mutable std::map<std::string, std::unique_ptr<Codec>, std::less<>> codecs_;  ///< by name, made when first met
+  mutable std::map<std::string, std::unique_ptr<Codec>, std::less<>>
+      codecs_;  ///< by name, made when first met
   std::string prefix_digest_;
   std::vector<std::int32_t> prefix_ids_;
   State prefix_;

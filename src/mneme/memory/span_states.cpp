@@ -1,13 +1,13 @@
 #include "mneme/memory/span_states.h"
 
+#include "mneme/core/error.h"
+#include "mneme/core/log.h"
+
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-
-#include "mneme/core/error.h"
-#include "mneme/core/log.h"
+#include <fmt/format.h>
 
 namespace mneme::memory {
 namespace {
@@ -19,7 +19,8 @@ constexpr double kTolerated8Bits = 0.03, kTolerated4Bits = 0.12;
 double difference(const SpanState& a, const SpanState& b) {
   double difference = 0, whole = 0;
   for (std::size_t layer = 0; layer < a.layers.size(); ++layer) {
-    for (const auto& [x, y] : {std::pair(a.layers[layer].keys, b.layers[layer].keys), std::pair(a.layers[layer].values, b.layers[layer].values)}) {
+    for (const auto& [x, y] : {std::pair(a.layers[layer].keys, b.layers[layer].keys),
+                               std::pair(a.layers[layer].values, b.layers[layer].values)}) {
       difference += (x - y).square().sum().item<double>();
       whole += y.square().sum().item<double>();
     }
@@ -29,13 +30,16 @@ double difference(const SpanState& a, const SpanState& b) {
 
 }  // namespace
 
-RepKey SpanStates::key(std::int64_t span) const { return {span, RepKind::kv, reader_.model().digest, -1, reader_.codec(), reader_.prefix_digest()}; }
+RepKey SpanStates::key(std::int64_t span) const {
+  return {span, RepKind::kv, reader_.model().digest, -1, reader_.codec(), reader_.prefix_digest()};
+}
 
 bool SpanStates::has(std::int64_t span) const {
   const auto wanted = key(span);
   const auto reps = file_.reps(span);
   return std::any_of(reps.begin(), reps.end(), [&](const RepInfo& rep) {
-    return rep.key.kind == wanted.kind && rep.key.model_digest == wanted.model_digest && rep.key.prefix_digest == wanted.prefix_digest;
+    return rep.key.kind == wanted.kind && rep.key.model_digest == wanted.model_digest &&
+           rep.key.prefix_digest == wanted.prefix_digest;
   });
 }
 
@@ -56,9 +60,11 @@ std::vector<SpanStates::Loaded> SpanStates::load(const std::vector<std::int64_t>
     used_.push_back(spans[i]);
     if (auto rep = file_.get_any_codec(key(spans[i]))) {
       try {
-        out[i] = {reader_.decode(rep->blob, rep->n_vec, rep->key.codec), true, static_cast<std::int64_t>(rep->blob.size())};
+        out[i] = {reader_.decode(rep->blob, rep->n_vec, rep->key.codec), true,
+                  static_cast<std::int64_t>(rep->blob.size())};
         continue;
-      } catch (const Error& error) {  // of another build or damaged beyond its checksum: read the span again
+      } catch (const Error&
+                   error) {  // of another build or damaged beyond its checksum: read the span again
         log::warn("a stored state is not used: {}", error.what());
       }
     }
@@ -69,7 +75,8 @@ std::vector<SpanStates::Loaded> SpanStates::load(const std::vector<std::int64_t>
   for (std::size_t j = 0; j < missing.size(); ++j) {
     const auto tokens = static_cast<std::int64_t>(ids[j].size());
     tokens_evaluated_ += tokens;
-    out[missing[j]] = {reader_.decode(blobs[j], tokens, reader_.codec()), false, static_cast<std::int64_t>(blobs[j].size())};
+    out[missing[j]] = {reader_.decode(blobs[j], tokens, reader_.codec()), false,
+                       static_cast<std::int64_t>(blobs[j].size())};
     computed_.push_back(rep(spans[missing[j]], tokens, std::move(blobs[j])));
   }
   return out;
@@ -86,7 +93,9 @@ StoreReport SpanStates::store() {
 
 MemoryFile::Consolidate SpanStates::consolidation() const {
   return [&reader = reader_](const Rep& state, std::int64_t rung) -> std::optional<Rep> {
-    if (rung >= kRungs || state.key.codec != "q8" || state.key.kind != RepKind::kv || state.key.model_digest != reader.model().digest) return std::nullopt;
+    if (rung >= kRungs || state.key.codec != "q8" || state.key.kind != RepKind::kv ||
+        state.key.model_digest != reader.model().digest)
+      return std::nullopt;
     auto smaller = state;
     try {
       smaller.blob = reader.recode(state.blob, state.n_vec, state.key.codec, "q4");
@@ -94,7 +103,8 @@ MemoryFile::Consolidate SpanStates::consolidation() const {
       return std::nullopt;
     }
     smaller.key.codec = "q4";
-    smaller.d = static_cast<std::int64_t>(smaller.blob.size()) / std::max<std::int64_t>(1, smaller.n_vec);
+    smaller.d =
+        static_cast<std::int64_t>(smaller.blob.size()) / std::max<std::int64_t>(1, smaller.n_vec);
     return smaller;
   };
 }
@@ -103,12 +113,19 @@ std::string SpanStates::compare(std::int64_t span) const {
   const auto rep = file_.get_any_codec(key(span));
   if (!rep) return "";
   const auto ids = reader_.span_ids(file_.span_text(span));
-  if (rep->n_vec != static_cast<std::int64_t>(ids.size())) return fmt::format("span {}: its state has {} tokens, its text {}", span, rep->n_vec, ids.size());
-  const auto fresh = reader_.decode(reader_.compute({&ids, 1}).front(), rep->n_vec, reader_.codec());
+  if (rep->n_vec != static_cast<std::int64_t>(ids.size()))
+    return fmt::format("span {}: its state has {} tokens, its text {}", span, rep->n_vec,
+                       ids.size());
+  const auto fresh =
+      reader_.decode(reader_.compute({&ids, 1}).front(), rep->n_vec, reader_.codec());
   const auto stored = reader_.decode(rep->blob, rep->n_vec, rep->key.codec);
-  const auto apart = difference(stored, fresh), tolerated = rep->key.codec == "q4" ? kTolerated4Bits : kTolerated8Bits;
+  const auto apart = difference(stored, fresh),
+             tolerated = rep->key.codec == "q4" ? kTolerated4Bits : kTolerated8Bits;
   if (apart <= tolerated) return "";
-  return fmt::format("span {}: its stored state differs from its text's by {:.3f} of its size (at most {} is rounding): forget or read the source again", span, apart, tolerated);
+  return fmt::format(
+      "span {}: its stored state differs from its text's by {:.3f} of its size (at most {} is "
+      "rounding): forget or read the source again",
+      span, apart, tolerated);
 }
 
 }  // namespace mneme::memory

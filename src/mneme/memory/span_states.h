@@ -1,13 +1,13 @@
 // SpanStates: the states of a memory's spans, found in the file or computed by the reader, the same either way.
 #pragma once
 
+#include "mneme/memory/memory_file.h"
+#include "mneme/memory/reader.h"
+
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "mneme/memory/memory_file.h"
-#include "mneme/memory/reader.h"
 
 namespace mneme::memory {
 

@@ -33,17 +33,19 @@ std::string uri_of(const std::filesystem::path& path, const char* query) {
 bool is_of_writing(int code) {
   const int kind = code & 0xff;
   return kind == SQLITE_FULL || kind == SQLITE_CANTOPEN || kind == SQLITE_READONLY ||
-         code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_TRUNCATE ||
-         code == SQLITE_IOERR_DIR_FSYNC || code == SQLITE_IOERR_DELETE;
+         code == SQLITE_IOERR_WRITE || code == SQLITE_IOERR_FSYNC ||
+         code == SQLITE_IOERR_TRUNCATE || code == SQLITE_IOERR_DIR_FSYNC ||
+         code == SQLITE_IOERR_DELETE;
 }
 
 }  // namespace
 
 RecoveryNeeded::RecoveryNeeded(const std::filesystem::path& path)
-    : Error(Errc::io, path.string() +
-                          ": its last writer was interrupted, and putting that right needs leave to "
-                          "write the file and its folder; open it as somebody who may, or copy it "
-                          "with the files beside it to where you may") {}
+    : Error(Errc::io,
+            path.string() +
+                ": its last writer was interrupted, and putting that right needs leave to "
+                "write the file and its folder; open it as somebody who may, or copy it "
+                "with the files beside it to where you may") {}
 
 Statement::Statement(Statement&& other) noexcept
     : database_(other.database_),
@@ -271,8 +273,7 @@ void Database::fail(int code, const std::filesystem::path& path) const {
       throw Error(Errc::busy,
                   where + "another process is writing this memory; try again when it is done");
     case SQLITE_FULL:
-      throw Error(Errc::io,
-                  where + "the disk is full; " + kept + "free some space and retry");
+      throw Error(Errc::io, where + "the disk is full; " + kept + "free some space and retry");
     case SQLITE_READONLY:
       if (code == SQLITE_READONLY_ROLLBACK || code == SQLITE_READONLY_RECOVERY)
         throw RecoveryNeeded(path);
@@ -289,8 +290,7 @@ void Database::fail(int code, const std::filesystem::path& path) const {
           code == SQLITE_IOERR_TRUNCATE || code == SQLITE_IOERR_SHMSIZE) {
         throw Error(
             Errc::io,
-            where +
-                "cannot be written: the disk is full, a quota is reached or the disk fails; " +
+            where + "cannot be written: the disk is full, a quota is reached or the disk fails; " +
                 kept + "make room and retry");
       }
       throw Error(Errc::io,

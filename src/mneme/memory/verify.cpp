@@ -155,7 +155,8 @@ VerifyReport MemoryFile::verify() const {
 
   check("turns", [&] {
     const auto wrong = db_->integer(
-        "SELECT count(*) FROM documents WHERE (first_turn IS NOT NULL OR last_turn IS NOT NULL) AND "
+        "SELECT count(*) FROM documents WHERE (first_turn IS NOT NULL OR last_turn IS NOT NULL) "
+        "AND "
         "(session_id IS NULL OR coalesce(first_turn, 0) < 1 OR coalesce(last_turn, 0) < first_turn "
         "OR last_turn > " +
         std::to_string(memory::kMaxTurnNumber) + ")");

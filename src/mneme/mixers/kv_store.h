@@ -4,17 +4,17 @@
 // entry stands when it is read (placement). Queries come unrotated for the same reason.
 #pragma once
 
+#include "mneme/core/call.h"
+#include "mneme/core/state.h"
+#include "mneme/layers/rope.h"
+#include "mneme/mixers/attention/partial.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <string_view>
 #include <vector>
-
-#include "mneme/core/call.h"
-#include "mneme/core/state.h"
-#include "mneme/layers/rope.h"
-#include "mneme/mixers/attention/partial.h"
 
 namespace mneme {
 
@@ -44,12 +44,15 @@ class KvStore : public StateStore {
   /// sees those right before it.
   virtual void settle() = 0;
   /// Attention of unrotated queries [B,G*H,T,K] over all that is held and visible; `lse` only when asked for.
-  [[nodiscard]] virtual Partial attend(const at::Tensor& queries, const Call& call, double scale, bool want_lse) const = 0;
+  [[nodiscard]] virtual Partial attend(const at::Tensor& queries, const Call& call, double scale,
+                                       bool want_lse) const = 0;
 
   /// Entries [begin, end) of a row, counted as appended, unrotated; throws Error(unsupported) where a head dropped some.
-  [[nodiscard]] virtual KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const = 0;
+  [[nodiscard]] virtual KvSlice read(std::int64_t row, std::int64_t begin,
+                                     std::int64_t end) const = 0;
   /// Appends a slice to a row, its keys turned to `position`, `position` + 1, ...
-  virtual void place(std::int64_t row, const KvSlice& slice, std::int64_t position, Compute compute) = 0;
+  virtual void place(std::int64_t row, const KvSlice& slice, std::int64_t position,
+                     Compute compute) = 0;
 
   /// From now on entries are kept as the plan says.
   virtual void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) = 0;

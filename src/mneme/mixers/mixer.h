@@ -2,17 +2,17 @@
 // any chunking of the input.
 #pragma once
 
+#include "mneme/core/call.h"
+#include "mneme/core/params.h"
+#include "mneme/core/state.h"
+#include "mneme/layers/feed_forward.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <memory>
 #include <string_view>
 #include <vector>
-
-#include "mneme/core/call.h"
-#include "mneme/core/params.h"
-#include "mneme/core/state.h"
-#include "mneme/layers/feed_forward.h"
 
 namespace mneme {
 
@@ -32,9 +32,12 @@ class Mixer {
 
   /// Outputs [B,T,D] for a tree of proposed tokens x [B,T,D] where token t follows parent[t] (-1: the State's last);
   /// the State stays as it was. The default runs each token's path from a fork.
-  [[nodiscard]] virtual at::Tensor verify(const at::Tensor& x, const std::vector<std::int64_t>& parent, const State& state, Call& call) const;
+  [[nodiscard]] virtual at::Tensor verify(const at::Tensor& x,
+                                          const std::vector<std::int64_t>& parent,
+                                          const State& state, Call& call) const;
   /// Takes the tokens on `path` (indices into the tree that was verified) into the State.
-  virtual void commit(const at::Tensor& x, const std::vector<std::int64_t>& path, State& state, Call& call) const;
+  virtual void commit(const at::Tensor& x, const std::vector<std::int64_t>& path, State& state,
+                      Call& call) const;
 };
 
 }  // namespace mneme

@@ -1,18 +1,18 @@
 #include "mneme/models/adapter_file.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <array>
-#include <charconv>
-#include <utility>
-#include <vector>
-
 #include "mneme/core/error.h"
 #include "mneme/layers/lora.h"
 #include "mneme/models/language_model.h"
 #include "mneme/weights/digests.h"
 #include "mneme/weights/safetensors.h"
+
+#include <ATen/ATen.h>
+
+#include <array>
+#include <charconv>
+#include <fmt/format.h>
+#include <utility>
+#include <vector>
 
 namespace mneme {
 namespace {
@@ -20,8 +20,8 @@ namespace {
 constexpr std::string_view kFormat = "mneme-adapter", kVersion = "1";
 constexpr std::int64_t kMostRank = 65536;
 // The metadata that the file itself uses; all others are notes.
-constexpr std::array<std::string_view, 9> kKeys{"format",     "version", "kind",  "model", "model_digest",
-                                                "parameters", "rank",    "alpha", "recipe"};
+constexpr std::array<std::string_view, 9> kKeys{
+    "format", "version", "kind", "model", "model_digest", "parameters", "rank", "alpha", "recipe"};
 
 std::string value(const std::map<std::string, std::string>& metadata, std::string_view key) {
   const auto found = metadata.find(std::string(key));
@@ -35,7 +35,8 @@ T number(const std::filesystem::path& path, const std::map<std::string, std::str
   T out{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
   if (error != std::errc() || end != text.data() + text.size()) {
-    throw Error(Errc::corrupt, fmt::format("{}: '{}' of the adapter is not a number", path.string(), key));
+    throw Error(Errc::corrupt,
+                fmt::format("{}: '{}' of the adapter is not a number", path.string(), key));
   }
   return out;
 }
@@ -71,20 +72,22 @@ AdapterInfo info_of(const SafetensorsFile& file) {
 
 }  // namespace
 
-void save_adapter(const std::filesystem::path& path, const Params& adapters, const AdapterInfo& info,
-                  std::string_view type) {
+void save_adapter(const std::filesystem::path& path, const Params& adapters,
+                  const AdapterInfo& info, std::string_view type) {
   const auto to = type == "f32"    ? at::kFloat
                   : type == "f16"  ? at::kHalf
                   : type == "bf16" ? at::kBFloat16
                                    : at::ScalarType::Undefined;
   if (to == at::ScalarType::Undefined) {
-    throw Error(Errc::invalid, fmt::format("an adapter is kept as f32, f16 or bf16, not '{}'", type));
+    throw Error(Errc::invalid,
+                fmt::format("an adapter is kept as f32, f16 or bf16, not '{}'", type));
   }
   std::map<std::string, at::Tensor> tensors;
   for (const auto& name : adapters.names("*.lora_a|*.lora_b")) {
     auto stored = adapters.find(name)->tensor.detach().to(to);
     if (!stored.isfinite().all().item<bool>()) {
-      throw Error(Errc::invalid, fmt::format("the adapter's '{}' holds numbers that {} cannot keep", name, type));
+      throw Error(Errc::invalid,
+                  fmt::format("the adapter's '{}' holds numbers that {} cannot keep", name, type));
     }
     tensors.emplace(name, std::move(stored));
   }
@@ -106,18 +109,23 @@ void save_adapter(const std::filesystem::path& path, const Params& adapters, con
   write_safetensors(path, tensors, metadata);
 }
 
-AdapterInfo read_adapter_info(const std::filesystem::path& path) { return info_of(SafetensorsFile(path)); }
+AdapterInfo read_adapter_info(const std::filesystem::path& path) {
+  return info_of(SafetensorsFile(path));
+}
 
 AdapterInfo load_adapter(const std::filesystem::path& path, LanguageModel& model) {
   const SafetensorsFile file(path);
   auto info = info_of(file);
   if (info.model_digest != model.digest) {
-    throw Error(Errc::mismatch,
-                fmt::format("{}: the adapter was made for another model: {} ({:.12}...), this is {} ({:.12}...)",
-                            path.string(), info.model, info.model_digest, model.name, model.digest));
+    throw Error(
+        Errc::mismatch,
+        fmt::format(
+            "{}: the adapter was made for another model: {} ({:.12}...), this is {} ({:.12}...)",
+            path.string(), info.model, info.model_digest, model.name, model.digest));
   }
   const auto misfit = [&](std::string_view tensor, const std::string& why) {
-    return Error(Errc::mismatch, fmt::format("{}: the adapter's '{}' {}", path.string(), tensor, why));
+    return Error(Errc::mismatch,
+                 fmt::format("{}: the adapter's '{}' {}", path.string(), tensor, why));
   };
   // Everything is checked before anything is attached.
   Params adapters;
@@ -133,8 +141,8 @@ AdapterInfo load_adapter(const std::filesystem::path& path, LanguageModel& model
     const auto wanted = name.ends_with(kA) ? std::vector<std::int64_t>{info.rank, sizes[1]}
                                            : std::vector<std::int64_t>{sizes[0], info.rank};
     if (entry.shape != wanted) {
-      throw misfit(name, fmt::format("has the sizes [{}], [{}] is wanted", fmt::join(entry.shape, ", "),
-                                     fmt::join(wanted, ", ")));
+      throw misfit(name, fmt::format("has the sizes [{}], [{}] is wanted",
+                                     fmt::join(entry.shape, ", "), fmt::join(wanted, ", ")));
     }
     if (file.find(matrix + std::string(name.ends_with(kA) ? kB : kA)) == nullptr) {
       throw misfit(name, "has no other half");
@@ -143,13 +151,15 @@ AdapterInfo load_adapter(const std::filesystem::path& path, LanguageModel& model
     loaded.tensor = dequantize(file.weight(entry));
     loaded.frozen = true;
     if (!loaded.tensor.isfinite().all().item<bool>()) {
-      throw Error(Errc::corrupt, fmt::format("{}: the adapter's '{}' holds numbers that are not finite",
-                                             path.string(), name));
+      throw Error(Errc::corrupt,
+                  fmt::format("{}: the adapter's '{}' holds numbers that are not finite",
+                              path.string(), name));
     }
     adapters.set(name, std::move(loaded));
     if (name.ends_with(kA)) matrices.emplace_back(matrix, sizes);
   }
-  if (matrices.empty()) throw Error(Errc::corrupt, fmt::format("{}: the adapter is empty", path.string()));
+  if (matrices.empty())
+    throw Error(Errc::corrupt, fmt::format("{}: the adapter is empty", path.string()));
   for (const auto& [matrix, sizes] : matrices) {
     model.params.find(matrix)->adapters.push_back(
         std::make_shared<LoRA>(adapters, matrix, sizes[1], sizes[0], info.rank, info.alpha));

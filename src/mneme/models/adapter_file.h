@@ -22,7 +22,7 @@ struct AdapterInfo {
   std::string parameters;    ///< glob of the matrices that it was trained on
   std::int64_t rank = 0;
   double alpha = 0;
-  std::string recipe;                       ///< digest of how it was trained; may be empty
+  std::string recipe;                        ///< digest of how it was trained; may be empty
   std::map<std::string, std::string> notes;  ///< what users of it want to know, by names of theirs
 };
 
@@ -30,8 +30,8 @@ struct AdapterInfo {
 /// whole or not at all; numbers are kept in `type`: "f32", "f16" or "bf16". Throws Error(invalid) for
 /// a note under a name that the file itself uses and for weights that are not finite in that type;
 /// as write_safetensors.
-void save_adapter(const std::filesystem::path& path, const Params& adapters, const AdapterInfo& info,
-                  std::string_view type = "f16");
+void save_adapter(const std::filesystem::path& path, const Params& adapters,
+                  const AdapterInfo& info, std::string_view type = "f16");
 
 /// What the file says of itself. Throws as SafetensorsFile, Error(mismatch) if it is no adapter file.
 AdapterInfo read_adapter_info(const std::filesystem::path& path);

@@ -1,13 +1,12 @@
 #include "mneme/models/architecture.h"
 
-#include <fmt/format.h>
+#include "mneme/core/error.h"
+#include "mneme/layers/stored_weight.h"
 
+#include <fmt/format.h>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-
-#include "mneme/core/error.h"
-#include "mneme/layers/stored_weight.h"
 
 namespace mneme {
 namespace {
@@ -22,34 +21,56 @@ struct Names {
 
 const Names& gguf_llama_names() {
   static const Names names{"blk.",
-                           {{"attn_norm.weight", "norm1.weight"}, {"ffn_norm.weight", "norm2.weight"}, {"attn_q.weight", "attn.q.weight"},
-                            {"attn_k.weight", "attn.k.weight"}, {"attn_v.weight", "attn.v.weight"}, {"attn_output.weight", "attn.out.weight"},
-                            {"ffn_gate.weight", "mlp.gate.weight"}, {"ffn_up.weight", "mlp.up.weight"}, {"ffn_down.weight", "mlp.down.weight"}},
-                           {{"token_embd.weight", "embed.weight"}, {"output_norm.weight", "norm.weight"}, {"output.weight", "head.weight"}}};
+                           {{"attn_norm.weight", "norm1.weight"},
+                            {"ffn_norm.weight", "norm2.weight"},
+                            {"attn_q.weight", "attn.q.weight"},
+                            {"attn_k.weight", "attn.k.weight"},
+                            {"attn_v.weight", "attn.v.weight"},
+                            {"attn_output.weight", "attn.out.weight"},
+                            {"ffn_gate.weight", "mlp.gate.weight"},
+                            {"ffn_up.weight", "mlp.up.weight"},
+                            {"ffn_down.weight", "mlp.down.weight"}},
+                           {{"token_embd.weight", "embed.weight"},
+                            {"output_norm.weight", "norm.weight"},
+                            {"output.weight", "head.weight"}}};
   return names;
 }
 
 const Names& huggingface_llama_names() {
   static const Names names{"model.layers.",
-                           {{"input_layernorm.weight", "norm1.weight"}, {"post_attention_layernorm.weight", "norm2.weight"},
-                            {"self_attn.q_proj.weight", "attn.q.weight"}, {"self_attn.k_proj.weight", "attn.k.weight"},
-                            {"self_attn.v_proj.weight", "attn.v.weight"}, {"self_attn.o_proj.weight", "attn.out.weight"},
-                            {"mlp.gate_proj.weight", "mlp.gate.weight"}, {"mlp.up_proj.weight", "mlp.up.weight"}, {"mlp.down_proj.weight", "mlp.down.weight"}},
-                           {{"model.embed_tokens.weight", "embed.weight"}, {"model.norm.weight", "norm.weight"}, {"lm_head.weight", "head.weight"}}};
+                           {{"input_layernorm.weight", "norm1.weight"},
+                            {"post_attention_layernorm.weight", "norm2.weight"},
+                            {"self_attn.q_proj.weight", "attn.q.weight"},
+                            {"self_attn.k_proj.weight", "attn.k.weight"},
+                            {"self_attn.v_proj.weight", "attn.v.weight"},
+                            {"self_attn.o_proj.weight", "attn.out.weight"},
+                            {"mlp.gate_proj.weight", "mlp.gate.weight"},
+                            {"mlp.up_proj.weight", "mlp.up.weight"},
+                            {"mlp.down_proj.weight", "mlp.down.weight"}},
+                           {{"model.embed_tokens.weight", "embed.weight"},
+                            {"model.norm.weight", "norm.weight"},
+                            {"lm_head.weight", "head.weight"}}};
   return names;
 }
 
 const Names& huggingface_bert_names() {
   static const Names names = [] {
     Names out{"encoder.layer.", {}, {}};
-    const std::map<std::string, std::string> parts{{"attention.self.query", "attn.q"}, {"attention.self.key", "attn.k"}, {"attention.self.value", "attn.v"},
-                                                   {"attention.output.dense", "attn.out"}, {"attention.output.LayerNorm", "norm1"},
-                                                   {"intermediate.dense", "mlp.up"}, {"output.dense", "mlp.down"}, {"output.LayerNorm", "norm2"}};
+    const std::map<std::string, std::string> parts{{"attention.self.query", "attn.q"},
+                                                   {"attention.self.key", "attn.k"},
+                                                   {"attention.self.value", "attn.v"},
+                                                   {"attention.output.dense", "attn.out"},
+                                                   {"attention.output.LayerNorm", "norm1"},
+                                                   {"intermediate.dense", "mlp.up"},
+                                                   {"output.dense", "mlp.down"},
+                                                   {"output.LayerNorm", "norm2"}};
     for (const auto& [from, to] : parts) {
       for (const auto* part : {".weight", ".bias"}) out.in_layer[from + part] = to + part;
     }
-    out.outside = {{"embeddings.word_embeddings.weight", "embed.weight"}, {"embeddings.position_embeddings.weight", "positions.weight"},
-                   {"embeddings.token_type_embeddings.weight", "types.weight"}, {"embeddings.LayerNorm.weight", "norm.weight"},
+    out.outside = {{"embeddings.word_embeddings.weight", "embed.weight"},
+                   {"embeddings.position_embeddings.weight", "positions.weight"},
+                   {"embeddings.token_type_embeddings.weight", "types.weight"},
+                   {"embeddings.LayerNorm.weight", "norm.weight"},
                    {"embeddings.LayerNorm.bias", "norm.bias"}};
     return out;
   }();
@@ -57,7 +78,8 @@ const Names& huggingface_bert_names() {
 }
 
 std::optional<std::string> our_name(const Names& names, std::string_view file_name) {
-  if (const auto found = names.outside.find(std::string(file_name)); found != names.outside.end()) return found->second;
+  if (const auto found = names.outside.find(std::string(file_name)); found != names.outside.end())
+    return found->second;
   if (!file_name.starts_with(names.layer_prefix)) return std::nullopt;
   const auto rest = file_name.substr(names.layer_prefix.size());
   const auto dot = rest.find('.');
@@ -68,32 +90,40 @@ std::optional<std::string> our_name(const Names& names, std::string_view file_na
 }
 
 /// Puts every weight that has a place into params; `prefix` stands before all names in some files ("bert.").
-void load_weights(const Checkpoint& checkpoint, const Names& names, Params& params, std::string_view prefix = "") {
+void load_weights(const Checkpoint& checkpoint, const Names& names, Params& params,
+                  std::string_view prefix = "") {
   for (const auto& name : checkpoint.names()) {
     std::string_view bare = name;
     if (!prefix.empty() && bare.starts_with(prefix)) bare.remove_prefix(prefix.size());
-    if (const auto ours = our_name(names, bare)) params.set(*ours, parameter_from(checkpoint.tensor(name)));
+    if (const auto ours = our_name(names, bare))
+      params.set(*ours, parameter_from(checkpoint.tensor(name)));
   }
 }
 
 /// A configuration value, with the file and the key in the error.
 template <class T>
-T value(const json& config, const std::string& key, const Checkpoint& checkpoint, std::optional<T> otherwise = std::nullopt) {
+T value(const json& config, const std::string& key, const Checkpoint& checkpoint,
+        std::optional<T> otherwise = std::nullopt) {
   const auto found = config.find(key);
   if (found == config.end() || found->is_null()) {
     if (otherwise) return *otherwise;
-    throw Error(Errc::corrupt, fmt::format("{}: the configuration has no '{}'", checkpoint.path().string(), key));
+    throw Error(Errc::corrupt,
+                fmt::format("{}: the configuration has no '{}'", checkpoint.path().string(), key));
   }
   try {
     return found->get<T>();
   } catch (const json::exception&) {
-    throw Error(Errc::corrupt, fmt::format("{}: the configuration's '{}' has the wrong type", checkpoint.path().string(), key));
+    throw Error(Errc::corrupt, fmt::format("{}: the configuration's '{}' has the wrong type",
+                                           checkpoint.path().string(), key));
   }
 }
 
-std::int64_t count(const json& config, const std::string& key, const Checkpoint& checkpoint, std::optional<std::int64_t> otherwise = std::nullopt) {
+std::int64_t count(const json& config, const std::string& key, const Checkpoint& checkpoint,
+                   std::optional<std::int64_t> otherwise = std::nullopt) {
   const auto n = value<std::int64_t>(config, key, checkpoint, otherwise);
-  if (n < 1 || n > (std::int64_t{1} << 32)) throw Error(Errc::corrupt, fmt::format("{}: the configuration's '{}' is {}", checkpoint.path().string(), key, n));
+  if (n < 1 || n > (std::int64_t{1} << 32))
+    throw Error(Errc::corrupt, fmt::format("{}: the configuration's '{}' is {}",
+                                           checkpoint.path().string(), key, n));
   return n;
 }
 
@@ -108,16 +138,29 @@ struct LlamaSizes {
 };
 
 Stage llama_spec(const LlamaSizes& s) {
-  Stage mixer{"softmax", {{"heads", {s.heads}}, {"kv_heads", {s.kv_heads}}, {"head", {s.head}}, {"rope_theta", {s.theta}}, {"rope_pairs", word(s.rope_pairs)}}};
+  Stage mixer{"softmax",
+              {{"heads", {s.heads}},
+               {"kv_heads", {s.kv_heads}},
+               {"head", {s.head}},
+               {"rope_theta", {s.theta}},
+               {"rope_pairs", word(s.rope_pairs)}}};
   Stage feed_forward{"glu", {{"hidden", {s.hidden}}, {"activation", word(s.activation.c_str())}}};
-  return {"decoder", {{"vocabulary", {s.vocabulary}}, {"model", {s.model}}, {"layers", {s.layers}}, {"context", {s.context}}, {"norm_eps", {s.eps}},
-                      {"tied", word(s.tied ? "true" : "false")}, {"mixer", {std::move(mixer)}}, {"feed_forward", {std::move(feed_forward)}}}};
+  return {"decoder",
+          {{"vocabulary", {s.vocabulary}},
+           {"model", {s.model}},
+           {"layers", {s.layers}},
+           {"context", {s.context}},
+           {"norm_eps", {s.eps}},
+           {"tied", word(s.tied ? "true" : "false")},
+           {"mixer", {std::move(mixer)}},
+           {"feed_forward", {std::move(feed_forward)}}}};
 }
 
 Architecture gguf_llama(const Checkpoint& checkpoint, Params& params) {
   const auto& m = checkpoint.metadata();
   if (m.contains("llama.rope.scaling.type") && m["llama.rope.scaling.type"] != "none") {
-    throw Error(Errc::unsupported, fmt::format("{}: scaled rotary positions are not supported", checkpoint.path().string()));
+    throw Error(Errc::unsupported, fmt::format("{}: scaled rotary positions are not supported",
+                                               checkpoint.path().string()));
   }
   LlamaSizes s{};
   s.model = count(m, "llama.embedding_length", checkpoint);
@@ -147,34 +190,59 @@ Architecture huggingface_llama(const Checkpoint& checkpoint, const json& config,
   s.hidden = count(config, "intermediate_size", checkpoint);
   s.vocabulary = count(config, "vocab_size", checkpoint);
   s.eps = value<double>(config, "rms_norm_eps", checkpoint, 1e-6);
-  const auto rope = config.contains("rope_parameters") && config["rope_parameters"].is_object() ? config["rope_parameters"] : json::object();
-  s.theta = value<double>(rope, "rope_theta", checkpoint, value<double>(config, "rope_theta", checkpoint, 10000.0));
-  const auto scaling = config.contains("rope_scaling") && config["rope_scaling"].is_object() ? config["rope_scaling"] : rope;
-  const auto type = value<std::string>(scaling, "rope_type", checkpoint, value<std::string>(scaling, "type", checkpoint, "default"));
-  if (type != "default") throw Error(Errc::unsupported, fmt::format("{}: rotary positions of type '{}' are not supported", checkpoint.path().string(), type));
+  const auto rope = config.contains("rope_parameters") && config["rope_parameters"].is_object()
+                        ? config["rope_parameters"]
+                        : json::object();
+  s.theta = value<double>(rope, "rope_theta", checkpoint,
+                          value<double>(config, "rope_theta", checkpoint, 10000.0));
+  const auto scaling = config.contains("rope_scaling") && config["rope_scaling"].is_object()
+                           ? config["rope_scaling"]
+                           : rope;
+  const auto type = value<std::string>(scaling, "rope_type", checkpoint,
+                                       value<std::string>(scaling, "type", checkpoint, "default"));
+  if (type != "default")
+    throw Error(Errc::unsupported,
+                fmt::format("{}: rotary positions of type '{}' are not supported",
+                            checkpoint.path().string(), type));
   for (const auto* key : {"attention_bias", "mlp_bias"}) {
-    if (value<bool>(config, key, checkpoint, false)) throw Error(Errc::unsupported, fmt::format("{}: '{}' is not supported", checkpoint.path().string(), key));
+    if (value<bool>(config, key, checkpoint, false))
+      throw Error(Errc::unsupported,
+                  fmt::format("{}: '{}' is not supported", checkpoint.path().string(), key));
   }
   s.activation = value<std::string>(config, "hidden_act", checkpoint, "silu");
   if (s.activation == "swish") s.activation = "silu";
   s.rope_pairs = "halves";
   load_weights(checkpoint, huggingface_llama_names(), params);
-  s.tied = value<bool>(config, "tie_word_embeddings", checkpoint, false) || !params.has("head.weight");
+  s.tied =
+      value<bool>(config, "tie_word_embeddings", checkpoint, false) || !params.has("head.weight");
   return {"llama", llama_spec(s)};
 }
 
 Architecture huggingface_bert(const Checkpoint& checkpoint, const json& config, Params& params) {
-  const auto position_type = value<std::string>(config, "position_embedding_type", checkpoint, "absolute");
-  if (position_type != "absolute") throw Error(Errc::unsupported, fmt::format("{}: '{}' positions are not supported", checkpoint.path().string(), position_type));
+  const auto position_type =
+      value<std::string>(config, "position_embedding_type", checkpoint, "absolute");
+  if (position_type != "absolute")
+    throw Error(Errc::unsupported, fmt::format("{}: '{}' positions are not supported",
+                                               checkpoint.path().string(), position_type));
   auto activation = value<std::string>(config, "hidden_act", checkpoint, "gelu");
   if (activation == "gelu_new" || activation == "gelu_pytorch_tanh") activation = "gelu_tanh";
-  Stage mixer{"softmax", {{"heads", {count(config, "num_attention_heads", checkpoint)}}, {"rope_theta", {std::int64_t{0}}}, {"bias", word("true")}}};
-  Stage feed_forward{"mlp", {{"hidden", {count(config, "intermediate_size", checkpoint)}}, {"activation", word(activation.c_str())}}};
+  Stage mixer{"softmax",
+              {{"heads", {count(config, "num_attention_heads", checkpoint)}},
+               {"rope_theta", {std::int64_t{0}}},
+               {"bias", word("true")}}};
+  Stage feed_forward{"mlp",
+                     {{"hidden", {count(config, "intermediate_size", checkpoint)}},
+                      {"activation", word(activation.c_str())}}};
   load_weights(checkpoint, huggingface_bert_names(), params, "bert.");
-  return {"bert", Stage{"encoder", {{"vocabulary", {count(config, "vocab_size", checkpoint)}}, {"model", {count(config, "hidden_size", checkpoint)}},
-                                    {"layers", {count(config, "num_hidden_layers", checkpoint)}}, {"context", {count(config, "max_position_embeddings", checkpoint)}},
-                                    {"types", {count(config, "type_vocab_size", checkpoint, 2)}}, {"norm_eps", {value<double>(config, "layer_norm_eps", checkpoint, 1e-12)}},
-                                    {"mixer", {std::move(mixer)}}, {"feed_forward", {std::move(feed_forward)}}}}};
+  return {"bert", Stage{"encoder",
+                        {{"vocabulary", {count(config, "vocab_size", checkpoint)}},
+                         {"model", {count(config, "hidden_size", checkpoint)}},
+                         {"layers", {count(config, "num_hidden_layers", checkpoint)}},
+                         {"context", {count(config, "max_position_embeddings", checkpoint)}},
+                         {"types", {count(config, "type_vocab_size", checkpoint, 2)}},
+                         {"norm_eps", {value<double>(config, "layer_norm_eps", checkpoint, 1e-12)}},
+                         {"mixer", {std::move(mixer)}},
+                         {"feed_forward", {std::move(feed_forward)}}}}};
 }
 
 }  // namespace
@@ -184,16 +252,23 @@ Architecture load_architecture(const Checkpoint& checkpoint, Params& params) {
   if (checkpoint.format() == "gguf") {
     const auto name = value<std::string>(metadata, "general.architecture", checkpoint);
     if (name == "llama") return gguf_llama(checkpoint, params);
-    throw Error(Errc::unsupported, fmt::format("{}: the architecture '{}' is not supported in GGUF files: llama is", checkpoint.path().string(), name));
+    throw Error(Errc::unsupported,
+                fmt::format("{}: the architecture '{}' is not supported in GGUF files: llama is",
+                            checkpoint.path().string(), name));
   }
   if (checkpoint.format() == "huggingface") {
     const auto& config = metadata.at("config");
     const auto name = value<std::string>(config, "model_type", checkpoint);
     if (name == "llama") return huggingface_llama(checkpoint, config, params);
     if (name == "bert") return huggingface_bert(checkpoint, config, params);
-    throw Error(Errc::unsupported, fmt::format("{}: the architecture '{}' is not supported: llama and bert are", checkpoint.path().string(), name));
+    throw Error(Errc::unsupported,
+                fmt::format("{}: the architecture '{}' is not supported: llama and bert are",
+                            checkpoint.path().string(), name));
   }
-  throw Error(Errc::unsupported, fmt::format("{}: a bare safetensors file says nothing of its architecture: give the directory with its config.json", checkpoint.path().string()));
+  throw Error(Errc::unsupported,
+              fmt::format("{}: a bare safetensors file says nothing of its architecture: give the "
+                          "directory with its config.json",
+                          checkpoint.path().string()));
 }
 
 }  // namespace mneme

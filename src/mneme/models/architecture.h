@@ -1,11 +1,11 @@
 // Architectures: how a checkpoint's configuration becomes a model spec and its weights' names become ours.
 #pragma once
 
-#include <string>
-
 #include "mneme/core/params.h"
 #include "mneme/core/spec.h"
 #include "mneme/weights/checkpoint.h"
+
+#include <string>
 
 namespace mneme {
 

@@ -8,9 +8,6 @@
 // state     one child "layers.N" a layer, as its mixer keeps it
 // needs     nothing; bidirectional where the batch's pattern is not causal
 // source    Touvron et al. 2023, arXiv:2302.13971
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/embedding.h"
@@ -19,6 +16,10 @@
 #include "mneme/mixers/mixer.h"
 #include "mneme/models/model.h"
 #include "mneme/models/prepare.h"
+
+#include <ATen/ATen.h>
+
+#include <fmt/format.h>
 
 namespace mneme::models::decoder {
 
@@ -42,8 +43,10 @@ class Decoder final : public Model {
   }
 
   Decoder(const Options& o, Params& params)
-      : embedding_(params, "embed", o.vocabulary, o.model), norm_(params, "norm", o.model, o.norm_eps) {
-    if (o.mixer.size() != 1 || o.feed_forward.size() != 1) throw Error(Errc::usage, "decoder: 'mixer' and 'feed_forward' want one stage each");
+      : embedding_(params, "embed", o.vocabulary, o.model),
+        norm_(params, "norm", o.model, o.norm_eps) {
+    if (o.mixer.size() != 1 || o.feed_forward.size() != 1)
+      throw Error(Errc::usage, "decoder: 'mixer' and 'feed_forward' want one stage each");
     shape_.vocabulary = o.vocabulary;
     shape_.model = o.model;
     shape_.layers = o.layers;
@@ -53,8 +56,11 @@ class Decoder final : public Model {
       auto scope = params.scope(fmt::format("layers.{}", i));
       auto mixer_scope = scope.scope("attn"), feed_forward_scope = scope.scope("mlp");
       const Shape shape{o.model, i};
-      layers_.push_back({fmt::format("layers.{}", i), RMSNorm(scope, "norm1", o.model, o.norm_eps), RMSNorm(scope, "norm2", o.model, o.norm_eps),
-                         registry().make<Mixer>(o.mixer.front(), shape, mixer_scope), registry().make<FeedForward>(o.feed_forward.front(), shape, feed_forward_scope)});
+      layers_.push_back(
+          {fmt::format("layers.{}", i), RMSNorm(scope, "norm1", o.model, o.norm_eps),
+           RMSNorm(scope, "norm2", o.model, o.norm_eps),
+           registry().make<Mixer>(o.mixer.front(), shape, mixer_scope),
+           registry().make<FeedForward>(o.feed_forward.front(), shape, feed_forward_scope)});
     }
   }
 
@@ -63,7 +69,8 @@ class Decoder final : public Model {
   [[nodiscard]] State start(std::int64_t B) const override {
     State state;
     state.positions.assign(static_cast<std::size_t>(B), 0);
-    for (const auto& layer : layers_) state.child(layer.name) = layer.mixer->start(B, at::TensorOptions().dtype(at::kFloat));
+    for (const auto& layer : layers_)
+      state.child(layer.name) = layer.mixer->start(B, at::TensorOptions().dtype(at::kFloat));
     return state;
   }
 
@@ -77,7 +84,8 @@ class Decoder final : public Model {
     call.generator = &state.generator;
     const auto to = batch.to_layer < 0 ? shape_.layers : batch.to_layer;
     if (batch.from_layer < 0 || batch.from_layer > to || to > shape_.layers) {
-      throw Error(Errc::invalid, fmt::format("layers {} to {} of a model that has {}", batch.from_layer, to, shape_.layers));
+      throw Error(Errc::invalid, fmt::format("layers {} to {} of a model that has {}",
+                                             batch.from_layer, to, shape_.layers));
     }
     auto x = batch.ids.defined() ? embedding_(batch.ids) : batch.embeddings;
     const bool whole = to == shape_.layers;
@@ -94,18 +102,24 @@ class Decoder final : public Model {
       if (batch.mode != Mode::read_only) advance(state, prepared);
       x = norm_(x);
       if (batch.logits_at != LogitsAt::none) {
-        auto at_rows = batch.logits_at == LogitsAt::last ? last_of_rows(x, call) : x.reshape({-1, shape_.model});
+        auto at_rows = batch.logits_at == LogitsAt::last ? last_of_rows(x, call)
+                                                         : x.reshape({-1, shape_.model});
         if (batch.logits_at == LogitsAt::chosen) at_rows = at_rows.index_select(0, batch.chosen);
         auto logits = product(at_rows.contiguous(), *head_, call.compute);
-        out.logits = batch.logits_at == LogitsAt::all ? logits.view({prepared.B, prepared.T, shape_.vocabulary}) : logits;
+        out.logits = batch.logits_at == LogitsAt::all
+                         ? logits.view({prepared.B, prepared.T, shape_.vocabulary})
+                         : logits;
       }
     }
     out.hidden = std::move(x);
     return out;
   }
 
-  void set_feed_forward(std::int64_t layer, std::shared_ptr<const FeedForward> feed_forward) override {
-    if (layer < 0 || layer >= shape_.layers) throw Error(Errc::invalid, fmt::format("layer {} of a model that has {}", layer, shape_.layers));
+  void set_feed_forward(std::int64_t layer,
+                        std::shared_ptr<const FeedForward> feed_forward) override {
+    if (layer < 0 || layer >= shape_.layers)
+      throw Error(Errc::invalid,
+                  fmt::format("layer {} of a model that has {}", layer, shape_.layers));
     layers_[static_cast<std::size_t>(layer)].feed_forward = std::move(feed_forward);
   }
 
@@ -123,6 +137,8 @@ class Decoder final : public Model {
   std::vector<Layer> layers_;
 };
 
-void enrol(Registry& r) { r.add<Model, Decoder>("decoder", "pre-norm blocks of a mixer and a feed-forward (Llama)"); }
+void enrol(Registry& r) {
+  r.add<Model, Decoder>("decoder", "pre-norm blocks of a mixer and a feed-forward (Llama)");
+}
 
 }  // namespace mneme::models::decoder

@@ -7,9 +7,6 @@
 // state     none: every call is a text of its own
 // source    Devlin et al. 2018, arXiv:1810.04805
 // departs   no pooler, no token-type input (type 0 everywhere): sentence encoders use neither
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/embedding.h"
@@ -18,6 +15,10 @@
 #include "mneme/models/model.h"
 #include "mneme/models/prepare.h"
 
+#include <ATen/ATen.h>
+
+#include <fmt/format.h>
+
 namespace mneme::models::encoder {
 
 class Encoder final : public Model {
@@ -25,7 +26,9 @@ class Encoder final : public Model {
   struct Options {
     std::int64_t vocabulary = 256, model = 64, layers = 2, context = 512, types = 2;
     double norm_eps = 1e-12;
-    Chain mixer{Stage{"softmax", {{"rope_theta", {std::int64_t{0}}}, {"bias", {Stage{"true", {}}}}}}}, feed_forward{Stage{"mlp", {}}};
+    Chain mixer{
+        Stage{"softmax", {{"rope_theta", {std::int64_t{0}}}, {"bias", {Stage{"true", {}}}}}}},
+        feed_forward{Stage{"mlp", {}}};
   };
   static void describe(Describe& d, Options& o) {
     d("vocabulary", o.vocabulary, at_least(1), "tokens it knows");
@@ -43,7 +46,8 @@ class Encoder final : public Model {
         positions_(params, "positions", o.context, o.model),
         types_(params, "types", o.types, o.model),
         norm_(params, "norm", o.model, o.norm_eps) {
-    if (o.mixer.size() != 1 || o.feed_forward.size() != 1) throw Error(Errc::usage, "encoder: 'mixer' and 'feed_forward' want one stage each");
+    if (o.mixer.size() != 1 || o.feed_forward.size() != 1)
+      throw Error(Errc::usage, "encoder: 'mixer' and 'feed_forward' want one stage each");
     shape_.vocabulary = o.vocabulary;
     shape_.model = o.model;
     shape_.layers = o.layers;
@@ -52,8 +56,11 @@ class Encoder final : public Model {
       auto scope = params.scope(fmt::format("layers.{}", i));
       auto mixer_scope = scope.scope("attn"), feed_forward_scope = scope.scope("mlp");
       const Shape shape{o.model, i};
-      layers_.push_back({fmt::format("layers.{}", i), LayerNorm(scope, "norm1", o.model, o.norm_eps), LayerNorm(scope, "norm2", o.model, o.norm_eps),
-                         registry().make<Mixer>(o.mixer.front(), shape, mixer_scope), registry().make<FeedForward>(o.feed_forward.front(), shape, feed_forward_scope)});
+      layers_.push_back(
+          {fmt::format("layers.{}", i), LayerNorm(scope, "norm1", o.model, o.norm_eps),
+           LayerNorm(scope, "norm2", o.model, o.norm_eps),
+           registry().make<Mixer>(o.mixer.front(), shape, mixer_scope),
+           registry().make<FeedForward>(o.feed_forward.front(), shape, feed_forward_scope)});
     }
   }
 
@@ -70,10 +77,12 @@ class Encoder final : public Model {
     call.aux = &out.aux;
     const auto to = batch.to_layer < 0 ? shape_.layers : batch.to_layer;
     if (batch.from_layer < 0 || batch.from_layer > to || to > shape_.layers) {
-      throw Error(Errc::invalid, fmt::format("layers {} to {} of a model that has {}", batch.from_layer, to, shape_.layers));
+      throw Error(Errc::invalid, fmt::format("layers {} to {} of a model that has {}",
+                                             batch.from_layer, to, shape_.layers));
     }
     auto x = batch.ids.defined() ? words_(batch.ids) : batch.embeddings;
-    if (batch.from_layer == 0) x = norm_(x + positions_(call.positions) + types_(at::zeros({1, 1}, at::kLong)));
+    if (batch.from_layer == 0)
+      x = norm_(x + positions_(call.positions) + types_(at::zeros({1, 1}, at::kLong)));
     for (auto i = batch.from_layer; i < to; ++i) {
       const auto& layer = layers_.at(static_cast<std::size_t>(i));
       call.at = layer.name;
@@ -87,8 +96,11 @@ class Encoder final : public Model {
     return out;
   }
 
-  void set_feed_forward(std::int64_t layer, std::shared_ptr<const FeedForward> feed_forward) override {
-    if (layer < 0 || layer >= shape_.layers) throw Error(Errc::invalid, fmt::format("layer {} of a model that has {}", layer, shape_.layers));
+  void set_feed_forward(std::int64_t layer,
+                        std::shared_ptr<const FeedForward> feed_forward) override {
+    if (layer < 0 || layer >= shape_.layers)
+      throw Error(Errc::invalid,
+                  fmt::format("layer {} of a model that has {}", layer, shape_.layers));
     layers_[static_cast<std::size_t>(layer)].feed_forward = std::move(feed_forward);
   }
 
@@ -105,6 +117,8 @@ class Encoder final : public Model {
   std::vector<Layer> layers_;
 };
 
-void enrol(Registry& r) { r.add<Model, Encoder>("encoder", "post-norm bidirectional blocks with learned positions (BERT)"); }
+void enrol(Registry& r) {
+  r.add<Model, Encoder>("encoder", "post-norm bidirectional blocks with learned positions (BERT)");
+}
 
 }  // namespace mneme::models::encoder

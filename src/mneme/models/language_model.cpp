@@ -1,21 +1,22 @@
 #include "mneme/models/language_model.h"
 
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <nlohmann/json.hpp>
-
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/models/architecture.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
 
+#include <ATen/ATen.h>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
 namespace mneme {
 namespace {
 
 std::optional<ChatTemplate> chat_template(const nlohmann::json& metadata) {
-  const auto recognise = [](const nlohmann::json& from, const char* key) -> std::optional<ChatTemplate> {
+  const auto recognise = [](const nlohmann::json& from,
+                            const char* key) -> std::optional<ChatTemplate> {
     const auto found = from.find(key);
     if (found == from.end() || !found->is_string()) return std::nullopt;
     try {
@@ -24,13 +25,15 @@ std::optional<ChatTemplate> chat_template(const nlohmann::json& metadata) {
       return std::nullopt;
     }
   };
-  if (metadata.contains("tokenizer_config")) return recognise(metadata["tokenizer_config"], "chat_template");
+  if (metadata.contains("tokenizer_config"))
+    return recognise(metadata["tokenizer_config"], "chat_template");
   return recognise(metadata, "tokenizer.chat_template");
 }
 
 }  // namespace
 
-std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_path, const LoadOptions& options) {
+std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_path,
+                                                   const LoadOptions& options) {
   const auto located = locate_model(name_or_path);
   const auto checkpoint = open_checkpoint(located.path);
   auto out = std::make_unique<LanguageModel>();
@@ -39,11 +42,14 @@ std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_pa
   out->compute = options.compute;
   auto architecture = load_architecture(*checkpoint, out->params);
   if (architecture.spec.name != "decoder") {
-    throw Error(Errc::mismatch, fmt::format("{} is a {} encoder: it embeds text and cannot generate it", located.path.string(), architecture.name));
+    throw Error(Errc::mismatch,
+                fmt::format("{} is a {} encoder: it embeds text and cannot generate it",
+                            located.path.string(), architecture.name));
   }
   out->architecture = std::move(architecture.name);
   out->model = registry().make<Model>(architecture.spec, out->params);
-  out->tokenizer = checkpoint->format() == "gguf" ? tokenizer_from_gguf(checkpoint->metadata()) : tokenizer_from_directory(located.path);
+  out->tokenizer = checkpoint->format() == "gguf" ? tokenizer_from_gguf(checkpoint->metadata())
+                                                  : tokenizer_from_directory(located.path);
   out->chat = chat_template(checkpoint->metadata());
   out->digest = checkpoint->digest();
   return out;

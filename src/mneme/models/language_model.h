@@ -1,16 +1,16 @@
 // A loaded language model: weights, tokenizer, chat template and digest, as one thing to generate and read with.
 #pragma once
 
+#include "mneme/core/params.h"
+#include "mneme/models/model.h"
+#include "mneme/text/chat_template.h"
+#include "mneme/text/tokenizer.h"
+
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "mneme/core/params.h"
-#include "mneme/models/model.h"
-#include "mneme/text/chat_template.h"
-#include "mneme/text/tokenizer.h"
 
 namespace mneme {
 
@@ -29,11 +29,13 @@ struct LanguageModel {
   std::optional<ChatTemplate> chat;  ///< absent when the file names none
 
   /// [1,T] ids -> output; the usual single-sequence call.
-  Output run(const std::vector<std::int32_t>& ids, State& state, LogitsAt at = LogitsAt::last) const;
+  Output run(const std::vector<std::int32_t>& ids, State& state,
+             LogitsAt at = LogitsAt::last) const;
 };
 
 /// Loads a model by its name ("smollm2") or path (GGUF, safetensors, Hugging Face directory).
 /// Throws Error(not_found) with the known names, Error(unsupported) for an architecture that is not built in.
-std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_path, const LoadOptions& options = {});
+std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_path,
+                                                   const LoadOptions& options = {});
 
 }  // namespace mneme

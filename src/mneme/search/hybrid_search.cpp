@@ -46,7 +46,8 @@ std::vector<Candidate> HybridSearch::search(std::span<const float> embedding,
       embedded.empty() ? std::vector<float>() : dense_->cosines(embedding, embedded);
   const auto terms = search::weigh_terms(question, *lexical_);
   const auto covers = search::cover(terms, ids, *lexical_);
-  const auto mass = search::mass(terms), one_word = search::inverse_document_frequency(lexical_->size(), 0);
+  const auto mass = search::mass(terms),
+             one_word = search::inverse_document_frequency(lexical_->size(), 0);
   const auto trust = mass > 0 ? mass / (mass + one_word) : 0;
   for (std::size_t i = 0, j = 0; i < out.size(); ++i) {
     if (j < embedded.size() && embedded[j] == out[i].id) out[i].cosine = cosines[j++];

@@ -18,7 +18,8 @@ struct Candidate {
   double cover = 0;   ///< share of the question's terms that it holds, weighed by rarity, 0 to 1
   double rrf = 0;     ///< reciprocal-rank fusion of dense and lexical search
   double score = 0;   ///< cosine + cover_weight * cover
-  double relevance = 0;  ///< cosine + cover * m / (m + r): how surely it has to do with the question; see relevance()
+  double relevance =
+      0;  ///< cosine + cover * m / (m + r): how surely it has to do with the question; see relevance()
 };
 
 /// How candidates are found and ordered. The defaults are the best of those tried on 759 tuning

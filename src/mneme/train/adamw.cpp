@@ -7,15 +7,15 @@
 // spec      adamw(lr=0.001, beta1=0.9, beta2=0.99, eps=1e-08, weight_decay=0)
 // state     two numbers and, a tensor, one count a weight
 // source    Loshchilov & Hutter 2019, arXiv:1711.05101; Kingma & Ba 2015, arXiv:1412.6980
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <fmt/format.h>
-
-#include <cmath>
-#include <vector>
-
 #include "mneme/core/registry.h"
 #include "mneme/train/optimizer.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <fmt/format.h>
+#include <vector>
 
 namespace mneme::train::adamw {
 
@@ -95,8 +95,6 @@ class AdamW final : public Optimizer {
   std::vector<Slot> slots_;
 };
 
-void enrol(Registry& r) {
-  r.add<Optimizer, AdamW>("adamw", "Adam with decoupled weight decay");
-}
+void enrol(Registry& r) { r.add<Optimizer, AdamW>("adamw", "Adam with decoupled weight decay"); }
 
 }  // namespace mneme::train::adamw

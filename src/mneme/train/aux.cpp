@@ -4,13 +4,12 @@
 //
 // spec      aux(name=load_balance)
 // needs     layers that give a loss of that name
-#include <fmt/format.h>
-
-#include <vector>
-
 #include "mneme/core/nearest.h"
 #include "mneme/core/registry.h"
 #include "mneme/train/objective.h"
+
+#include <fmt/format.h>
+#include <vector>
 
 namespace mneme::train::aux {
 

@@ -1,9 +1,9 @@
 #include "mneme/train/batch_order.h"
 
+#include "mneme/core/error.h"
+
 #include <algorithm>
 #include <numeric>
-
-#include "mneme/core/error.h"
 
 namespace mneme {
 namespace {
@@ -72,8 +72,8 @@ void BatchOrder::fill() {
     if (!room) batches_.emplace_back();
     batches_.back().push_back(std::move(example));
   }
-  shuffle(batches_, generator_.split(kBatches).split(pass).split(
-                        static_cast<std::uint64_t>(place_.window)));
+  shuffle(batches_,
+          generator_.split(kBatches).split(pass).split(static_cast<std::uint64_t>(place_.window)));
   filled_ = true;
 }
 

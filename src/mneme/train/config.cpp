@@ -1,12 +1,5 @@
 #include "mneme/train/config.h"
 
-#include <fmt/format.h>
-#include <toml++/toml.h>
-
-#include <fstream>
-#include <iterator>
-#include <optional>
-
 #include "mneme/core/describe.h"
 #include "mneme/core/error.h"
 #include "mneme/core/nearest.h"
@@ -15,6 +8,12 @@
 #include "mneme/train/optimizer.h"
 #include "mneme/train/schedule.h"
 #include "mneme/train/task.h"
+
+#include <fmt/format.h>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <toml++/toml.h>
 
 namespace mneme {
 namespace {
@@ -86,8 +85,9 @@ class Table {
     for (const auto& [key, node] : *content_) {
       const std::string name(key.str());
       if (std::find(known_.begin(), known_.end(), name) != known_.end()) continue;
-      fail(node, fmt::format("unknown {} '{}'{}{}", node.is_table() ? "table" : "key", name,
-                             name_.empty() ? "" : " in [" + name_ + "]", did_you_mean(name, known_)));
+      fail(node,
+           fmt::format("unknown {} '{}'{}{}", node.is_table() ? "table" : "key", name,
+                       name_.empty() ? "" : " in [" + name_ + "]", did_you_mean(name, known_)));
     }
   }
 
@@ -192,7 +192,8 @@ TrainConfig read_train_config(const fs::path& path) {
 
   if (const auto* node = top.take("loss")) {
     const auto* list = node->as_array();
-    if (list == nullptr || list->empty()) top.fail(*node, "'loss' must be a list of tables: [[loss]]");
+    if (list == nullptr || list->empty())
+      top.fail(*node, "'loss' must be a list of tables: [[loss]]");
     out.loss.clear();
     for (const auto& item : *list) {
       if (!item.is_table()) top.fail(item, "'loss' must be a list of tables: [[loss]]");

@@ -41,11 +41,11 @@ struct TrainConfig {
   };
   std::vector<LossTable> loss{{}};  ///< [[loss]], one table a term
   struct TrainTable {
-    std::int64_t steps = 0;         ///< 0: as many as `passes` take
-    std::int64_t passes = 1;        ///< over the task's examples
-    std::int64_t batch = 8;         ///< examples that run together
-    std::int64_t batch_tokens = 0;  ///< instead: tokens, with padding, that run together
-    std::int64_t accumulate = 1;    ///< batches in a step
+    std::int64_t steps = 0;              ///< 0: as many as `passes` take
+    std::int64_t passes = 1;             ///< over the task's examples
+    std::int64_t batch = 8;              ///< examples that run together
+    std::int64_t batch_tokens = 0;       ///< instead: tokens, with padding, that run together
+    std::int64_t accumulate = 1;         ///< batches in a step
     std::int64_t checkpoint_layers = 1;  ///< layers run again together in backward; 0: none
     Compute compute = Compute::automatic;
     std::int64_t validate_every = 50;  ///< steps; 0: at the end only

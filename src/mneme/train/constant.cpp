@@ -23,6 +23,8 @@ class Constant final : public Schedule {
   Options o_;
 };
 
-void enrol(Registry& r) { r.add<Schedule, Constant>("constant", "the same learning rate throughout"); }
+void enrol(Registry& r) {
+  r.add<Schedule, Constant>("constant", "the same learning rate throughout");
+}
 
 }  // namespace mneme::train::constant

@@ -5,11 +5,11 @@
 // spec      cosine(warmup=10, floor=0)
 // source    Loshchilov & Hutter 2017, arXiv:1608.03983
 // departs   one fall without restarts; the warm-up multiplies it
-#include <cmath>
-#include <numbers>
-
 #include "mneme/core/registry.h"
 #include "mneme/train/schedule.h"
+
+#include <cmath>
+#include <numbers>
 
 namespace mneme::train::cosine {
 
@@ -33,6 +33,8 @@ class Cosine final : public Schedule {
   Options o_;
 };
 
-void enrol(Registry& r) { r.add<Schedule, Cosine>("cosine", "a learning rate that falls on half a wave"); }
+void enrol(Registry& r) {
+  r.add<Schedule, Cosine>("cosine", "a learning rate that falls on half a wave");
+}
 
 }  // namespace mneme::train::cosine

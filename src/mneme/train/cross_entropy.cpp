@@ -6,10 +6,10 @@
 // spec      cross_entropy(label_smoothing=0)
 // needs     nothing
 // source    Szegedy et al. 2016, arXiv:1512.00567 (label smoothing)
-#include <ATen/ATen.h>
-
 #include "mneme/core/registry.h"
 #include "mneme/train/objective.h"
+
+#include <ATen/ATen.h>
 
 namespace mneme::train::cross_entropy {
 
@@ -19,7 +19,8 @@ class CrossEntropy final : public Objective {
     double label_smoothing = 0;
   };
   static void describe(Describe& d, Options& o) {
-    d("label_smoothing", o.label_smoothing, within(0, 1), "share of the target given to all tokens");
+    d("label_smoothing", o.label_smoothing, within(0, 1),
+      "share of the target given to all tokens");
   }
   explicit CrossEntropy(const Options& o) : o_(o) {}
 

@@ -1,13 +1,13 @@
 #include "mneme/train/gradients.h"
 
+#include "mneme/core/error.h"
+
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
-
-#include "mneme/core/error.h"
+#include <fmt/format.h>
 
 namespace mneme {
 namespace {
@@ -74,7 +74,8 @@ LossValue add_gradients(const Model& model, const PackedExamples& examples,
     }
     value.total = total.item<double>();
     if (!std::isfinite(value.total)) {
-      throw Error(Errc::invalid, fmt::format("the loss is {}: try a lower learning rate", value.total));
+      throw Error(Errc::invalid,
+                  fmt::format("the loss is {}: try a lower learning rate", value.total));
     }
     (share * total).backward();
   }

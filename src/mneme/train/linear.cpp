@@ -27,6 +27,8 @@ class Falling final : public Schedule {
   Options o_;
 };
 
-void enrol(Registry& r) { r.add<Schedule, Falling>("linear", "a learning rate that falls on a line"); }
+void enrol(Registry& r) {
+  r.add<Schedule, Falling>("linear", "a learning rate that falls on a line");
+}
 
 }  // namespace mneme::train::linear

@@ -12,10 +12,10 @@ namespace mneme {
 
 /// What a pass gave, for the tokens that are learned.
 struct ObjectiveInput {
-  at::Tensor logits;   ///< [N,V] float, at the tokens that are learned
-  at::Tensor targets;  ///< [N] int64: the tokens that follow them
-  at::Tensor weights;  ///< [N] float, as the examples give them
-  at::Tensor hidden;   ///< [B,T,D] after the last layer
+  at::Tensor logits;                      ///< [N,V] float, at the tokens that are learned
+  at::Tensor targets;                     ///< [N] int64: the tokens that follow them
+  at::Tensor weights;                     ///< [N] float, as the examples give them
+  at::Tensor hidden;                      ///< [B,T,D] after the last layer
   std::map<std::string, at::Tensor> aux;  ///< named losses of the layers
 };
 

@@ -14,7 +14,8 @@ class Optimizer {
  public:
   static constexpr std::string_view kKind = "optimizer";
   static constexpr std::string_view kKindHelp = "how gradients change weights";
-  using Make = std::unique_ptr<Optimizer>(const Params& weights);  ///< those that require grad learn
+  using Make =
+      std::unique_ptr<Optimizer>(const Params& weights);  ///< those that require grad learn
 
   virtual ~Optimizer() = default;
   /// The learning rate before any schedule.

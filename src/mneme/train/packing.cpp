@@ -1,12 +1,12 @@
 #include "mneme/train/packing.h"
 
+#include "mneme/core/error.h"
+
 #include <ATen/ATen.h>
-#include <fmt/format.h>
 
 #include <algorithm>
+#include <fmt/format.h>
 #include <numeric>
-
-#include "mneme/core/error.h"
 
 namespace mneme {
 namespace {
@@ -16,7 +16,9 @@ std::int64_t position(const Example& example, std::size_t t) {
 }
 
 /// Whether what a token sees is more than order by position says.
-bool segmented(const Example& example) { return !example.segments.empty() && !example.sees.empty(); }
+bool segmented(const Example& example) {
+  return !example.segments.empty() && !example.sees.empty();
+}
 
 std::int64_t segment(const Example& example, std::size_t t) {
   return segmented(example) ? example.segments[t] : 0;
@@ -28,7 +30,9 @@ std::int64_t segments(const Example& example) {
 }
 
 void check(const Example& example, std::int64_t context) {
-  const auto fail = [](const std::string& what) { throw Error(Errc::invalid, "an example " + what); };
+  const auto fail = [](const std::string& what) {
+    throw Error(Errc::invalid, "an example " + what);
+  };
   const auto T = example.ids.size();
   if (T == 0) fail("has no tokens");
   if (example.weights.size() != T) {
@@ -69,15 +73,15 @@ std::vector<std::vector<std::size_t>> rows_of(const std::vector<const Example*>&
                                               std::int64_t room) {
   std::vector<std::size_t> order(examples.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
-    return examples[a]->tokens() > examples[b]->tokens();
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](auto a, auto b) { return examples[a]->tokens() > examples[b]->tokens(); });
   std::vector<std::vector<std::size_t>> rows;
   std::vector<std::int64_t> left;
   for (const auto i : order) {
     const auto n = examples[i]->tokens();
     const auto at = static_cast<std::size_t>(
-        std::find_if(left.begin(), left.end(), [&](auto free) { return free >= n; }) - left.begin());
+        std::find_if(left.begin(), left.end(), [&](auto free) { return free >= n; }) -
+        left.begin());
     if (at == rows.size()) {
       rows.emplace_back();
       left.push_back(room);

@@ -5,10 +5,10 @@
 // that each is computed as if it were alone.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include "mneme/models/model.h"
 #include "mneme/train/example.h"
+
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <vector>

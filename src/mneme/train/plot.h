@@ -23,7 +23,8 @@ struct Panel {
 
 /// The panels one below another over a common horizontal axis, as SVG. Points that are not finite are
 /// left out.
-std::string plot_svg(std::string_view title, std::string_view x_label, const std::vector<Panel>& panels);
+std::string plot_svg(std::string_view title, std::string_view x_label,
+                     const std::vector<Panel>& panels);
 
 /// The curve's moving average: each point is `keep` times the one before and the rest its own value.
 Curve smoothed(const Curve& curve, double keep, std::string name);

@@ -19,15 +19,18 @@ namespace mneme {
 class Task {
  public:
   static constexpr std::string_view kKind = "task";
-  static constexpr std::string_view kKindHelp = "what is learned: training examples, and validation";
+  static constexpr std::string_view kKindHelp =
+      "what is learned: training examples, and validation";
 
   /// What a task is made from beside its options.
   struct Setup {
-    std::filesystem::path data;            ///< folder of data sets
-    const LanguageModel* model = nullptr;  ///< whose tokenizer and prompt the examples are made for;
-                                           ///< outlives the task
-    std::function<void()> between = [] {};  ///< to be called between pieces of long work (making the
-                                            ///< task, validation); throws to stop there
+    std::filesystem::path data;  ///< folder of data sets
+    const LanguageModel* model =
+        nullptr;  ///< whose tokenizer and prompt the examples are made for;
+                  ///< outlives the task
+    std::function<void()> between =
+        [] {};  ///< to be called between pieces of long work (making the
+                ///< task, validation); throws to stop there
   };
   using Make = std::unique_ptr<Task>(const Setup&);
 

@@ -1,15 +1,5 @@
 #include "mneme/train/trainer.h"
 
-#include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
-#include <fmt/format.h>
-
-#include <algorithm>
-#include <charconv>
-#include <chrono>
-#include <cmath>
-#include <nlohmann/json.hpp>
-
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
 #include "mneme/core/progress.h"
@@ -19,6 +9,16 @@
 #include "mneme/train/packing.h"
 #include "mneme/weights/digests.h"
 #include "mneme/weights/safetensors.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cmath>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
 namespace mneme {
 namespace {
@@ -43,7 +43,8 @@ std::vector<WeightedObjective> objectives_of(const TrainConfig& config) {
   std::vector<WeightedObjective> out;
   for (const auto& term : config.loss) {
     auto name = print(term.spec);
-    const auto twice = std::any_of(out.begin(), out.end(), [&](const auto& o) { return o.name == name; });
+    const auto twice =
+        std::any_of(out.begin(), out.end(), [&](const auto& o) { return o.name == name; });
     if (twice) throw Error(Errc::usage, fmt::format("the loss '{}' is given twice", name));
     out.push_back({std::move(name), registry().make<Objective>(term.spec), term.weight});
   }
@@ -61,27 +62,31 @@ const Params& learning(const Params& adapters) {
 }
 
 Error of_another_training(const fs::path& path, const std::string& difference) {
-  return Error(Errc::mismatch,
-               fmt::format("{}: the checkpoint is that of another training: {}; undo the change, or "
-                           "remove the file to start anew",
-                           path.string(), difference));
+  return Error(
+      Errc::mismatch,
+      fmt::format("{}: the checkpoint is that of another training: {}; undo the change, or "
+                  "remove the file to start anew",
+                  path.string(), difference));
 }
 
 template <class T>
-T number(const fs::path& path, const std::map<std::string, std::string>& metadata, const char* key) {
+T number(const fs::path& path, const std::map<std::string, std::string>& metadata,
+         const char* key) {
   const auto found = metadata.find(key);
   const auto text = found == metadata.end() ? std::string() : found->second;
   T out{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
   if (error != std::errc() || end != text.data() + text.size() || !(out >= 0)) {
-    throw Error(Errc::corrupt, fmt::format("{}: '{}' of the checkpoint is no number", path.string(), key));
+    throw Error(Errc::corrupt,
+                fmt::format("{}: '{}' of the checkpoint is no number", path.string(), key));
   }
   return out;
 }
 
 }  // namespace
 
-TrainingFiles::TrainingFiles(const fs::path& path) : output(path), checkpoint(path), log(path), plot(path) {
+TrainingFiles::TrainingFiles(const fs::path& path)
+    : output(path), checkpoint(path), log(path), plot(path) {
   checkpoint += ".checkpoint";
   log.replace_extension(".jsonl");
   plot.replace_extension(".svg");
@@ -90,7 +95,8 @@ TrainingFiles::TrainingFiles(const fs::path& path) : output(path), checkpoint(pa
 Params attach_adapters(LanguageModel& model, const TrainConfig& config) {
   Params out;
   out.seed(config.seed);
-  attach_lora(model.params, config.adapter.parameters, out, config.adapter.rank, config.adapter.alpha);
+  attach_lora(model.params, config.adapter.parameters, out, config.adapter.rank,
+              config.adapter.alpha);
   return out;
 }
 
@@ -114,12 +120,14 @@ Trainer::Trainer(LanguageModel& model, const Params& adapters, const Task& task,
 }
 
 double Trainer::share_done() const {
-  if (config_.train.steps > 0) return static_cast<double>(step_) / static_cast<double>(config_.train.steps);
+  if (config_.train.steps > 0)
+    return static_cast<double>(step_) / static_cast<double>(config_.train.steps);
   return static_cast<double>(examples_) / static_cast<double>(config_.train.passes * task_.size());
 }
 
 bool Trainer::done() const {
-  return config_.train.steps > 0 ? step_ >= config_.train.steps : place_.pass >= config_.train.passes;
+  return config_.train.steps > 0 ? step_ >= config_.train.steps
+                                 : place_.pass >= config_.train.passes;
 }
 
 double Trainer::clip_gradients() {
@@ -138,7 +146,8 @@ double Trainer::clip_gradients() {
   if (norms.empty()) throw Error(Errc::invalid, "nothing that is trained gets a gradient");
   const auto norm = at::stack(norms).norm().item<double>();
   if (!std::isfinite(norm)) {
-    throw Error(Errc::invalid, fmt::format("the norm of the gradients is {}: try a lower learning rate", norm));
+    throw Error(Errc::invalid,
+                fmt::format("the norm of the gradients is {}: try a lower learning rate", norm));
   }
   if (config_.optimizer.clip > 0 && norm > config_.optimizer.clip) {
     for (auto& gradient : gradients) gradient.mul_(config_.optimizer.clip / (norm + 1e-6));
@@ -168,13 +177,15 @@ StepReport Trainer::step(const std::function<void()>& between) {
       report.examples += static_cast<std::int64_t>(drawn.size());
     }
     if (!(weight > 0)) {
-      throw Error(Errc::invalid, fmt::format("step {}: none of its {} examples has a token to learn",
-                                             report.step, report.examples));
+      throw Error(Errc::invalid,
+                  fmt::format("step {}: none of its {} examples has a token to learn", report.step,
+                              report.examples));
     }
     GradientOptions options;
     options.checkpoint_layers = config_.train.checkpoint_layers;
     options.between = between;
-    const auto draws = Generator(config_.seed).split(kLayerDraws).split(static_cast<std::uint64_t>(step_));
+    const auto draws =
+        Generator(config_.seed).split(kLayerDraws).split(static_cast<std::uint64_t>(step_));
     for (const auto& term : objectives_) report.loss.terms.emplace_back(term.name, 0.0);
     for (std::size_t i = 0; i < batches.size(); ++i) {
       // The mean over the step's tokens, however they are cut into batches.
@@ -219,17 +230,20 @@ bool Trainer::validation_is_due() const {
 }
 
 TrainingReport Trainer::run(bool resume, const std::function<void()>& between) {
-  if (config_.output.empty()) throw Error(Errc::usage, "where the adapter goes is not said: give 'output'");
+  if (config_.output.empty())
+    throw Error(Errc::usage, "where the adapter goes is not said: give 'output'");
   const TrainingFiles files(config_.output);
   const bool stopped_before = fs::exists(files.checkpoint);
   if (resume && !stopped_before) {
-    throw Error(Errc::not_found, fmt::format("{}: there is no checkpoint to resume from: start without --resume",
-                                             files.checkpoint.string()));
+    throw Error(Errc::not_found,
+                fmt::format("{}: there is no checkpoint to resume from: start without --resume",
+                            files.checkpoint.string()));
   }
   if (!resume && stopped_before) {
-    throw Error(Errc::invalid, fmt::format("{}: a training stopped there: go on with --resume, or remove the "
-                                           "file to start anew",
-                                           files.checkpoint.string()));
+    throw Error(Errc::invalid,
+                fmt::format("{}: a training stopped there: go on with --resume, or remove the "
+                            "file to start anew",
+                            files.checkpoint.string()));
   }
   std::optional<TrainingLog> log;
   if (resume) {
@@ -319,26 +333,33 @@ void Trainer::load_checkpoint(const fs::path& path) {
   std::map<std::string, std::string> metadata;
   const auto tensors = read_safetensors(path, &metadata);
   if (metadata["format"] != kFormat || metadata["version"] != kVersion) {
-    throw Error(Errc::mismatch, fmt::format("{}: is no checkpoint of this version of mneme", path.string()));
+    throw Error(Errc::mismatch,
+                fmt::format("{}: is no checkpoint of this version of mneme", path.string()));
   }
   const auto before = nlohmann::json::parse(metadata["recipe"], nullptr, false);
-  if (!before.is_array()) throw Error(Errc::corrupt, fmt::format("{}: the checkpoint has no recipe", path.string()));
+  if (!before.is_array())
+    throw Error(Errc::corrupt, fmt::format("{}: the checkpoint has no recipe", path.string()));
   for (std::size_t i = 0; i < std::max(before.size(), recipe_.size()); ++i) {
     const auto text = [&](const nlohmann::json& pair, std::size_t part) {
-      return pair.is_array() && pair.size() == 2 && pair[part].is_string() ? pair[part].get<std::string>() : std::string();
+      return pair.is_array() && pair.size() == 2 && pair[part].is_string()
+                 ? pair[part].get<std::string>()
+                 : std::string();
     };
-    const auto was = i < before.size() ? std::pair(text(before[i], 0), text(before[i], 1)) : std::pair<std::string, std::string>();
+    const auto was = i < before.size() ? std::pair(text(before[i], 0), text(before[i], 1))
+                                       : std::pair<std::string, std::string>();
     const auto is = i < recipe_.size() ? recipe_[i] : std::pair<std::string, std::string>();
     if (was == is) continue;
-    throw of_another_training(path, was.first == is.first
-                                        ? fmt::format("{} was {}, now it is {}", is.first, was.second, is.second)
-                                        : fmt::format("it had {} = {} where now is {} = {}", was.first, was.second,
-                                                      is.first, is.second));
+    throw of_another_training(
+        path, was.first == is.first
+                  ? fmt::format("{} was {}, now it is {}", is.first, was.second, is.second)
+                  : fmt::format("it had {} = {} where now is {} = {}", was.first, was.second,
+                                is.first, is.second));
   }
   std::map<std::string, at::Tensor> weights, optimizer;
   for (const auto& [name, tensor] : tensors) {
     if (name.starts_with(kWeight)) weights[name.substr(std::string_view(kWeight).size())] = tensor;
-    if (name.starts_with(kOptimizer)) optimizer[name.substr(std::string_view(kOptimizer).size())] = tensor;
+    if (name.starts_with(kOptimizer))
+      optimizer[name.substr(std::string_view(kOptimizer).size())] = tensor;
   }
   for (const auto& name : adapters_.names()) {
     const auto found = weights.find(name);

@@ -1,14 +1,13 @@
 #include "mneme/train/training_log.h"
 
-#include <fmt/format.h>
-
-#include <nlohmann/json.hpp>
-#include <set>
-#include <span>
-
 #include "mneme/core/error.h"
 #include "mneme/train/plot.h"
 #include "mneme/weights/atomic_file.h"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <span>
 
 namespace mneme {
 namespace {
@@ -24,7 +23,8 @@ Json as_json(const StepReport& report) {
           {"lr", report.rate},
           {"gradient_norm", report.norm},
           {"tokens", report.tokens},
-          {"tokens_per_s", report.seconds > 0 ? static_cast<double>(report.tokens) / report.seconds : 0.0}};
+          {"tokens_per_s",
+           report.seconds > 0 ? static_cast<double>(report.tokens) / report.seconds : 0.0}};
 }
 
 Json as_json(const ValidationReport& report) {
@@ -33,7 +33,8 @@ Json as_json(const ValidationReport& report) {
 
 }  // namespace
 
-TrainingLog::TrainingLog(std::filesystem::path path) : path_(std::move(path)), out_(path_, std::ios::trunc) {
+TrainingLog::TrainingLog(std::filesystem::path path)
+    : path_(std::move(path)), out_(path_, std::ios::trunc) {
   if (!out_) throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
 }
 
@@ -43,7 +44,8 @@ TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int
   std::ifstream in(path_);
   for (std::string line; std::getline(in, line);) {
     const auto entry = Json::parse(line, nullptr, false);
-    if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number_integer()) continue;
+    if (!entry.is_object() || !entry.contains("step") || !entry["step"].is_number_integer())
+      continue;
     try {
       const auto at = entry["step"].get<std::int64_t>();
       if (entry.contains("validation")) {
@@ -75,7 +77,8 @@ TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int
 
 void TrainingLog::write(const std::string& line) {
   out_ << line << '\n';
-  if (!out_.flush()) throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
+  if (!out_.flush())
+    throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
 }
 
 void TrainingLog::add(const StepReport& report) {

@@ -19,8 +19,9 @@ enum class WeightType : std::uint8_t {
 };
 
 /// Every storage format, in the order of the enumeration.
-inline constexpr std::array<WeightType, 6> kWeightTypes{WeightType::f32,  WeightType::f16,  WeightType::bf16,
-                                                        WeightType::q8_0, WeightType::q4_0, WeightType::q4_1};
+inline constexpr std::array<WeightType, 6> kWeightTypes{WeightType::f32,  WeightType::f16,
+                                                        WeightType::bf16, WeightType::q8_0,
+                                                        WeightType::q4_0, WeightType::q4_1};
 
 /// How many numbers one block holds: 1 for plain formats, 32 for quantized ones.
 [[nodiscard]] constexpr std::int64_t block_size(WeightType type) noexcept {
@@ -30,12 +31,18 @@ inline constexpr std::array<WeightType, 6> kWeightTypes{WeightType::f32,  Weight
 /// How many bytes one block takes.
 [[nodiscard]] constexpr std::int64_t block_bytes(WeightType type) noexcept {
   switch (type) {
-    case WeightType::f32: return 4;
-    case WeightType::f16: return 2;
-    case WeightType::bf16: return 2;
-    case WeightType::q8_0: return 34;
-    case WeightType::q4_0: return 18;
-    case WeightType::q4_1: return 20;
+    case WeightType::f32:
+      return 4;
+    case WeightType::f16:
+      return 2;
+    case WeightType::bf16:
+      return 2;
+    case WeightType::q8_0:
+      return 34;
+    case WeightType::q4_0:
+      return 18;
+    case WeightType::q4_1:
+      return 20;
   }
   return 0;
 }
@@ -51,18 +58,25 @@ inline constexpr std::array<WeightType, 6> kWeightTypes{WeightType::f32,  Weight
 /// The name in lower case: "q4_1".
 [[nodiscard]] constexpr std::string_view name(WeightType type) noexcept {
   switch (type) {
-    case WeightType::f32: return "f32";
-    case WeightType::f16: return "f16";
-    case WeightType::bf16: return "bf16";
-    case WeightType::q8_0: return "q8_0";
-    case WeightType::q4_0: return "q4_0";
-    case WeightType::q4_1: return "q4_1";
+    case WeightType::f32:
+      return "f32";
+    case WeightType::f16:
+      return "f16";
+    case WeightType::bf16:
+      return "bf16";
+    case WeightType::q8_0:
+      return "q8_0";
+    case WeightType::q4_0:
+      return "q4_0";
+    case WeightType::q4_1:
+      return "q4_1";
   }
   return "";
 }
 
 /// The format of that name, or nothing.
-[[nodiscard]] constexpr std::optional<WeightType> weight_type_named(std::string_view text) noexcept {
+[[nodiscard]] constexpr std::optional<WeightType> weight_type_named(
+    std::string_view text) noexcept {
   for (WeightType type : kWeightTypes) {
     if (name(type) == text) return type;
   }

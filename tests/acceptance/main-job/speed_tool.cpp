@@ -2,6 +2,8 @@
 //   prefill N          seconds to read N tokens at once
 //   decode DEPTH N     seconds to read N tokens one by one behind DEPTH others
 // usage: speed_tool MODEL THREADS < ids, then commands: the first line holds token ids, at least as many as are asked for
+#include "mneme/models/language_model.h"
+
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
@@ -11,8 +13,6 @@
 #include <sstream>
 #include <string>
 #include <vector>
-
-#include "mneme/models/language_model.h"
 
 namespace {
 
@@ -37,7 +37,8 @@ int run(int argc, char** argv) {
   for (std::int32_t id = 0; numbers >> id;) ids.push_back(id);
   const auto piece = [&](std::size_t begin, std::size_t n) {
     if (begin + n > ids.size()) throw std::runtime_error("too few ids were given");
-    return std::vector<std::int32_t>(ids.begin() + static_cast<std::ptrdiff_t>(begin), ids.begin() + static_cast<std::ptrdiff_t>(begin + n));
+    return std::vector<std::int32_t>(ids.begin() + static_cast<std::ptrdiff_t>(begin),
+                                     ids.begin() + static_cast<std::ptrdiff_t>(begin + n));
   };
   while (std::getline(std::cin, line)) {
     std::istringstream words(line);

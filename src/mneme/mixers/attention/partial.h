@@ -5,11 +5,11 @@
 // Masks and biases are functions of positions, so attention over a segment needs nothing but the segment.
 #pragma once
 
+#include "mneme/core/call.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <vector>
-
-#include "mneme/core/call.h"
 
 namespace mneme {
 
@@ -32,12 +32,14 @@ struct Entries {
 
 /// The plain form, differentiable, any number type: q [B,G*H,T,K] (query head h looks at KV head h / G) at positions
 /// [B,T]; `segments` [B,T] of the queries where the pattern asks for them, and which segments they see, as in Call.
-Partial attend_plain(const at::Tensor& q, const at::Tensor& q_positions, const at::Tensor& q_segments, const Entries& entries,
-                     const Pattern& pattern, double scale, const at::Tensor& segment_sees = {});
+Partial attend_plain(const at::Tensor& q, const at::Tensor& q_positions,
+                     const at::Tensor& q_segments, const Entries& entries, const Pattern& pattern,
+                     double scale, const at::Tensor& segment_sees = {});
 
 /// The same without lse, which stays undefined, by libtorch's blockwise kernel: differentiable, and nothing of the size
 /// T x N but one byte each is kept. Entries have no log mass, keys and values one width.
-Partial attend_blockwise(const at::Tensor& q, const at::Tensor& q_positions, const at::Tensor& q_segments, const Entries& entries,
+Partial attend_blockwise(const at::Tensor& q, const at::Tensor& q_positions,
+                         const at::Tensor& q_segments, const Entries& entries,
                          const Pattern& pattern, double scale, const at::Tensor& segment_sees = {});
 
 }  // namespace mneme

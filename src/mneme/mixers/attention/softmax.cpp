@@ -10,17 +10,17 @@
 // needs     positions; kv_heads divides heads
 // source    Vaswani et al. 2017, arXiv:1706.03762; Shazeer 2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245
 // departs   rope_theta=0 leaves rotary positions out (encoders with learned positions)
-#include <ATen/ATen.h>
-#include <fmt/format.h>
-
-#include <cmath>
-
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/linear.h"
 #include "mneme/mixers/attention/partial.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/mixers/mixer.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <fmt/format.h>
 
 namespace mneme::mixers::softmax {
 
@@ -36,7 +36,8 @@ class Softmax final : public Mixer {
     d("heads", o.heads, at_least(1), "query heads");
     d("kv_heads", o.kv_heads, at_least(0), "key and value heads; 0: as many as query heads");
     d("head", o.head, at_least(0), "width of a head; 0: model width / heads");
-    d("rope_theta", o.rope_theta, at_least(0), "base of the rotary frequencies; 0: no rotary positions");
+    d("rope_theta", o.rope_theta, at_least(0),
+      "base of the rotary frequencies; 0: no rotary positions");
     d("rope_pairs", o.rope_pairs, one_of({"halves", "adjacent"}), "which channels turn together");
     d("window", o.window, at_least(0), "how far back a token sees; 0: all the way");
     d("bias", o.bias, "biases in the four projections");
@@ -49,29 +50,37 @@ class Softmax final : public Mixer {
         v_(params, "v", shape.model, o_.kv_heads * o_.head, o_.bias),
         out_(params, "out", o_.heads * o_.head, shape.model, o_.bias),
         kv_{o_.kv_heads, o_.head, o_.head, nullptr} {
-    if (o_.rope_theta > 0) kv_.rope = std::make_shared<Rope>(o_.head, o_.rope_theta, o_.rope_pairs == "halves" ? RopePairs::halves : RopePairs::adjacent);
+    if (o_.rope_theta > 0)
+      kv_.rope = std::make_shared<Rope>(
+          o_.head, o_.rope_theta,
+          o_.rope_pairs == "halves" ? RopePairs::halves : RopePairs::adjacent);
   }
 
   at::Tensor forward(const at::Tensor& x, State& state, Call& call) const override {
     const auto B = x.size(0), T = x.size(1);
-    const auto split = [&](const at::Tensor& y, std::int64_t heads) { return y.view({B, T, heads, o_.head}).transpose(1, 2); };
+    const auto split = [&](const at::Tensor& y, std::int64_t heads) {
+      return y.view({B, T, heads, o_.head}).transpose(1, 2);
+    };
     const auto qkv = Linear::together({&q_, &k_, &v_}, x, call);
     const auto q = tap(call, "attn.q", split(qkv[0], o_.heads));
     const auto k = tap(call, "attn.k", split(qkv[1], o_.kv_heads));
     const auto v = tap(call, "attn.v", split(qkv[2], o_.kv_heads));
     const double scale = 1.0 / std::sqrt(static_cast<double>(o_.head));
     Call own = call;
-    if (o_.window > 0 && (own.pattern.window == 0 || own.pattern.window > o_.window)) own.pattern.window = o_.window;
+    if (o_.window > 0 && (own.pattern.window == 0 || own.pattern.window > o_.window))
+      own.pattern.window = o_.window;
     at::Tensor attended;
     if (call.pattern.causal && call.mode != Mode::read_only) {
       auto& store = dynamic_cast<KvStore&>(state.store("kv"));
       store.append(k, v, own);
-      attended = with_extra(store.attend(q, own, scale, own.extra_keys.defined()), q, own, scale).out;
+      attended =
+          with_extra(store.attend(q, own, scale, own.extra_keys.defined()), q, own, scale).out;
       store.settle();
     } else {
       attended = within(q, k, v, state, own, scale);
     }
-    return tap(call, "attn.out", out_(attended.transpose(1, 2).reshape({B, T, o_.heads * o_.head}), call));
+    return tap(call, "attn.out",
+               out_(attended.transpose(1, 2).reshape({B, T, o_.heads * o_.head}), call));
   }
 
   [[nodiscard]] State start(std::int64_t B, const at::TensorOptions&) const override {
@@ -80,48 +89,67 @@ class Softmax final : public Mixer {
     return state;
   }
 
-  [[nodiscard]] std::int64_t state_bytes(std::int64_t T) const override { return 2 * o_.kv_heads * o_.head * T * 4; }
+  [[nodiscard]] std::int64_t state_bytes(std::int64_t T) const override {
+    return 2 * o_.kv_heads * o_.head * T * 4;
+  }
 
  private:
   static Options resolve(Options o, const Shape& shape) {
     if (o.kv_heads == 0) o.kv_heads = o.heads;
     if (o.head == 0) {
       if (shape.model % o.heads != 0) {
-        throw Error(Errc::usage, fmt::format("softmax: heads={} does not divide the model's width {}: give head", o.heads, shape.model));
+        throw Error(Errc::usage,
+                    fmt::format("softmax: heads={} does not divide the model's width {}: give head",
+                                o.heads, shape.model));
       }
       o.head = shape.model / o.heads;
     }
     if (o.heads % o.kv_heads != 0) {
-      throw Error(Errc::usage, fmt::format("softmax: kv_heads={} does not divide heads={}", o.kv_heads, o.heads));
+      throw Error(Errc::usage, fmt::format("softmax: kv_heads={} does not divide heads={}",
+                                           o.kv_heads, o.heads));
     }
     return o;
   }
 
   /// Attention among the tokens of this call, and over what the State holds if it is read only; the State stays.
-  at::Tensor within(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const State& state, const Call& call, double scale) const {
+  at::Tensor within(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                    const State& state, const Call& call, double scale) const {
     const auto T = q.size(2);
-    const auto turn = [&](const at::Tensor& x) { return kv_.rope ? (*kv_.rope)(x, call.positions) : x; };
+    const auto turn = [&](const at::Tensor& x) {
+      return kv_.rope ? (*kv_.rope)(x, call.positions) : x;
+    };
     at::Tensor valid;
-    if (!call.lengths.empty()) valid = (at::arange(T).unsqueeze(0) < at::tensor(call.lengths, at::kLong).unsqueeze(1)).unsqueeze(1);  // [B,1,T]
-    const bool fused = !call.pattern.causal && call.pattern.window == 0 && !call.pattern.by_segment && call.mode != Mode::read_only &&
+    if (!call.lengths.empty())
+      valid = (at::arange(T).unsqueeze(0) < at::tensor(call.lengths, at::kLong).unsqueeze(1))
+                  .unsqueeze(1);  // [B,1,T]
+    const bool fused = !call.pattern.causal && call.pattern.window == 0 &&
+                       !call.pattern.by_segment && call.mode != Mode::read_only &&
                        !call.extra_keys.defined() && o_.heads == o_.kv_heads && !q.requires_grad();
     if (fused) {
-      return at::scaled_dot_product_attention(turn(q), turn(k), v, valid.defined() ? std::optional<at::Tensor>(valid.unsqueeze(1)) : std::nullopt, 0.0, false, scale);
+      return at::scaled_dot_product_attention(
+          turn(q), turn(k), v,
+          valid.defined() ? std::optional<at::Tensor>(valid.unsqueeze(1)) : std::nullopt, 0.0,
+          false, scale);
     }
-    Entries own{turn(k), v, call.positions.unsqueeze(1), valid, {}, call.segments.defined() ? call.segments.unsqueeze(1) : at::Tensor()};
-    auto partial = attend_plain(turn(q), call.positions, call.segments, own, call.pattern, scale, call.segment_sees);
+    Entries own{turn(k), v,  call.positions.unsqueeze(1),
+                valid,   {}, call.segments.defined() ? call.segments.unsqueeze(1) : at::Tensor()};
+    auto partial = attend_plain(turn(q), call.positions, call.segments, own, call.pattern, scale,
+                                call.segment_sees);
     if (call.mode == Mode::read_only && state.has("kv")) {
-      partial = merge({partial, dynamic_cast<const KvStore&>(state.store("kv")).attend(q, call, scale, true)});
+      partial = merge(
+          {partial, dynamic_cast<const KvStore&>(state.store("kv")).attend(q, call, scale, true)});
     }
     return with_extra(partial, q, call, scale).out;
   }
 
   /// Joins attention over the call's extra keys, which stand at no position and are visible to all.
-  static Partial with_extra(const Partial& partial, const at::Tensor& q, const Call& call, double scale) {
+  static Partial with_extra(const Partial& partial, const at::Tensor& q, const Call& call,
+                            double scale) {
     if (!call.extra_keys.defined()) return partial;
     const auto B = call.extra_keys.size(0), N = call.extra_keys.size(2);
     Entries extra{call.extra_keys, call.extra_values, at::zeros({B, 1, N}, at::kLong), {}, {}, {}};
-    return merge({partial, attend_plain(q, call.positions, {}, extra, Pattern{false, 0, false}, scale)});
+    return merge(
+        {partial, attend_plain(q, call.positions, {}, extra, Pattern{false, 0, false}, scale)});
   }
 
   Options o_;
@@ -129,6 +157,9 @@ class Softmax final : public Mixer {
   KvShape kv_;
 };
 
-void enrol(Registry& r) { r.add<Mixer, Softmax>("softmax", "multi-head softmax attention, grouped queries, rotary positions"); }
+void enrol(Registry& r) {
+  r.add<Mixer, Softmax>("softmax",
+                        "multi-head softmax attention, grouped queries, rotary positions");
+}
 
 }  // namespace mneme::mixers::softmax
