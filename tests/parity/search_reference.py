@@ -85,7 +85,10 @@ def candidates(question_terms, cosines, dense, lexical, words, k=10, depth=20, w
     cover = {s: sum(words.idf(t) for t in question_terms if t in words.terms[s]) / total for s in first}
     score = {s: float(cosines[s]) + weight * cover[s] for s in first}
     order = sorted(first, key=lambda s: -score[s])
-    return order, [score[s] for s in order], max((float(cosines[s]) + cover[s] for s in first), default=0.0)
+    # A share of few words says little: cover counts as far as the question's idf mass outweighs one word of no span.
+    mass = sum(words.idf(t) for t in question_terms)
+    trust = mass / (mass + words.idf(None)) if mass > 0 else 0.0
+    return order, [score[s] for s in order], max((float(cosines[s]) + trust * cover[s] for s in first), default=0.0)
 
 
 def main():

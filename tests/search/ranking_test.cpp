@@ -83,8 +83,9 @@ TEST(Reorder, SortsTheFirstAndKeepsTheRest) {
   EXPECT_EQ(c[0].id, 4);
 }
 
-TEST(Relevance, IsTheBestOfCosineAndCoverTogether) {
-  const std::vector<Candidate> c = {{1, 0.4, 0.2, 0, 0}, {2, 0.1, 0.9, 0, 0}, {3, 0.9, 0.9, 0, 0}};
+TEST(Relevance, IsTheLargestAmongTheFirst) {
+  const std::vector<Candidate> c = {
+      {1, 0, 0, 0, 0, 0.6}, {2, 0, 0, 0, 0, 1.0}, {3, 0, 0, 0, 0, 1.8}};
   EXPECT_DOUBLE_EQ(search::relevance(c, 2), 1.0);
   EXPECT_DOUBLE_EQ(search::relevance(c), 1.8);
   EXPECT_DOUBLE_EQ(search::relevance({}), 0);
@@ -123,6 +124,8 @@ TEST_F(HybridTest, FillsInEveryScore) {
   EXPECT_NEAR(found[1].cosine, 0.5, 1e-6);
   EXPECT_DOUBLE_EQ(found[1].cover, 1);
   EXPECT_NEAR(found[1].score, 0.9, 1e-6);
+  // 2 of 5 spans hold delta: ln 2.4 against ln 12 of a word that none holds.
+  EXPECT_NEAR(found[1].relevance, 0.5 + std::log(2.4) / (std::log(2.4) + std::log(12)), 1e-6);
   EXPECT_DOUBLE_EQ(found[1].rrf, 1.0 / 13 + 1.0 / 11);
   EXPECT_EQ(HybridSearch(dense_, lexical_).search(east_, "delta", 2).size(), 2U);
 }
