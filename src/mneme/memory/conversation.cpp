@@ -21,7 +21,7 @@ namespace {
 
 using memory::seconds_since;
 
-constexpr std::int64_t kRetrieved = 20;
+constexpr std::int64_t kChatRetrieved = 20;
 constexpr std::int64_t kChatSpans = 2;
 // Tokens of earlier turns that stay in the context; what is older becomes spans of the session's memory.
 constexpr std::int64_t kTurnTokens = 1024;
@@ -123,13 +123,13 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
   const auto recent = exchanges_after(turns, file_->moved_turns(session));
 
   // A message that says too little alone ("and when?") is found by the turns before it.
-  auto candidates = retrieve(message, kRetrieved, {}, true);
+  auto candidates = retrieve(message, kChatRetrieved, {}, true);
   auto relevance = search::relevance(candidates);
   if (relevance < prompt_.not_found_below && !turns.empty()) {
     std::string context;
     for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i)
       context += turns[i].text + "\n";
-    candidates = retrieve(context + message, kRetrieved, {}, true);
+    candidates = retrieve(context + message, kChatRetrieved, {}, true);
     relevance = search::relevance(candidates);
   }
   const bool from_memory = relevance >= prompt_.not_found_below;

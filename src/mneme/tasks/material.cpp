@@ -40,7 +40,7 @@ std::string spoken(std::string_view answer, std::string_view end) {
   return trimmed(out);
 }
 
-std::set<std::string> words_of(std::string_view text) {
+std::set<std::string> distinct_words_of(std::string_view text) {
   std::istringstream in(normalised(text));
   return {std::istream_iterator<std::string>(in), {}};
 }
@@ -56,7 +56,7 @@ std::vector<std::string> shortest_first(std::vector<std::string> answers) {
 std::optional<std::size_t> gold_of(const ReadingQuestion& question, const ReadingText& text,
                                    std::span<const Span> spans) {
   const auto [first, last] = text.paragraphs.at(question.paragraph);
-  const auto asked = words_of(question.text);
+  const auto asked = distinct_words_of(question.text);
   std::optional<std::size_t> best;
   std::size_t most = 0;
   for (std::size_t i = 0; i < spans.size(); ++i) {
@@ -68,7 +68,7 @@ std::optional<std::size_t> gold_of(const ReadingQuestion& question, const Readin
                                    [&](const auto& answer) { return holds_answer(part, answer); });
     if (!holds) continue;
     std::size_t shared = 0;
-    for (const auto& word : words_of(part)) shared += asked.count(word);
+    for (const auto& word : distinct_words_of(part)) shared += asked.count(word);
     if (!best || shared > most) {
       best = i;
       most = shared;
