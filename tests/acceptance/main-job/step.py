@@ -169,4 +169,4 @@ def query(memory, sql, *values):
 
 def lines(text):
     """What a person sees of an error output: lines that are not empty, without progress."""
-    return [line for line in text.splitlines() if line.strip() and not re.search(r"\d(\.\d+)?k? ?(tokens|B|KiB|MiB)(/s| in )", line)]
+    return [line for line in text.splitlines() if line.strip() and not re.search(r"\d(\.\d+)?k? ?(tokens|B|KiB|MiB)(/s| in )|: stopped at \d", line)]
