@@ -76,6 +76,7 @@ class FromMemory final : public Partner {
     if (!reply.text.empty() && !quotation && (!reply.citations.empty() || reply.note.empty()))
       say("{}\n", not_a_quotation());
     write(faint(describe_citations(reply.citations, false)));
+    if (reply.cut) say("{}\n", faint("(" + cut_at(wishes_.max_tokens) + ")"));
     if (!reply.note.empty()) say("{}\n", faint("(" + reply.note + ")"));
     if (reply.moved_to_memory > 0)
       log::info("{} left the context and can be found as part of the session's memory",

@@ -60,6 +60,7 @@ class Show final : public Verb {
       out["consolidated_spans"] = usage.consolidated_spans;
       out["text_only_spans"] = usage.text_only_spans;
       out["forget_unfinished"] = usage.forget_unfinished;
+      out["unembedded_spans"] = usage.unembedded_spans;
       out["questions"] = file.counter("questions");
       out["sessions"] = Json::array();
       for (const auto& session : sessions)
@@ -82,6 +83,10 @@ class Show final : public Verb {
                       with_separators(tokens), with_separators(spans), with_separators(with_states),
                       counted(static_cast<std::int64_t>(documents.size()), "source"))));
     say("file      {}\n", as_size(usage.file_bytes + usage.wal_bytes));
+    if (usage.unembedded_spans > 0)
+      say("          {} found by their words only: an interrupted `read` goes on when it is run "
+          "again\n",
+          counted(usage.unembedded_spans, "span is", "spans are"));
     if (usage.forget_unfinished)
       say("          of a forgotten source bytes are left until somebody opens it who may write "
           "it\n");

@@ -5,6 +5,7 @@
 #include "tests/memory/memory_fixture.h"
 #include "tests/tensor_check.h"
 #include <algorithm>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <string>
 #include <utility>
@@ -76,6 +77,53 @@ TEST(Conversation, AFollowUpIsFoundByTheTurnsBefore) {
   const auto reply = say(*memory, "And when was that?");
   ASSERT_FALSE(reply.citations.empty()) << reply.note;
   EXPECT_EQ(reply.citations[0].source, "harbour") << reply.text;
+}
+
+TEST(Conversation, AFollowUpIsAboutWhatWasTalkedOfThoughOthersHoldItsWords) {
+  const check::Folder folder;
+  std::vector<std::pair<std::string, std::string>> texts;
+  const char* things[] = {"harp", "kiln", "loom", "forge", "ferry", "press", "organ", "still"};
+  for (int i = 0; i < 8; ++i) {
+    texts.emplace_back(
+        things[i],
+        fmt::format("The old {} of the village was bought in {} by the miller's family, who "
+                    "paid {} crowns for it and kept it in the barn behind the church.\n",
+                    things[i], 1756 + 7 * i, 101 + 13 * i));
+  }
+  auto memory = memory_of(folder, texts);
+  say(*memory, "Where is the old ferry of the village kept?");
+  const auto reply = say(*memory, "And when was it bought?");
+  ASSERT_FALSE(reply.citations.empty()) << reply.note;
+  EXPECT_EQ(reply.citations[0].source, "ferry") << reply.text;
+}
+
+TEST(Conversation, AVeryLongTurnDoesNotBlockTheNext) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"harbour", kHarbour}});
+  std::string question = "Tell me about the harbour of Tarrow";
+  for (int i = 0; i < 6800; ++i) question += " again";
+  say(*memory, question, 4);
+  const auto reply = say(*memory, "Who dug the harbour of Tarrow?");
+  ASSERT_FALSE(reply.citations.empty()) << reply.note;
+  EXPECT_NE(reply.text.find("convicts"), std::string::npos) << reply.text;
+}
+
+TEST(Conversation, AQuestionGoesWithItsForgottenAnswer) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  say(*memory, "Is it true that the password of the Zephyrine archive is quokkabramble?");
+  EXPECT_EQ(memory->file().turns("default").size(), 2U);
+  memory->file().forget("secret");
+  EXPECT_TRUE(memory->file().turns("default").empty());
+  memory->file().close();
+  EXPECT_EQ(check::file_bytes(folder / "m.mneme").find("quokkabramble"), std::string::npos);
+}
+
+TEST(Conversation, AReplyThatWasCutSaysSo) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"harbour", kHarbour}});
+  EXPECT_TRUE(say(*memory, "Who dug the harbour of Tarrow?", 1).cut);
+  EXPECT_FALSE(say(*memory, "Who dug the harbour of Tarrow?", 24).cut);
 }
 
 TEST(Conversation, AWordThatSaysNothingIsNotFoundInMemory) {

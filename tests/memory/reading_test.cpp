@@ -53,6 +53,7 @@ TEST(Reading, AnInterruptedReadingKeepsWhatItDidAndGoesOn) {
   const auto left = static_cast<std::int64_t>(
       memory->file().passages_without(id, RepKind::embedding, embedder).size());
   EXPECT_EQ(left, spans - 256);
+  EXPECT_EQ(memory->file().usage().unembedded_spans, left);
   const auto resumed = memory->read({document}, {});
   EXPECT_FALSE(resumed.interrupted);
   EXPECT_EQ(resumed.sources.at(0).outcome, "resumed");

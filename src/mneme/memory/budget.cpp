@@ -290,6 +290,9 @@ Usage MemoryFile::usage() const {
   usage.text_only_spans =
       db_->integer("SELECT count(*) FROM spans WHERE consolidation > 0 AND consolidation = " +
                    std::to_string(memory::kTextOnly));
+  usage.unembedded_spans = db_->integer(
+      "SELECT count(*) FROM spans s WHERE s.leaf AND NOT EXISTS (SELECT 1 FROM reps r WHERE "
+      "r.span_id = s.id AND r.kind = 'embedding')");
   usage.forget_unfinished = meta("forgetting").has_value();
   return usage;
 }

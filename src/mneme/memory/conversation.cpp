@@ -48,6 +48,37 @@ std::vector<Exchange> exchanges_after(const std::vector<Turn>& turns, std::int64
   return out;
 }
 
+/// The last exchanges that together stay within kTurnTokens.
+std::span<const Exchange> latest(std::span<const Exchange> exchanges, const Tokenizer& tokenizer) {
+  std::size_t tokens = 0, n = 0;
+  while (n < exchanges.size()) {
+    const auto& exchange = exchanges[exchanges.size() - n - 1];
+    tokens += tokenizer.encode(exchange.question).size() + tokenizer.encode(exchange.answer).size();
+    if (tokens > static_cast<std::size_t>(kTurnTokens)) break;
+    ++n;
+  }
+  return exchanges.last(n);
+}
+
+/// Words that stand for something said before.
+constexpr std::string_view kPointers[] = {
+    "it",   "its",  "he",    "him",   "his",   "she",  "her", "they", "them", "their",
+    "this", "that", "these", "those", "there", "then", "and", "but",  "so"};
+
+/// Whether a message can hardly be understood without what was said before: it points back, or it holds less to go by
+/// than one word that no passage holds.
+bool is_follow_up(std::string_view message, const LexicalIndex& index) {
+  for (const auto& word : search::query_words(message)) {
+    std::string lower(word);
+    std::transform(lower.begin(), lower.end(), lower.begin(),
+                   [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+    if (std::find(std::begin(kPointers), std::end(kPointers), lower) != std::end(kPointers))
+      return true;
+  }
+  return search::mass(search::weigh_terms(message, index)) <
+         search::inverse_document_frequency(index.size(), 0);
+}
+
 std::string moved_label(const std::string& session, std::int64_t first, std::int64_t last) {
   return fmt::format("{} turns {}-{}", session, first, last);
 }
@@ -57,13 +88,7 @@ std::string moved_label(const std::string& session, std::int64_t first, std::int
 std::int64_t Memory::move_old_turns(const std::string& session, const std::vector<Turn>& turns) {
   const auto& tokenizer = *reader().model().tokenizer;
   const auto exchanges = exchanges_after(turns, file_->moved_turns(session));
-  std::int64_t tokens = 0;
-  auto kept = exchanges.size();
-  while (kept > 0 && tokens < kTurnTokens) {
-    --kept;
-    tokens += static_cast<std::int64_t>(tokenizer.encode(exchanges[kept].question).size() +
-                                        tokenizer.encode(exchanges[kept].answer).size());
-  }
+  const auto kept = exchanges.size() - latest(exchanges, tokenizer).size();
   if (kept == 0) return 0;
   std::string text;
   std::vector<std::int64_t> provenance;
@@ -120,19 +145,19 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
       log::warn("earlier turns are not moved into the memory: {}", error.what());
     }
   }
-  const auto recent = exchanges_after(turns, file_->moved_turns(session));
+  const auto since = exchanges_after(turns, file_->moved_turns(session));
+  const auto recent = latest(since, *model.tokenizer);
 
-  // A message that says too little alone ("and when?") is found by the turns before it.
-  auto candidates = retrieve(message, kChatRetrieved, {}, true);
-  auto relevance = search::relevance(candidates);
-  if (relevance < prompt_.not_found_below && !turns.empty()) {
-    std::string context;
+  const bool follow_up = !turns.empty() && is_follow_up(message, lexical());
+  std::string query;
+  if (follow_up) {
     for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i)
-      context += turns[i].text + "\n";
-    candidates = retrieve(context + message, kChatRetrieved, {}, true);
-    relevance = search::relevance(candidates);
+      query += turns[i].text + "\n";
   }
-  const bool from_memory = relevance >= prompt_.not_found_below;
+  const auto candidates = retrieve(query + message, kChatRetrieved, {}, true);
+  // What goes on from an answer from memory is answered from memory.
+  const bool goes_on = follow_up && !turns.back().provenance.empty() && !candidates.empty();
+  const bool from_memory = goes_on || search::relevance(candidates) >= prompt_.not_found_below;
 
   State state;
   std::vector<std::int32_t> prompt;
@@ -197,6 +222,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
   while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n'))
     out.text.pop_back();
   out.tokens = static_cast<std::int64_t>(said.ids.size());
+  if (said.stop_reason == "length") out.cut = true;
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
   out.citations = memory::citations_of(placed, out.text).list;
   std::sort(provenance.begin(), provenance.end());

@@ -50,6 +50,14 @@ ForgetReport MemoryFile::forget_documents(std::vector<std::int64_t> documents,
         if (row.bind(document).step()) report.labels.emplace_back(row.text(0));
       }
       const auto needle = memory::provenance_needle(document);
+      // A question goes with its answer: it may repeat what it asks about.
+      db_->prepare(
+             "DELETE FROM turns WHERE role = 'user' AND EXISTS (SELECT 1 FROM turns a WHERE "
+             "a.session_id = turns.session_id AND a.number = turns.number + 1 AND a.role = "
+             "'assistant' AND a.provenance IS NOT NULL AND instr(a.provenance, ?) > 0)")
+          .bind(needle)
+          .run();
+      report.turns += db_->changes();
       db_->prepare("DELETE FROM turns WHERE provenance IS NOT NULL AND instr(provenance, ?) > 0")
           .bind(needle)
           .run();

@@ -200,10 +200,19 @@ Memory::Index& Memory::index() {
     fresh->dense = DenseIndex::restore(d, {}, ids, vectors, "");
   }
   fresh->lexical = std::make_unique<LexicalIndex>(file_->handle(), MemoryFile::kFtsTable);
+  if (const auto missing = fresh->lexical->size() - static_cast<std::int64_t>(ids.size());
+      missing > 0) {
+    log::warn(
+        "{}: {} of {} passages have no embedding yet and are found by their words only: the same "
+        "`read` goes on with them",
+        file_->path().string(), missing, fresh->lexical->size());
+  }
   fresh->documents = file_->documents();
   index_ = std::move(fresh);
   return *index_;
 }
+
+const LexicalIndex& Memory::lexical() { return *index().lexical; }
 
 void Memory::store_index() {
   auto& current = index();

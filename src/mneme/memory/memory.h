@@ -109,6 +109,7 @@ struct ChatReply {
   std::string text;
   std::vector<Citation> citations;  ///< as an answer's
   std::int64_t tokens = 0;
+  bool cut = false;  ///< the reply ends where its tokens were used up
   double seconds = 0;
   std::int64_t moved_to_memory =
       0;             ///< turns that fell out of the context and became spans of the session
@@ -183,6 +184,7 @@ class Memory {
   Memory() = default;
   struct Index;
   Index& index();
+  const LexicalIndex& lexical();
   void store_index();
   void compute_states(ReadReport& report, const ReadOptions& options);
   /// Turns that no longer fit the context become spans of the session; how many did.

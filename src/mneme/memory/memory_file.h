@@ -129,7 +129,8 @@ struct Usage {
   std::int64_t spans_with_states = 0;
   std::int64_t consolidated_spans =
       0;  ///< passages whose state was made smaller or given up for the budget
-  std::int64_t text_only_spans = 0;  ///< those of them that have no state left
+  std::int64_t text_only_spans = 0;   ///< those of them that have no state left
+  std::int64_t unembedded_spans = 0;  ///< found by their words only: their reading was interrupted
   /// A forget was interrupted, and this process cannot end it: what it deleted may still stand in
   /// the file as bytes. verify() reports it as a problem.
   bool forget_unfinished = false;

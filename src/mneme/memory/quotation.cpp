@@ -39,12 +39,6 @@ std::vector<Word> words_of(std::string_view text) {
 
 }  // namespace
 
-std::string normalize_answer(std::string_view text) {
-  std::string out;
-  for (const auto& word : words_of(text)) out += (out.empty() ? "" : " ") + word.text;
-  return out;
-}
-
 std::optional<std::pair<std::int64_t, std::int64_t>> find_quotation(std::string_view text,
                                                                     std::string_view answer) {
   const auto wanted = words_of(answer), held = words_of(text);

@@ -9,9 +9,6 @@
 
 namespace mneme::memory {
 
-/// Lower case, without punctuation and articles, single spaces: as reading-comprehension metrics compare answers.
-std::string normalize_answer(std::string_view text);
-
 /// Bytes [begin, end) of the first place where the normalised words of `answer` stand one after another in `text`;
 /// nothing if they do not, or the answer has no words.
 std::optional<std::pair<std::int64_t, std::int64_t>> find_quotation(std::string_view text,
