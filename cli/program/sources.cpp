@@ -27,8 +27,9 @@ std::int64_t bytes_of(const fs::path& path) {
   return error ? 0 : static_cast<std::int64_t>(size);
 }
 
-/// A path from the current directory on, where it leads into it: so a file has one label however it is named. Others stay
-/// as they were given, since nothing shorter tells them apart.
+/// A path from the current directory on, where it leads into it: so a file has one label whether its path is relative or
+/// absolute (read through a folder it is named from there). Others stay as they were given, since nothing shorter tells
+/// them apart.
 std::string label_of_file(const fs::path& file) {
   const auto given = file.lexically_normal();
   if (given.is_relative() && *given.begin() != "..") return given.generic_string();

@@ -7,11 +7,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "../folder_test.h"
 #include "../tiny_models.h"
 #include <filesystem>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -35,12 +35,10 @@ at::Tensor logits(const LanguageModel& model) {
   return model.run({1, 5, 9, 2, 30, 7, 11, 20, 4, 3}, state, LogitsAt::all).logits;
 }
 
-class AdapterFile : public ::testing::Test {
+class AdapterFile : public check::FolderTest {
  protected:
   void SetUp() override {
-    auto pattern = (fs::temp_directory_path() / "mneme-adapter-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
+    FolderTest::SetUp();
     path_ = folder_ / "adapter.safetensors";
     trained_ = tiny();
     attach_lora(trained_->params, "layers.*.weight", adapters_, 3, 6.0);
@@ -52,7 +50,6 @@ class AdapterFile : public ::testing::Test {
     info_ = {"tiny", trained_->digest, "layers.*.weight",         3,
              6.0,    "recipe",         {{"prompt", "{\"a\": 1}"}}};
   }
-  void TearDown() override { fs::remove_all(folder_); }
 
   /// The file with its parts changed.
   template <class Change>
@@ -70,7 +67,7 @@ class AdapterFile : public ::testing::Test {
     EXPECT_TRUE(check::identical(logits(*model), before)) << "nothing is attached";
   }
 
-  fs::path folder_, path_;
+  fs::path path_;
   std::unique_ptr<LanguageModel> trained_;
   Params adapters_;
   AdapterInfo info_;

@@ -4,6 +4,7 @@
 #include "mneme/layers/lora.h"
 #include "mneme/train/trainer.h"
 
+#include "../folder_test.h"
 #include "../tiny_models.h"
 #include <filesystem>
 #include <fmt/format.h>
@@ -12,7 +13,6 @@
 #include <iterator>
 #include <memory>
 #include <string>
-#include <unistd.h>
 #include <vector>
 
 namespace mneme::check {
@@ -92,24 +92,5 @@ inline std::string content_of(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
-
-/// A test with an empty folder that goes away with it.
-class FolderTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    auto pattern = (std::filesystem::temp_directory_path() / "mneme-train-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  std::filesystem::path write(const std::string& name, std::string_view content) const {
-    std::ofstream(folder_ / name, std::ios::binary) << content;
-    return folder_ / name;
-  }
-  std::filesystem::path folder_;
-};
 
 }  // namespace mneme::check

@@ -31,7 +31,7 @@ TEST(Sha256, PiecesEqualTheWhole) {
 class FileDigest : public testing::ScratchTest {
  protected:
   void SetUp() override {
-    ScratchTest::SetUp();
+    FolderTest::SetUp();
     if (const char* old = std::getenv("XDG_CACHE_HOME")) old_ = old;
     ::setenv("XDG_CACHE_HOME", (folder_ / "cache").c_str(), 1);
   }
@@ -41,7 +41,7 @@ class FileDigest : public testing::ScratchTest {
     } else {
       ::unsetenv("XDG_CACHE_HOME");
     }
-    ScratchTest::TearDown();
+    FolderTest::TearDown();
   }
   // A file large and old enough to be remembered.
   std::filesystem::path settled(char fill) {

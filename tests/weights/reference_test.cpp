@@ -139,7 +139,7 @@ class DefaultModels : public testing::ScratchTest {
  protected:
   // Digests are remembered in the test's own folder, not in the user's.
   void SetUp() override {
-    ScratchTest::SetUp();
+    FolderTest::SetUp();
     if (const char* old = std::getenv("XDG_CACHE_HOME")) cache_ = old;
     ::setenv("XDG_CACHE_HOME", folder_.c_str(), 1);
   }
@@ -149,7 +149,7 @@ class DefaultModels : public testing::ScratchTest {
     } else {
       ::unsetenv("XDG_CACHE_HOME");
     }
-    ScratchTest::TearDown();
+    FolderTest::TearDown();
   }
   static std::chrono::nanoseconds time(const std::function<void()>& action) {
     const auto start = std::chrono::steady_clock::now();

@@ -3,6 +3,7 @@
 
 #include "mneme/core/error.h"
 
+#include "../folder_test.h"
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -17,30 +18,7 @@
 
 namespace mneme::testing {
 
-/// A test with an empty folder that goes away with it.
-class ScratchTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    auto pattern = (std::filesystem::temp_directory_path() / "mneme-weights-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    folder_ = pattern;
-  }
-  void TearDown() override {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-
-  std::filesystem::path write(const std::string& name, std::string_view content) const {
-    const auto path = folder_ / name;
-    std::filesystem::create_directories(path.parent_path());
-    // Some file systems flush a file that is cut and rewritten, which thousands of cases would feel.
-    std::filesystem::remove(path);
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-  }
-
-  std::filesystem::path folder_;
-};
+using ScratchTest = check::FolderTest;
 
 /// Expects that `action` throws an Error of that code, whose text is one line that holds `part`.
 template <class Action>

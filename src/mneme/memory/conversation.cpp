@@ -137,9 +137,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
   if (file_->writable() && !turns.empty()) {
     try {
       out.moved_to_memory = move_old_turns(session, turns);
-    } catch (
-        const Error&
-            error) {  // a full or busy disk is no reason not to answer: they are moved another time
+    } catch (const Error& error) {
+      // A full or busy disk is no reason not to answer: they are moved another time.
       if (error.code() != Errc::io && error.code() != Errc::busy && error.code() != Errc::full)
         throw;
       log::warn("earlier turns are not moved into the memory: {}", error.what());
