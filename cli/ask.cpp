@@ -37,12 +37,15 @@ class Ask final : public Verb {
     flags("--explain", explain_, "also show which spans were found and what each gave");
     flags("--place", place_, std::vector<std::string>{"each", "together"},
           "read every span alone and take the best answer, or all in one context");
-    flags("--top", top_, "K", at_least(0), "spans to read; 0: 3 for each, 2 for together");
+    flags("--top", top_, "K", at_least(0),
+          "spans to read; 0: what the memory's prompt says for each, 2 for together");
     flags("--max-tokens", max_tokens_, "N", at_least(0),
           "tokens of an answer at most; 0: what the memory's prompt says");
     flags("--source", sources_, "LABEL", "only search this source; may be repeated");
     flags("--always", always_, "answer also when nothing relevant was found");
     flags("--model", model_, "NAME", "language model; unset: the memory's");
+    flags("--adapter", adapter_, "NAME",
+          "adapter of the model: a known name, a file of `mneme train`, none; unset: the memory's");
     flags("--embedder", embedder_, "NAME", "embedder; unset: the memory's");
     flags("--strict", strict_,
           "refuse another model than the memory was read with, in place of reading spans again");
@@ -51,7 +54,7 @@ class Ask final : public Verb {
   void run(const Invocation& call) override {
     const std::vector<std::string> files(call.arguments.begin(), call.arguments.end() - 1);
     const auto question = text_or_input(call.arguments.back(), "question");
-    auto models = std::make_shared<MemoryModels>(model_, embedder_);
+    auto models = std::make_shared<MemoryModels>(model_, embedder_, adapter_);
     MemoryOptions open;
     open.strict = strict_;
     std::vector<std::unique_ptr<Memory>> memories;
@@ -97,11 +100,14 @@ class Ask final : public Verb {
                      {"total_s", answer.total_s},
                      {"decode_tokens_per_s", answer.decode_tokens_per_s}};
     out["model"] = answer.model;
+    out["adapter"] = answer.adapter;
     out["kv"] = answer.kv;
     out["quotation"] = answer.quotation;
     out["cut"] = answer.cut;
     out["relevance"] = answer.relevance;
     out["threshold"] = answer.threshold;
+    out["confidence"] = answer.confidence;
+    if (answer.confidence_wanted) out["confidence_wanted"] = *answer.confidence_wanted;
     out["states_obstacle"] = answer.states_obstacle;
     if (explain_) {
       out["candidates"] = Json::array();
@@ -118,6 +124,7 @@ class Ask final : public Verb {
                                      {"had_state", c.had_state},
                                      {"answer", c.answer},
                                      {"answer_log_probability", c.answer_log_probability},
+                                     {"refused", c.refused},
                                      {"file", c.file}});
       }
     }
@@ -139,19 +146,26 @@ class Ask final : public Verb {
 
   void explain(const Answer& answer, bool name_files) const {
     say("\n{}\n", bold("Found"));
-    say("  relevance {:.3f}, {} the threshold of {:.3f}\n\n", answer.relevance,
-        answer.relevance < answer.threshold ? "below" : "above", answer.threshold);
-    say("  {:>4} {:>6} {:>6} {:>6} {:>6}  {:<9} {:>7}  source and text\n", "rank", "score",
-        "cosine", "cover", "rrf", "placed", "log p");
+    const auto side = [](double value, double least) { return value < least ? "below" : "above"; };
+    say("  relevance {:.3f}, {} the threshold of {:.3f}\n", answer.relevance,
+        side(answer.relevance, answer.threshold), answer.threshold);
+    const bool read = std::any_of(answer.candidates.begin(), answer.candidates.end(),
+                                  [](const auto& c) { return !c.answer.empty(); });
+    if (read && answer.confidence_wanted)
+      say("  confidence in the answer {:.3f}, {} the threshold of {:.3f}\n", answer.confidence,
+          side(answer.confidence, *answer.confidence_wanted), *answer.confidence_wanted);
+    say("\n  {:>4} {:>6} {:>6} {:>6} {:>6}  {:<9} {:>7} {:>7}  source and text\n", "rank", "score",
+        "cosine", "cover", "rrf", "placed", "log p", "refused");
     for (std::size_t i = 0; i < answer.candidates.size(); ++i) {
       const auto& c = answer.candidates[i];
       const auto* placed = !c.placed ? "" : c.had_state ? "state" : "read now";
-      say("  {:>4} {:>6.3f} {:>6.3f} {:>6.3f} {:>6.3f}  {:<9} {:>7}  {}{}, bytes {}-{}: {}\n",
+      say("  {:>4} {:>6.3f} {:>6.3f} {:>6.3f} {:>6.3f}  {:<9} {:>7} {:>7}  {}{}, bytes {}-{}: {}\n",
           i + 1, c.candidate.score, c.candidate.cosine, c.candidate.cover, c.candidate.rrf, placed,
           c.answer.empty() ? "" : fmt::format("{:.3f}", c.answer_log_probability),
+          c.placed && answer.confidence_wanted ? fmt::format("{:.2f}", c.refused) : "",
           name_files ? one_line(c.file) + " " : "", one_line(c.source), c.begin, c.end,
           faint(shortened(one_line(c.excerpt))));
-      if (c.placed && !c.answer.empty()) say("  {:>53}{}\n", "answer: ", one_line(c.answer));
+      if (c.placed && !c.answer.empty()) say("  {:>61}{}\n", "answer: ", one_line(c.answer));
     }
     say("\n{}\n", bold("Cost"));
     say("  tokens: {} of the documents read now, {} placed, {} left out, {} of the question, {} "
@@ -164,15 +178,15 @@ class Ask final : public Verb {
     say("  time: {} to find, {} to the first token, {} in all, {:.1f} tokens/s\n",
         as_duration(answer.retrieve_s), as_duration(answer.first_token_s),
         as_duration(answer.total_s), answer.decode_tokens_per_s);
-    say("  model {}, states kept as {}\n", one_line(answer.model),
-        one_line(spelled_out(answer.kv)));
+    say("  model {}, adapter {}, states kept as {}\n", one_line(answer.model),
+        one_line(answer.adapter), one_line(spelled_out(answer.kv)));
   }
 
   static std::string shortened(const std::string& text) {
     return excerpt(text, 0, static_cast<std::int64_t>(text.size()), 60);
   }
 
-  std::string place_ = "each", model_, embedder_;
+  std::string place_ = "each", model_, embedder_, adapter_;
   std::int64_t top_ = 0, max_tokens_ = 0;
   std::vector<std::string> sources_;
   bool json_ = false, explain_ = false, always_ = false, strict_ = false;

@@ -41,6 +41,8 @@ class Bench final : public Verb {
     flags("--data", data_, "FOLDER", "where data sets lie, a folder each");
     flags("--model", model_, "MODEL", "language model");
     flags("--embedder", embedder_, "MODEL", "model that embeds passages and questions");
+    flags("--adapter", adapter_, "NAME",
+          "adapter of the language model: a known name, a file, none; unset: its own");
     flags("--report", report_, "FILE", "write the report there, as Markdown");
     flags("--json", json_, "print all figures as one JSON object");
     for (const auto* suite : registry().components(Suite::kKind)) {
@@ -74,6 +76,7 @@ class Bench final : public Verb {
     setup.data = data_.empty() ? default_data_folder() : std::filesystem::path(data_);
     setup.language_model = model_;
     setup.embedder = embedder_;
+    setup.adapter = adapter_;
     setup.between = stop_if_interrupted;
     const auto report = registry().make<Suite>(stage)->run(setup);
     if (!report_.empty()) {
@@ -89,7 +92,7 @@ class Bench final : public Verb {
   }
 
  private:
-  std::string data_, model_ = "smollm2", embedder_ = "minilm", report_;
+  std::string data_, model_ = "smollm2", embedder_ = "minilm", adapter_, report_;
   bool json_ = false;
   std::map<std::string, std::string> options_;  // of all suites, as given
 };

@@ -230,6 +230,8 @@ class Chat final : public Verb {
     flags("--max-tokens", wishes_.max_tokens, "N", at_least(1), "tokens of a reply at most");
     flags("--model", model_, "NAME", "language model; unset: the memory's, or smollm2");
     flags("--embedder", embedder_, "NAME", "embedder; unset: the memory's");
+    flags("--adapter", adapter_, "NAME",
+          "adapter that answers from memory: a known name, a file, none; unset: the memory's");
     sampling_.declare(flags);
   }
 
@@ -247,7 +249,7 @@ class Chat final : public Verb {
       if (session_.empty()) session_ = "default";
       check_session(session_);
       auto memory =
-          Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, embedder_), {});
+          Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, embedder_, adapter_), {});
       memory->reader();  // so that the first reply does not wait for it
       partner = std::make_unique<FromMemory>(std::move(memory), session_, wishes_);
     }
@@ -311,7 +313,7 @@ class Chat final : public Verb {
     }
   }
 
-  std::string session_, model_, embedder_;
+  std::string session_, model_, embedder_, adapter_;
   Wishes wishes_;
   Sampling sampling_;
 };

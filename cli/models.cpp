@@ -1,6 +1,7 @@
 // mneme models: which models are here.
 #include "mneme/core/error.h"
 #include "mneme/core/params.h"
+#include "mneme/models/adapter_file.h"
 #include "mneme/models/architecture.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
@@ -42,7 +43,7 @@ class Models final : public Verb {
   [[nodiscard]] About about() const override {
     return {Group::model,
             "models",
-            "list the models that are found by name, or look at others",
+            "list the models and adapters that are found by name, or look at other models",
             {{"MODEL", "a name, a GGUF file or a model folder; unset: all that are found", false,
               true}},
             {"mneme models", "mneme models ~/models/some.gguf --json"}};
@@ -63,8 +64,9 @@ class Models final : public Verb {
     } else {
       for (const auto& name : call.arguments) entries.push_back(look_at(locate_model(name)));
     }
+    const auto adapters = call.arguments.empty() ? known_adapters() : std::vector<std::string>{};
     if (json_) {
-      Json out{{"models", Json::array()}};
+      Json out{{"models", Json::array()}, {"adapters", Json::array()}};
       for (const auto& entry : entries) {
         out["models"].push_back({{"name", entry.located.name},
                                  {"path", entry.located.path.string()},
@@ -74,6 +76,15 @@ class Models final : public Verb {
                                  {"format", entry.format},
                                  {"weight_bytes", entry.weight_bytes}});
         if (!entry.problem.empty()) out["models"].back()["problem"] = entry.problem;
+      }
+      for (const auto& name : adapters) {
+        const auto path = locate_adapter(name);
+        const auto info = read_adapter_info(path);
+        out["adapters"].push_back({{"name", name},
+                                   {"path", path.string()},
+                                   {"model", info.model},
+                                   {"rank", info.rank},
+                                   {"bytes", std::filesystem::file_size(path)}});
       }
       print_json(out);
       return;
@@ -91,6 +102,14 @@ class Models final : public Verb {
         say("  cannot be used: {}\n", one_line(entry.problem));
       }
       say("  {}\n", one_line(entry.located.path.string()));
+    }
+    for (const auto& name : adapters) {
+      const auto path = locate_adapter(name);
+      const auto info = read_adapter_info(path);
+      say("{}  adapter of {}\n", bold(fmt::format("{:<10}", one_line(name))), one_line(info.model));
+      say("  LoRA of rank {}, {}\n  {}\n", info.rank,
+          as_size(static_cast<std::int64_t>(std::filesystem::file_size(path))),
+          one_line(path.string()));
     }
   }
 

@@ -43,6 +43,9 @@ class Read final : public Verb {
           "smollm2");
     flags("--embedder", embedder_, "NAME",
           "model that embeds spans for search; unset: the memory's, or minilm");
+    flags("--adapter", adapter_, "NAME",
+          "adapter that answers are read with: a known name, a file of `mneme train`, none; unset: "
+          "the memory's, or the model's own");
     flags(
         "--budget", budget_, "SIZE", MemoryFile::kMinBudgetBytes,
         "what the file may take while states can give way, as 64MiB; unset: the memory's, or 1GiB");
@@ -64,7 +67,7 @@ class Read final : public Verb {
     if (output_.empty() && !dry_run_)
       throw Error(Errc::usage, "-o FILE is missing: which memory file is to be written?");
     const auto sources = list_sources(call.arguments, label_);
-    auto models = std::make_shared<MemoryModels>(model_, embedder_);
+    auto models = std::make_shared<MemoryModels>(model_, embedder_, adapter_);
     if (dry_run_) {
       count(sources, *models);
       return;
@@ -294,7 +297,7 @@ class Read final : public Verb {
       say("  interrupted: what was read is stored; the same command goes on from here\n");
   }
 
-  std::string output_, model_, embedder_, kv_, context_, label_;
+  std::string output_, model_, embedder_, adapter_, kv_, context_, label_;
   ByteSize budget_;
   bool eager_ = false, sync_ = false, dry_run_ = false, json_ = false;
 };

@@ -52,6 +52,7 @@ class Show final : public Verb {
       out["file_bytes"] = usage.file_bytes + usage.wal_bytes;
       out["budget_bytes"] = usage.budget_bytes;
       out["model"] = memory->model_name();
+      out["adapter"] = memory->adapter();
       out["kv"] = memory->kv();
       out["embedder"] = embedder;
       out["context"] = context;
@@ -96,8 +97,8 @@ class Show final : public Verb {
     if (usage.consolidated_spans > 0) say("          {}\n", describe_states(usage));
     say("kept as   {}, each span read behind {}\n", one_line(spelled_out(memory->kv())),
         context == "stream" ? "all text before it" : "the prompt alone");
-    say("model     {}, embedder {}\n", one_line(memory->model_name()),
-        embedder.empty() ? "none yet" : one_line(embedder));
+    say("model     {}, adapter {}, embedder {}\n", one_line(memory->model_name()),
+        one_line(memory->adapter()), embedder.empty() ? "none yet" : one_line(embedder));
     say("asked     {}\n", counted(file.counter("questions"), "time"));
     for (const auto& session : sessions)
       say("session   {}: {}\n", one_line(session.name), counted(session.turns, "turn"));

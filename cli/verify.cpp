@@ -24,6 +24,7 @@ class Verify final : public Verb {
     flags("--deep", deep_, "N", within(0, 1e9),
           "also compute N spans' states again from their text and compare; --seed picks which");
     flags("--model", model_, "NAME", "language model for --deep; unset: the memory's");
+    flags("--adapter", adapter_, "NAME", "its adapter; unset: the memory's");
     flags("--json", json_, "print one JSON object");
   }
 
@@ -31,7 +32,7 @@ class Verify final : public Verb {
     MemoryOptions open;
     open.access = MemoryFile::Access::read_only;
     const auto memory =
-        Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), open);
+        Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, "", adapter_), open);
     const auto report = memory->verify(deep_, call.everywhere.seed);
     const auto problems = counted(static_cast<std::int64_t>(report.problems.size()), "problem");
     if (json_) {
@@ -56,7 +57,7 @@ class Verify final : public Verb {
 
  private:
   std::int64_t deep_ = 0;
-  std::string model_;
+  std::string model_, adapter_;
   bool json_ = false;
 };
 

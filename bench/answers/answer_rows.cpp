@@ -29,9 +29,9 @@ constexpr Variant kVariants[] = {
     {"together", "best 3 spans placed", Variant::How::placed, 3, "q8"},
     {"together-f16", "best 3 spans placed, states uncoded", Variant::How::placed, 3, kUncoded},
     {"together-q4", "best 3 spans placed, states at 4 bits", Variant::How::placed, 3, "q4"},
-    {"each", "best 3 spans apart", Variant::How::apart, 3, "q8"},
-    {"each-f16", "best 3 spans apart, states uncoded", Variant::How::apart, 3, kUncoded},
-    {"ask-each", "ask --place each --top 3", Variant::How::ask_each, 3, "q8"},
+    {"each", "best spans apart", Variant::How::apart, 0, "q8"},
+    {"each-f16", "best spans apart, states uncoded", Variant::How::apart, 0, kUncoded},
+    {"ask-each", "ask --place each", Variant::How::ask_each, 0, "q8"},
     {"ask-together", "ask --place together --top 3", Variant::How::ask_together, 3, "q8"},
 };
 
@@ -96,6 +96,7 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
   out["found"] = answer.found;
   out["quotation"] = answer.quotation;
   out["relevance"] = answer.relevance;
+  out["confidence"] = answer.confidence;
   out["document_tokens_evaluated"] = answer.document_tokens_evaluated;
   out["citations"] = json::array();
   for (const auto& citation : answer.citations) {
@@ -133,6 +134,7 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
     auto read = scored(candidate.answer, question);
     read["log_probability"] = candidate.answer_log_probability;
     read["score"] = candidate.candidate.score;
+    read["refused"] = candidate.refused;
     read["gold"] = memory.gold(question, candidate.candidate.id);
     out["read"].push_back(std::move(read));
   }
@@ -167,17 +169,18 @@ class Run {
     const auto answers = reader_.answer(std::move(states), texts, reader_.prompt().max_tokens).rows;
     for (std::size_t i = 0, row = 0; i < questions.size(); row += rows_of[i++]) {
       const auto& question = set_.questions[questions[i]];
+      const auto& retrieval = retrieved_[questions[i]];
       std::vector<std::string> said;
       std::vector<double> likely;
+      std::vector<memory::ScoredAnswer> read;
       for (std::size_t r = row; r < row + rows_of[i]; ++r) {
         said.push_back(answers[r].text);
         likely.push_back(answers[r].mean_log_probability);
+        read.push_back({&answers[r], read.size() < retrieval.scores.size()
+                                         ? retrieval.scores[read.size()]
+                                         : 0.0});
       }
-      std::size_t best = 0;
-      if (said.size() > 1) {
-        const auto scores = std::span(retrieved_[questions[i]].scores).first(said.size());
-        best = memory::choose_answer(said, likely, scores, reader_.prompt().score_weight);
-      }
+      const auto best = memory::choose_answer(read, retrieval.relevance, reader_.prompt()).best;
       auto out = scored(said[best], question);
       out["tokens"] = answers[row + best].tokens;
       if (rows_of[i] > 1) {
@@ -196,7 +199,7 @@ class Run {
           variant.how != Variant::How::joint)
         continue;
       for (const auto q : questions) {
-        for (const auto span : best(q, variant.spans)) spans.push_back(span);
+        for (const auto span : best(q, spans_of(variant))) spans.push_back(span);
       }
     }
     std::sort(spans.begin(), spans.end());
@@ -205,6 +208,10 @@ class Run {
   }
 
  private:
+  [[nodiscard]] std::int64_t spans_of(const Variant& variant) const {
+    return variant.spans > 0 ? variant.spans : reader_.prompt().spans_apart;
+  }
+
   [[nodiscard]] std::vector<std::int64_t> best(std::size_t q, std::int64_t n) const {
     const auto& spans = retrieved_[q].spans;
     return {spans.begin(),
@@ -223,7 +230,7 @@ class Run {
                                                static_cast<std::size_t>(end - begin))));
       return;
     }
-    const auto spans = best(q, variant.spans);
+    const auto spans = best(q, spans_of(variant));
     if (variant.how == Variant::How::apart) {
       for (const auto span : spans) {
         states.push_back(reader_.prefix());
@@ -353,6 +360,34 @@ void answer_questions(const QuestionSet& set, ArticleMemory& memory, const Reade
     for (const auto& [variant, questions] : missing) run.batch(*variant, questions);
     rows.flush();
     progress.advance(static_cast<std::int64_t>(batch.size()));
+  }
+}
+
+void ask_in_doubt(std::span<const std::string> questions, std::string_view variant,
+                  ArticleMemory& memory, AnswerRows& rows, const std::function<void()>& between) {
+  Progress progress(fmt::format("asking ({})", variant),
+                    static_cast<std::int64_t>(questions.size()), "questions");
+  AskOptions options;
+  options.always = true;
+  for (const auto& question : questions) {
+    between();
+    if (!rows.has(variant, question)) {
+      const auto answer = memory.memory().ask(question, options);
+      json row{{"relevance", answer.relevance},
+               {"confidence", answer.confidence},
+               {"answer", answer.answer},
+               {"read", json::array()}};
+      for (const auto& candidate : answer.candidates) {
+        if (!candidate.placed) continue;
+        row["read"].push_back({{"answer", candidate.answer},
+                               {"log_probability", candidate.answer_log_probability},
+                               {"score", candidate.candidate.score},
+                               {"refused", candidate.refused}});
+      }
+      rows.add(variant, question, std::move(row));
+      rows.flush();
+    }
+    progress.advance(1);
   }
 }
 

@@ -31,7 +31,7 @@ struct Variant {
   };
   std::string_view name, help;
   How how;
-  std::int64_t spans;      ///< best spans that are read
+  std::int64_t spans;      ///< best spans that are read; 0: as many as the prompt says
   std::string_view codec;  ///< that their states went through; empty: does not apply
 };
 
@@ -59,6 +59,11 @@ class AnswerRows {
 
 /// A row of one answer: {"answer", "f1", "em", "contains"}.
 nlohmann::json scored(const std::string& answer, const ArticleQuestion& question);
+
+/// What is known of a question that is asked with no one to say whether it has an answer: a row under `variant` and the
+/// question's text with {"relevance", "confidence", "read": what every span said}.
+void ask_in_doubt(std::span<const std::string> questions, std::string_view variant,
+                  ArticleMemory& memory, AnswerRows& rows, const std::function<void()>& between);
 
 /// Answers all questions of the set in each of the wanted ways that `rows` has not. `retrieved` has the spans of every
 /// question in the memory. Questions of one article run together, several questions a batch; `between` is called between

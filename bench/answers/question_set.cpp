@@ -77,11 +77,13 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
   const auto squad = tasks::load_squad(folder / "dev-v1.1.json.gz");
   if (squad.size() <= kTuningArticles)
     throw Error(Errc::corrupt, fmt::format("{}: only {} articles", folder.string(), squad.size()));
-  const bool tuning = split == "tuning";
-  const std::vector<std::string_view> titles =
-      tuning ? std::vector<std::string_view>(kTuning.begin(), kTuning.end())
-             : std::vector<std::string_view>(tasks::squad_test_titles().begin(),
-                                             tasks::squad_test_titles().end());
+  const bool tuning = split != "final", held_back = split == "held-back";
+  const auto list = [](const auto& of) {
+    return std::vector<std::string_view>(of.begin(), of.end());
+  };
+  const auto titles = held_back ? list(tasks::squad_tuning_titles())
+                      : tuning  ? list(kTuning)
+                                : list(tasks::squad_test_titles());
 
   QuestionSet out;
   out.split = split;
@@ -95,6 +97,11 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
     out.asked.push_back(static_cast<std::size_t>(found - squad.begin()));
   }
   std::sort(out.asked.begin(), out.asked.end());
+  out.small = out.asked;
+  for (std::size_t a = 0; held_back && a < kTuningArticles; ++a) {
+    const bool in = std::binary_search(out.asked.begin(), out.asked.end(), a);
+    if (!in && out.small.size() < tasks::squad_test_titles().size()) out.small.push_back(a);
+  }
   out.all = tuning ? range(0, kTuningArticles) : range(0, squad.size());
 
   std::vector<std::string> strangers;
@@ -112,6 +119,7 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
       out.more_strangers =
           pick(lines_of(tasks::read_gzip(folder / "pairs-questions.txt.gz")), kStrangers);
     }
+    if (held_back) out.strangers = out.more_strangers;  // readers were trained on the others
   } else {
     for (const auto a : out.all) {
       if (a < kTuningArticles || std::binary_search(out.asked.begin(), out.asked.end(), a))

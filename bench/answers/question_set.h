@@ -22,11 +22,13 @@ struct ArticleQuestion {
 using tasks::ArticleText;
 
 /// Everything that one split asks. Tuning uses the first 16 articles of the file only; what `final` asks, and asks in
-/// vain, is on the other articles.
+/// vain, is on the other articles. `held-back` is the four of the first 16 that readers are not trained on: it sets what
+/// a reader's answers are chosen and refused by.
 struct QuestionSet {
   std::string split;
   std::vector<ArticleText> articles;  ///< all of the file, in its order
-  std::vector<std::size_t> asked;     ///< articles that the questions are on: the small memory
+  std::vector<std::size_t> asked;     ///< articles that the questions are on
+  std::vector<std::size_t> small;     ///< articles of the small memory: these, or some more
   std::vector<std::size_t> all;       ///< articles of the large memory that recall is measured in
   std::vector<std::size_t>
       without_strangers;  ///< articles of the large memory that refusal is measured in
@@ -39,7 +41,7 @@ struct QuestionSet {
       unanswerable;  ///< of SQuAD v2: on the asked articles, whose paragraphs do not answer them
 };
 
-/// Chooses `count` questions of the split ("tuning" or "final"): the order is that of the SHA-256 of the questions' ids,
+/// Chooses `count` questions of the split ("tuning", "held-back" or "final"): the order is that of the SHA-256 of the questions' ids,
 /// so that a shorter list begins a longer one. Throws Error as load_squad, and `not_found` if articles are missing.
 QuestionSet choose_questions(const std::filesystem::path& data, const std::string& split,
                              std::int64_t count);

@@ -18,14 +18,14 @@ constexpr int kDepths[] = {1, 3, 5, 10};
 constexpr double kGood =
     0.5;  // F1 from which an answer counts as right enough to look at its citations
 
-json to_json(const Estimate& e) { return {{"value", e.value}, {"low", e.low}, {"high", e.high}}; }
-
 std::string percent(const Estimate& e) {
   return fmt::format("{:.1f} [{:.1f}, {:.1f}]", 100 * e.value, 100 * e.low, 100 * e.high);
 }
 std::string plain(const Estimate& e) {
   return fmt::format("{:.3f} [{:.3f}, {:.3f}]", e.value, e.low, e.high);
 }
+
+json figure(const Estimate& e) { return {{"value", e.value}, {"low", e.low}, {"high", e.high}}; }
 
 double mean_of(const std::vector<double>& x) {
   return x.empty() ? 0 : std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
@@ -36,6 +36,12 @@ double share_below(const std::vector<double>& x, double threshold) {
   return static_cast<double>(
              std::count_if(x.begin(), x.end(), [&](double v) { return v < threshold; })) /
          static_cast<double>(x.size());
+}
+
+std::vector<double> relevance_of(const std::vector<Evidence>& evidence) {
+  std::vector<double> out;
+  for (const auto& e : evidence) out.push_back(e.relevance);
+  return out;
 }
 
 double quantile(std::vector<double> x, double q) {
@@ -66,7 +72,7 @@ class Summary {
     answers();
     citations();
     refusal();
-    if (f_.set.split == "tuning") tuning();
+    if (f_.set.split != "final") tuning();
     bars();
     return {std::move(json_), std::move(text_), passed_};
   }
@@ -107,7 +113,8 @@ class Summary {
     json_ = {{"suite", "answers"},
              {"split", f_.set.split},
              {"questions", f_.set.questions.size()},
-             {"threshold", f_.threshold}};
+             {"threshold", f_.prompt.not_found_below},
+             {"confidence wanted", f_.prompt.refused_below}};
     line(
         "SQuAD v1.1 dev, {} questions on {} articles ({} split). Brackets: 95 % bootstrap "
         "intervals over questions, paired.",
@@ -131,7 +138,7 @@ class Summary {
         for (const auto& r : memory->questions) hits.push_back(found(r));
         const auto estimate = bootstrap_.mean(hits);
         cells += fmt::format(" {} |", plain(estimate));
-        figures[fmt::format("recall@{}", depth)] = to_json(estimate);
+        figures[fmt::format("recall@{}", depth)] = figure(estimate);
         if (!memory->others.empty()) {
           for (const auto& r : memory->others) hits.push_back(found(r));
           rest += fmt::format(" {:.3f}", mean_of(hits));
@@ -154,7 +161,7 @@ class Summary {
     if (!has(above) || !has(below)) return;
     const auto estimate = bootstrap_.ratio(column(above, "f1"), column(below, "f1"));
     line("| {} | {} |", name, plain(estimate));
-    json_["ratios"][name] = to_json(estimate);
+    json_["ratios"][name] = figure(estimate);
     if (bar && strictly) {
       bars_.push_back({name, estimate, fmt::format("above {:g}", *bar), estimate.value > *bar});
     } else if (bar) {
@@ -165,7 +172,7 @@ class Summary {
   void equal(const std::string& name, const std::vector<double>& same, std::optional<double> bar) {
     const auto estimate = bootstrap_.mean(same);
     line("| {} | {} |", name, plain(estimate));
-    json_["equal answers"][name] = to_json(estimate);
+    json_["equal answers"][name] = figure(estimate);
     if (bar) at_least(name, estimate, *bar);
   }
 
@@ -187,7 +194,7 @@ class Summary {
       line("| {} | {} | {} | {} | {} | {} |", name, help, f1.size(), percent(e), percent(f),
            percent(c));
       json_["answers"][std::string(name)] = {
-          {"em", to_json(e)}, {"f1", to_json(f)}, {"contains", to_json(c)}};
+          {"em", figure(e)}, {"f1", figure(f)}, {"contains", figure(c)}};
     };
     for (const auto& v : f_.variants)
       row(v.name, v.help, column(v.name, "em"), column(v.name, "f1"), column(v.name, "contains"));
@@ -210,12 +217,13 @@ class Summary {
     ratio("together / joint, 3 spans", "ask-together", "joint", 0.95);
     ratio("together, 4 bits / joint, 3 spans", "together-q4", "joint", 0.92);
     ratio("together, uncoded / joint, 3 spans", "together-f16", "joint", {});
+    ratio("together, 4 bits / together, uncoded", "together-q4", "together-f16", {});
     ratio("top 2 placed / top 3 placed", "top2", "together", {});
     ratio("top 1 placed / each", "top1", "ask-each", {});
     if (f_.peer && has("gold")) {
       const auto estimate = bootstrap_.ratio(column("gold", "f1"), peer_f1);
       line("| gold paragraph / peer | {} |", plain(estimate));
-      json_["ratios"]["gold paragraph / peer"] = to_json(estimate);
+      json_["ratios"]["gold paragraph / peer"] = figure(estimate);
       at_least("gold paragraph / peer", estimate, 0.97);
     }
     line("\n| share of equal answers | |");
@@ -291,8 +299,8 @@ class Summary {
           "holds a gold answer in {} %.",
           variant, n, kGood, percent(gold), percent(holds));
       json_["citations"][std::string(variant)] = {{"good answers", n},
-                                                  {"first is gold", to_json(gold)},
-                                                  {"first holds a gold answer", to_json(holds)}};
+                                                  {"first is gold", figure(gold)},
+                                                  {"first holds a gold answer", figure(holds)}};
       if (variant == "ask-each") {
         at_least("first citation is the gold paragraph", gold, 0.88);
         at_least("first citation holds a gold answer", holds, 0.95);
@@ -315,39 +323,69 @@ class Summary {
   }
 
   void refusal() {
-    line("\n## Refusal at the threshold {:.3f}\n", f_.threshold);
+    const auto& prompt = f_.prompt;
+    const bool reads = !prompt.refusal.empty();
+    line("\n## Refusal below a relevance of {:.3f}{}\n", prompt.not_found_below,
+         reads ? fmt::format(" or a confidence of {:.3f}", prompt.refused_below) : "");
     line(
-        "| memory | passages | answerable refused | strangers refused | AUC | SQuAD v2's "
-        "unanswerable refused |");
-    line("|---|--:|---|---|--:|---|");
+        "| memory | passages | by | answerable refused | strangers refused | SQuAD v2's "
+        "unanswerable refused | AUC of relevance |");
+    line("|---|--:|---|---|---|---|--:|");
     for (const auto* memory : {&f_.small_refusal, &f_.large_refusal}) {
       if (memory->strangers.empty()) continue;
-      const auto refused = [&](const std::vector<double>& x) {
-        std::vector<double> out;
-        for (const auto v : x) out.push_back(v < f_.threshold ? 1 : 0);
-        return Bootstrap(out.size()).mean(out);
-      };
-      const auto answerable = refused(memory->answerable), strangers = refused(memory->strangers);
-      std::string unanswerable = "";
-      json figures{{"passages", memory->passages},
-                   {"answerable refused", to_json(answerable)},
-                   {"strangers refused", to_json(strangers)},
-                   {"strangers", memory->strangers_are},
-                   {"auc", area_under_curve(memory->answerable, memory->strangers)}};
-      if (!memory->unanswerable.empty()) {
-        const auto estimate = refused(memory->unanswerable);
-        unanswerable = fmt::format("{} (n {})", percent(estimate), memory->unanswerable.size());
-        figures["unanswerable refused"] = to_json(estimate);
-      }
-      line("| {} | {} | {} (n {}) | {} (n {}, {}) | {:.3f} | {} |", memory->memory,
-           memory->passages, percent(answerable), memory->answerable.size(), percent(strangers),
-           memory->strangers.size(), memory->strangers_are,
-           area_under_curve(memory->answerable, memory->strangers), unanswerable);
+      const auto auc =
+          area_under_curve(relevance_of(memory->answerable), relevance_of(memory->strangers));
+      json figures{
+          {"passages", memory->passages}, {"strangers", memory->strangers_are}, {"auc", auc}};
+      const auto relevant = shares_refused(*memory, false);
+      refusal_row(*memory, "relevance", relevant, auc);
+      figures["by relevance"] = figures_of(relevant);
+      const bool read = memory->answerable.front().confidence.has_value();
+      if (read) refusal_row(*memory, "relevance, or the answer read", shares_refused(*memory, true), auc);
+      figures.update(figures_of(shares_refused(*memory, read)));
       json_["refusal"][memory->memory] = std::move(figures);
-      at_least("strangers refused, " + memory->memory, strangers,
+      at_least("strangers refused, " + memory->memory, relevant.strangers,
                memory == &f_.small_refusal ? 0.92 : 0.83);
-      at_most("answerable refused, " + memory->memory, answerable, 0.05);
+      at_most("answerable refused, " + memory->memory, relevant.answerable, 0.05);
     }
+  }
+
+  struct Refused {
+    Estimate answerable, strangers;
+    std::optional<Estimate> unanswerable;
+  };
+
+  static json figures_of(const Refused& shares) {
+    json out{{"answerable refused", figure(shares.answerable)},
+             {"strangers refused", figure(shares.strangers)}};
+    if (shares.unanswerable) out["unanswerable refused"] = figure(*shares.unanswerable);
+    return out;
+  }
+  
+  /// As `mneme ask` decides: by relevance before anything is read, then by the confidence in what was read.
+  [[nodiscard]] Refused shares_refused(const RefusalFindings& memory, bool read) const {
+    const auto share = [&](const std::vector<Evidence>& evidence) {
+      std::vector<double> out;
+      for (const auto& e : evidence) {
+        const bool weak = read && e.confidence && *e.confidence < f_.prompt.refused_below;
+        out.push_back(weak || e.relevance < f_.prompt.not_found_below ? 1 : 0);
+      }
+      return Bootstrap(out.size()).mean(out);
+    };
+    Refused out{share(memory.answerable), share(memory.strangers), {}};
+    if (!memory.unanswerable.empty()) out.unanswerable = share(memory.unanswerable);
+    return out;
+  }
+
+  void refusal_row(const RefusalFindings& memory, std::string_view by, const Refused& shares,
+                   double auc) {
+    line("| {} | {} | {} | {} (n {}) | {} (n {}, {}) | {} | {:.3f} |", memory.memory,
+         memory.passages, by, percent(shares.answerable), memory.answerable.size(),
+         percent(shares.strangers), memory.strangers.size(), memory.strangers_are,
+         shares.unanswerable ? fmt::format("{} (n {})", percent(*shares.unanswerable),
+                                           memory.unanswerable.size())
+                             : "",
+         auc);
   }
 
   /// What defaults can be set by; of no use in a final report.
@@ -360,13 +398,15 @@ class Summary {
       line("| threshold | answerable refused | strangers refused |");
       line("|--:|--:|--:|");
       std::vector<double> thresholds;
+      const auto answerable = relevance_of(memory->answerable),
+                 strangers = relevance_of(memory->strangers);
       for (const double lost : {0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1})
-        thresholds.push_back(quantile(memory->answerable, lost));
+        thresholds.push_back(quantile(answerable, lost));
       for (double t = 0.7; t < 1.101; t += 0.025) thresholds.push_back(t);
       std::sort(thresholds.begin(), thresholds.end());
       for (const auto t : thresholds)
-        line("| {:.3f} | {:.1f} % | {:.1f} % |", t, 100 * share_below(memory->answerable, t),
-             100 * share_below(memory->strangers, t));
+        line("| {:.3f} | {:.1f} % | {:.1f} % |", t, 100 * share_below(answerable, t),
+             100 * share_below(strangers, t));
       line("");
     }
     if (!has("ask-each")) return;
@@ -393,17 +433,23 @@ class Summary {
     };
     for (const double weight : {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0}) {
       choose(fmt::format("{:g}", weight), [&](const json& read) {
-        std::vector<std::string> answers;
-        std::vector<double> likely, scores;
+        std::vector<ReadAnswer> answers;
         for (const auto& row : read) {
-          answers.push_back(row.at("answer"));
-          likely.push_back(row.at("log_probability"));
-          scores.push_back(row.at("score"));
+          ReadAnswer answer;
+          answer.text = row.at("answer");
+          answer.mean_log_probability = row.at("log_probability");
+          answer.refused = row.at("refused");
+          answers.push_back(std::move(answer));
         }
-        return memory::choose_answer(answers, likely, scores, weight);
+        std::vector<memory::ScoredAnswer> scored;
+        for (std::size_t i = 0; i < answers.size(); ++i)
+          scored.push_back({&answers[i], read[i].at("score").get<double>()});
+        auto prompt = f_.prompt;
+        prompt.score_weight = weight;
+        return memory::choose_answer(scored, 0, prompt).best;
       });
     }
-    choose("the best of the three", [](const json& read) {
+    choose("the best of them", [](const json& read) {
       std::size_t best = 0;
       for (std::size_t i = 1; i < read.size(); ++i) {
         if (read[i].at("f1").get<double>() > read[best].at("f1").get<double>()) best = i;
@@ -421,7 +467,7 @@ class Summary {
       line("| {} | {} | {} | {} |", bar.name, plain(bar.value), bar.wanted,
            bar.met ? "ok" : "FAIL");
       json_["bars"].push_back({{"name", bar.name},
-                               {"value", to_json(bar.value)},
+                               {"value", figure(bar.value)},
                                {"wanted", bar.wanted},
                                {"ok", bar.met}});
       passed_ = passed_ && bar.met;

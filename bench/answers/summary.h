@@ -1,6 +1,8 @@
 // What the rows of `mneme bench answers` say: recall, answers, citations and refusal, with intervals and bars.
 #pragma once
 
+#include "mneme/memory/prompt.h"
+
 #include "bench/answers/answer_rows.h"
 #include "bench/answers/question_set.h"
 #include "bench/suite.h"
@@ -21,11 +23,17 @@ struct RecallFindings {
       others;  ///< of all other questions on the same articles, if they were asked
 };
 
-/// Relevance of what belongs into one memory and of what does not.
+/// What is known of a question when it is to be refused or answered.
+struct Evidence {
+  double relevance = 0;                  ///< of the best passages
+  std::optional<double> confidence = {}; ///< of the answer read from them, where the prompt weighs it
+};
+
+/// Evidence on what belongs into one memory and on what does not.
 struct RefusalFindings {
   std::string memory;
   std::int64_t passages = 0;
-  std::vector<double> answerable, strangers, unanswerable;
+  std::vector<Evidence> answerable, strangers, unanswerable;
   std::string strangers_are;
 };
 
@@ -36,7 +44,7 @@ struct Findings {
   std::vector<Variant> variants;  ///< those that were answered
   RecallFindings small, large;
   RefusalFindings small_refusal, large_refusal;
-  double threshold = 0;  ///< of the prompt
+  Prompt prompt;  ///< how the questions were asked
   std::optional<std::map<std::string, std::string>>
       peer;  ///< another engine's answers to the gold paragraphs, by question
 };

@@ -7,7 +7,8 @@
 // may lag behind those that run at the moment it is read.
 //
 // names: memory (plain reading of as many bytes, the ceiling of what follows), weights (all products of
-// one decoded token), batch (the same for several rows), unpack, attend_step, attend_prefill, codec, rope, exp
+// one decoded token), batch (the same for several rows), adapter (the same with a low-rank update of every matrix
+// of a layer and without, in turns), unpack, attend_step, attend_prefill, codec, rope, exp
 #include "mneme/kernels/attend.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kernels/level.h"
@@ -43,25 +44,37 @@ struct Timing {
   double least_processor_s;
 };
 
-template <class Work>
-Timing measure(Work work) {
-  work();
-  std::vector<double> seconds;
-  double processor_s = 1e30;
-  for (int i = 0; i < g_rounds; ++i) {
+class Rounds {
+ public:
+  template <class Work>
+  void add(const Work& work) {
     const std::clock_t processor = std::clock();
     const auto begin = std::chrono::steady_clock::now();
     work();
-    processor_s =
-        std::min(processor_s, static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC);
-    seconds.push_back(
+    processor_s_ =
+        std::min(processor_s_, static_cast<double>(std::clock() - processor) / CLOCKS_PER_SEC);
+    seconds_.push_back(
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   }
-  std::sort(seconds.begin(), seconds.end());
-  const auto at = [&](double q) {
-    return seconds[static_cast<std::size_t>(q * static_cast<double>(seconds.size() - 1))];
-  };
-  return {at(0.5), at(0.25), at(0.75), seconds.front(), processor_s};
+  [[nodiscard]] Timing timing() {
+    std::sort(seconds_.begin(), seconds_.end());
+    const auto at = [&](double q) {
+      return seconds_[static_cast<std::size_t>(q * static_cast<double>(seconds_.size() - 1))];
+    };
+    return {at(0.5), at(0.25), at(0.75), seconds_.front(), processor_s_};
+  }
+
+ private:
+  std::vector<double> seconds_;
+  double processor_s_ = 1e30;
+};
+
+template <class Work>
+Timing measure(const Work& work) {
+  work();
+  Rounds rounds;
+  for (int i = 0; i < g_rounds; ++i) rounds.add(work);
+  return rounds.timing();
 }
 
 // `amount` is what one run does, in units of 1e9 of `unit` (GB, GFLOP, Gnumber).
@@ -103,6 +116,35 @@ std::vector<std::uint8_t> random_rows(WeightType type, std::int64_t rows, std::i
   return bytes;
 }
 
+// A low-rank update of every matrix of the layers, in half precision: each matrix has its own memory.
+struct Updates {
+  static constexpr std::int64_t kRank = 12;
+  std::vector<std::vector<std::uint16_t>> numbers;
+  std::vector<LowRankPart> parts;  // seven a layer, in the order in which Weights::run meets them
+  double bytes = 0;
+
+  Updates() {
+    const auto some = [&](std::int64_t n) {
+      numbers.emplace_back(static_cast<std::size_t>(n), 0x1c00);  // 1/256
+      bytes += 2.0 * static_cast<double>(n);
+      return numbers.back().data();
+    };
+    const auto add = [&](std::int64_t N, std::int64_t K) {
+      const auto* a = some(kRank * K);
+      parts.push_back({WeightType::f16, a, some(packed_low_rank_numbers(N, kRank)), kRank, 2.f});
+    };
+    for (std::int64_t i = 0; i < kLayers; ++i) {
+      add(kModel, kModel);
+      add(kKvHeads * kWidth, kModel);
+      add(kKvHeads * kWidth, kModel);
+      add(kModel, kModel);
+      add(kInner, kModel);
+      add(kInner, kModel);
+      add(kModel, kInner);
+    }
+  }
+};
+
 struct Weights {
   using Bytes = std::vector<std::uint8_t>;
   struct Layer {
@@ -128,20 +170,25 @@ struct Weights {
   }
 
   void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y,
-           Activations activations) const {
+           Activations activations, const Updates* updates = nullptr) const {
+    const LowRankPart* update = updates != nullptr ? updates->parts.data() : nullptr;
     const auto part = [&](const Bytes& w, std::int64_t N, float* to) {
-      return MatvecPart{WeightType::q4_1, w.data(), N, to, N};
+      MatvecPart out{WeightType::q4_1, w.data(), N, to, N};
+      if (update != nullptr) out.low_rank = {update++, 1};
+      return out;
     };
     for (const Layer& l : layers) {
       const MatvecPart qkv[] = {
           part(l.q, kModel, y.data()), part(l.k, kKvHeads * kWidth, y.data() + M * kModel),
           part(l.v, kKvHeads * kWidth, y.data() + M * (kModel + kKvHeads * kWidth))};
       matvec(qkv, x.data(), M, kModel, activations);
-      matvec(WeightType::q4_1, l.o.data(), kModel, kModel, x.data(), M, y.data(), activations);
+      const MatvecPart o = part(l.o, kModel, y.data());
+      matvec({&o, 1}, x.data(), M, kModel, activations);
       const MatvecPart gate_up[] = {part(l.gate, kInner, y.data()),
                                     part(l.up, kInner, y.data() + M * kInner)};
       matvec(gate_up, x.data(), M, kModel, activations);
-      matvec(WeightType::q4_1, l.down.data(), kModel, kInner, x.data(), M, y.data(), activations);
+      const MatvecPart down = part(l.down, kModel, y.data());
+      matvec({&down, 1}, x.data(), M, kInner, activations);
     }
     matvec(WeightType::q8_0, head.data(), kVocabulary, kModel, x.data(), M, y.data(), activations);
   }
@@ -193,6 +240,32 @@ void bench_weights(const std::vector<std::int64_t>& batch) {
     report("matvec", std::string(name(type)) + " [16384,1536]",
            measure([&] { matvec(type, rows.data(), kN, kInner, x.data(), 1, y.data()); }),
            static_cast<double>(rows.size()) * 1e-9, "GB");
+  }
+}
+
+void bench_adapter() {
+  const Weights& w = weights();
+  const Updates updates;
+  for (const std::int64_t M : {1, 4, 8}) {
+    const auto x = numbers(M * kInner);
+    std::vector<float> y(static_cast<std::size_t>(M * kVocabulary));
+    for (const auto activations : {Activations::q8, Activations::f32}) {
+      const auto plain = [&] { w.run(x, M, y, activations); };
+      const auto adapted = [&] { w.run(x, M, y, activations, &updates); };
+      plain();
+      adapted();
+      Rounds without, with;
+      for (int i = 0; i < g_rounds; ++i) {
+        without.add(plain);
+        with.add(adapted);
+      }
+      const std::string spec = "M=" + std::to_string(M) +
+                               " activations=" + (activations == Activations::q8 ? "q8" : "f32") +
+                               " rank=";
+      report("adapter", spec + "0", without.timing(), w.bytes * 1e-9, "GB");
+      report("adapter", spec + std::to_string(Updates::kRank), with.timing(),
+             (w.bytes + updates.bytes) * 1e-9, "GB");
+    }
   }
 }
 
@@ -388,6 +461,7 @@ int main(int argc, char** argv) {
         if (what == "memory") bench_memory();
         if (what == "weights") bench_weights({1});
         if (what == "batch") bench_weights({1, 2, 4, 8, 16});
+        if (what == "adapter") bench_adapter();
         if (what == "unpack") bench_unpack();
         if (what == "attend_step") bench_attend(1, {128, 2048}, kLayers, "attend_step");
         if (what == "attend_prefill") bench_attend(512, {512, 2048}, 1, "attend_prefill");

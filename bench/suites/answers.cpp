@@ -37,8 +37,8 @@ class Answers final : public Suite {
     std::string resume, peer;
   };
   static void describe(Describe& d, Options& o) {
-    d("split", o.split, one_of({"tuning", "final"}),
-      "articles that are asked: set defaults on tuning, report final");
+    d("split", o.split, one_of({"tuning", "held-back", "final"}),
+      "articles that are asked: set defaults on tuning, a reader's on held-back, report final");
     d("questions", o.questions, at_least(2), "how many of the split's fixed list of questions");
     d("variants", o.variants,
       "ways to answer, separated by commas; all: every one; none: recall and refusal only");
@@ -56,13 +56,13 @@ class Answers final : public Suite {
     const auto wanted = wanted_variants();
     const auto set = choose_questions(setup.data, o_.split, o_.questions);
     const auto models = std::make_shared<MemoryModels>(setup.language_model, setup.embedder,
-                                                       o_.compute == "f32"    ? Compute::f32
+                                                       setup.adapter, o_.compute == "f32"    ? Compute::f32
                                                        : o_.compute == "bf16" ? Compute::bf16
                                                                               : Compute::automatic);
     const auto model = models->language_model("");
     const auto encoder = models->embedder("");
     const ScratchFolder scratch;
-    ArticleMemory small(scratch.path() / "small.mneme", set, set.asked, models);
+    ArticleMemory small(scratch.path() / "small.mneme", set, set.small, models);
 
     const auto prompt = small.memory().prompt();
     const Reader reader(model, prompt, Chain{});
@@ -72,25 +72,27 @@ class Answers final : public Suite {
                                 {"prompt", nlohmann::json::parse(prompt.to_json())},
                                 {"level", std::string(kernels::name(kernels::level()))},
                                 {"compute", o_.compute}});
-    Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt.not_found_below, {}};
+    Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt, {}};
     if (!o_.peer.empty()) findings.peer = read_peer();
 
     findings.small =
-        recall(small, set, set.others, setup, fmt::format("{} whole articles", set.asked.size()));
+        recall(small, set, set.others, setup, fmt::format("{} whole articles", set.small.size()));
     findings.small_refusal =
         refusal(small, set, findings.small, set.strangers, "articles that are not in it");
     for (const auto& question : set.unanswerable)
-      findings.small_refusal.unanswerable.push_back(small.relevance(question));
+      findings.small_refusal.unanswerable.push_back({small.relevance(question)});
+    const bool in_doubt = !prompt.refusal.empty() && !wanted.empty();
+    if (in_doubt) weigh_answers(small, set, setup, findings.small_refusal, rows);
     {
       ArticleMemory large(scratch.path() / "large.mneme", set, set.all, models);
       findings.large =
           recall(large, set, {}, setup, fmt::format("all {} articles", set.all.size()));
-      if (o_.split == "tuning") {
+      if (set.split != "final") {
         findings.large_refusal =
             refusal(large, set, findings.large, set.more_strangers, "articles of the training set");
       }
     }
-    if (o_.split != "tuning") {
+    if (set.split == "final") {
       ArticleMemory others(scratch.path() / "without_strangers.mneme", set, set.without_strangers,
                            models);
       const auto found =
@@ -175,12 +177,29 @@ class Answers final : public Suite {
                                  const std::vector<std::string>& strangers,
                                  const std::string& which) {
     RefusalFindings out{found.memory, memory.passages(), {}, {}, {}, which};
-    for (const auto& r : found.questions) out.answerable.push_back(r.relevance);
+    for (const auto& r : found.questions) out.answerable.push_back({r.relevance});
     if (set.split == "tuning") {
-      for (const auto& r : found.others) out.answerable.push_back(r.relevance);
+      for (const auto& r : found.others) out.answerable.push_back({r.relevance});
     }
-    for (const auto& question : strangers) out.strangers.push_back(memory.relevance(question));
+    for (const auto& question : strangers) out.strangers.push_back({memory.relevance(question)});
     return out;
+  }
+
+  /// Where a prompt can refuse what it has read, the answers are part of the evidence.
+  static void weigh_answers(ArticleMemory& memory, const QuestionSet& set, const SuiteSetup& setup,
+                            RefusalFindings& findings, AnswerRows& rows) {
+    std::vector<std::string> answerable;
+    for (const auto& question : set.questions) answerable.push_back(question.text);
+    const auto weigh = [&](const std::string& variant, const std::vector<std::string>& questions,
+                           std::vector<Evidence>& evidence) {
+      const auto name = fmt::format("{}, {} passages", variant, memory.passages());
+      ask_in_doubt(questions, name, memory, rows, setup.between);
+      for (std::size_t i = 0; i < questions.size(); ++i)
+        evidence[i].confidence = rows.row(name, questions[i]).at("confidence").get<double>();
+    };
+    weigh("in doubt: answerable", answerable, findings.answerable);
+    weigh("in doubt: strangers", set.strangers, findings.strangers);
+    weigh("in doubt: unanswerable", set.unanswerable, findings.unanswerable);
   }
 
   Options o_;

@@ -287,8 +287,8 @@ int run(int argc, char** argv) {
     return status;
   } catch (const OutputClosed&) {
     return kFailed;
-  } catch (const Interrupted&) {
-    return fail(kFailed, "interrupted");
+  } catch (const Interrupted& end) {
+    return fail(kFailed, end.kept.empty() ? "interrupted" : "interrupted: " + end.kept);
   } catch (const Error& error) {
     return fail(error.code() == Errc::usage ? kWrongUsage : kFailed, error.what());
   } catch (const std::bad_alloc&) {

@@ -182,6 +182,142 @@ TEST(LoRA, SaysWhenNothingMatches) {
                       [&] { attach_lora(w.params, "layers.9.*", adapters, 2, 2.0); });
 }
 
+/// Frozen low-rank numbers beside a weight, as an adapter file's are, and the update in double precision.
+struct Frozen {
+  Params adapters;
+  at::Tensor update;  // [out, in]
+  Frozen(Params& model, std::int64_t in, std::int64_t out, std::int64_t rank, at::ScalarType type,
+         std::uint64_t seed = 31) {
+    const auto part = [&](const char* name, at::IntArrayRef sizes, std::uint64_t part_seed) {
+      Parameter p;
+      p.tensor = (0.3 * check::normal(sizes, part_seed)).to(type);
+      p.frozen = true;
+      adapters.set(name, p);
+      return p.tensor.to(at::kDouble);
+    };
+    const auto a = part("w.weight.lora_a", {rank, in}, seed),
+               b = part("w.weight.lora_b", {out, rank}, seed + 1);
+    update = 0.5 * at::mm(b, a);
+    attach_lora(model, "w.weight", adapters, rank, 0.5 * static_cast<double>(rank));
+  }
+};
+
+class FrozenLoRA : public ::testing::TestWithParam<WeightType> {};
+
+TEST_P(FrozenLoRA, ErrsNoMoreThanTheProductItself) {
+  const c10::NoGradGuard no_gradient;
+  for (const auto type : {at::kHalf, at::kBFloat16, at::kFloat}) {
+    for (const std::int64_t rank : {1, 12, 70}) {
+      Stored w(GetParam(), 96, 70), base(GetParam(), 96, 70);
+      const Frozen frozen(w.params, 96, 70, rank, type);
+      for (const std::int64_t M : {1, 3, 8, 9, 40, 200, 400}) {
+        const auto x = check::normal({M, 96}, 2), wide = x.to(at::kDouble);
+        const auto plain = at::mm(wide, w.dense.to(at::kDouble).t()),
+                   want = plain + at::mm(wide, frozen.update.t());
+        EXPECT_TRUE(check::close(w.layer(x, f32()), want, 1e-6)) << M << " rows, rank " << rank;
+        const auto own = check::rms_error(base.layer(x, {}), plain);
+        EXPECT_TRUE(check::close(w.layer(x, {}), want, 1.5 * own + 1e-6))
+            << M << " rows, rank " << rank << ", fast; the product alone errs by " << own;
+      }
+    }
+  }
+}
+
+TEST_P(FrozenLoRA, OneRowEqualsManyAndMoreRowsThanATile) {
+  const c10::NoGradGuard no_gradient;
+  Stored w(GetParam(), 32, 4103);
+  const Frozen frozen(w.params, 32, 4103, 12, at::kHalf);
+  const auto x = check::normal({12, 32}, 2);
+  const auto all = w.layer(x, f32());
+  EXPECT_TRUE(check::close(
+      all, at::mm(x.to(at::kDouble), (w.dense.to(at::kDouble) + frozen.update).t()), 1e-6));
+  for (std::int64_t m = 0; m < 12; m += 5)
+    EXPECT_TRUE(check::close(w.layer(x.narrow(0, m, 1), f32()), all.narrow(0, m, 1), 1e-6));
+  EXPECT_TRUE(check::close(w.layer(x, {}), all, 2e-2));
+}
+
+TEST_P(FrozenLoRA, TogetherEqualsEachAlone) {
+  const c10::NoGradGuard no_gradient;
+  Stored a(GetParam(), 64, 33), b(WeightType::q4_1, 64, 64, 9), c(WeightType::f32, 64, 7, 5);
+  const Frozen of_a(a.params, 64, 33, 12, at::kHalf), of_c(c.params, 64, 7, 40, at::kFloat);
+  for (const std::int64_t M : {1, 4, 20}) {
+    const auto x = check::normal({2, M, 64}, 6);
+    for (const auto& call : {f32(), Call{}}) {
+      const auto all = Linear::together({&a.layer, &b.layer, &c.layer}, x, call);
+      ASSERT_EQ(all.size(), 3u);
+      EXPECT_TRUE(check::identical(all[0], a.layer(x, call)));
+      EXPECT_TRUE(check::identical(all[1], b.layer(x, call)));
+      EXPECT_TRUE(check::identical(all[2], c.layer(x, call)));
+    }
+  }
+}
+
+TEST_P(FrozenLoRA, PassesTheGradientOn) {
+  Stored w(GetParam(), 64, 5);
+  const Frozen frozen(w.params, 64, 5, 3, at::kHalf);
+  const auto x = check::normal({2, 3, 64}, 4, at::kDouble);
+  EXPECT_TRUE(check::gradients_match([&] { return w.layer(x, f32()); }, {{"x", x}}));
+  const auto want = at::matmul(x, (w.dense.to(at::kDouble) + frozen.update).t());
+  EXPECT_TRUE(check::close(w.layer(x, f32()).detach(), want, 1e-6));
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryType, FrozenLoRA, ::testing::ValuesIn(kWeightTypes),
+                         [](const auto& info) { return std::string(name(info.param)); });
+
+TEST(LoRA, BesideAFloatWeightWithABias) {
+  const c10::NoGradGuard no_gradient;
+  Params params;
+  Linear layer(params, "w", 40, 19, true);
+  params.find("w.bias")->tensor.copy_(check::normal({19}, 1));
+  const Frozen one(params, 40, 19, 12, at::kHalf), two(params, 40, 19, 2, at::kFloat, 50);
+  const auto dense = params.find("w.weight")->tensor.to(at::kDouble) + one.update + two.update;
+  for (const std::int64_t M : {0, 1, 9, 40}) {
+    const auto x = check::normal({2, M, 40}, 2);
+    const auto want =
+        at::matmul(x.to(at::kDouble), dense.t()) + params.find("w.bias")->tensor.to(at::kDouble);
+    EXPECT_TRUE(check::close(layer(x, f32()), want, 1e-6)) << M;
+    EXPECT_TRUE(check::close(layer(x, {}), want, 2e-2)) << M;
+  }
+  const auto strided = check::normal({40, 9}, 2).t();
+  EXPECT_TRUE(check::close(layer(strided, f32()), layer(strided.contiguous(), f32()), 1e-6));
+}
+
+TEST(LoRA, KeepsItsPlaceAmongOtherAdapters) {
+  const c10::NoGradGuard no_gradient;
+  struct Double final : Adapter {
+    at::Tensor apply(const at::Tensor&, const at::Tensor& y) const override { return y * 2; }
+  };
+  for (const std::int64_t M : {2, 20}) {
+    Stored w(WeightType::q4_1, 32, 6);
+    const Frozen before(w.params, 32, 6, 2, at::kHalf);
+    w.params.attach("w.*", std::make_shared<Double>());
+    const Frozen after(w.params, 32, 6, 2, at::kHalf, 77);
+    const auto x = check::normal({M, 32}, 1);
+    const auto dense = 2 * (w.dense.to(at::kDouble) + before.update) + after.update;
+    EXPECT_TRUE(check::close(w.layer(x, f32()), at::mm(x.to(at::kDouble), dense.t()), 1e-6));
+  }
+}
+
+TEST(LoRA, OfAnotherMatrixIsRefused) {
+  Stored small(WeightType::q4_1, 32, 6), large(WeightType::q4_1, 64, 6);
+  const Frozen frozen(small.params, 32, 6, 2, at::kHalf);
+  large.params.find("w.weight")->adapters = small.params.find("w.weight")->adapters;
+  check::expect_error(Errc::mismatch, "matrix [6, 32] is attached to one that is [6, 64]",
+                      [&] { (void)large.layer(check::normal({2, 64}, 1), f32()); });
+}
+
+TEST(LoRA, CountsItsWork) {
+  const c10::NoGradGuard no_gradient;
+  Stored w(WeightType::q4_1, 64, 32);
+  const Frozen frozen(w.params, 64, 32, 4, at::kHalf);
+  Cost cost;
+  Call call = f32();
+  call.cost = &cost;
+  (void)w.layer(check::normal({3, 64}, 1), call);
+  EXPECT_EQ(cost.flops, 2.0 * 3 * 64 * 32 + 2.0 * 3 * 4 * (64 + 32));
+  EXPECT_EQ(cost.bytes, 64 / 32 * 20 * 32 + 2 * 4 * (64 + 32));
+}
+
 /// Adapters apply one after another, each to what the ones before it left.
 TEST(Adapters, ApplyInOrder) {
   struct Add final : Adapter {

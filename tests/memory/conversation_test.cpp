@@ -105,7 +105,7 @@ TEST(Conversation, AVeryLongTurnDoesNotBlockTheNext) {
   say(*memory, question, 4);
   const auto reply = say(*memory, "Who dug the harbour of Tarrow?");
   ASSERT_FALSE(reply.citations.empty()) << reply.note;
-  EXPECT_NE(reply.text.find("convicts"), std::string::npos) << reply.text;
+  EXPECT_NE(reply.text.find("onvicts"), std::string::npos) << reply.text;  // in either case
 }
 
 TEST(Conversation, AQuestionGoesWithItsForgottenAnswer) {

@@ -1,5 +1,5 @@
-// logits_tool MODEL COMPUTE CHUNK: ids (int32, native order) on stdin -> logits [T,V] (float) on stdout.
-// COMPUTE is f32 or automatic; CHUNK tokens are run at a time (0: all at once).
+// logits_tool MODEL COMPUTE CHUNK [ADAPTER]: ids (int32, native order) on stdin -> logits [T,V] (float) on stdout.
+// COMPUTE is f32 or automatic; CHUNK tokens are run at a time (0: all at once); ADAPTER is a name, a file or none.
 #include "mneme/models/language_model.h"
 
 #include <ATen/ATen.h>
@@ -11,11 +11,12 @@
 #include <iterator>
 
 int main(int argc, char** argv) {
-  if (argc != 4) return 2;
+  if (argc != 4 && argc != 5) return 2;
   at::set_num_threads(2);
   c10::InferenceMode inference;
   const auto language_model = mneme::load_language_model(
-      argv[1], {std::string(argv[2]) == "f32" ? mneme::Compute::f32 : mneme::Compute::automatic});
+      argv[1], {std::string(argv[2]) == "f32" ? mneme::Compute::f32 : mneme::Compute::automatic,
+                argc == 5 ? argv[4] : ""});
   const std::string bytes{std::istreambuf_iterator<char>(std::cin), {}};
   std::vector<std::int32_t> ids(bytes.size() / 4);
   std::memcpy(ids.data(), bytes.data(), ids.size() * 4);

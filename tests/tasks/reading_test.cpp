@@ -12,6 +12,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include "tests/smollm2.h"
+#include "tests/tiny_models.h"
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -99,7 +100,7 @@ class ReadingFiles : public testing::Test {
                                            const LanguageModel* model = check::smollm2()) const {
     Task::Setup setup;
     setup.data = folder_;
-    setup.model = model;
+    setup.model = [model] { return model; };
     return registry().make<Task>(spec, setup);
   }
 
@@ -460,7 +461,7 @@ TEST_F(ReadingFiles, AUsersOwnQuestionsAreSplitByPassage) {
             static_cast<std::int64_t>(train.texts.size()));
   Task::Setup setup;
   setup.data = file;
-  setup.model = check::smollm2();
+  setup.model = [] { return check::smollm2(); };
   EXPECT_EQ(registry().make<Task>("reading(several=0, absent=0)", setup)->size(),
             static_cast<std::int64_t>(train.texts.size()));
   // Together with a data set that has a name.
@@ -535,6 +536,119 @@ TEST_F(ReadingFiles, SaysWhereAFileIsWrong) {
               std::string::npos)
         << e.what();
   }
+}
+
+TEST_F(ReadingFiles, ItsDigestIsThatOfWhatIsReadAndAsked) {
+  MNEME_NEEDS_SMOLLM2();
+  const std::string spec = "reading(data=\"own.jsonl\", several=0, absent=0)";
+  const auto digest_of = [&](int lines, const std::string& last) {
+    std::string text;
+    for (int i = 0; i < lines; ++i) {
+      text += json{{"text", fmt::format("The shed {} is painted grey{}.", i, i)},
+                   {"question", fmt::format("What colour is shed {}?", i)},
+                   {"answers", {fmt::format("grey{}", i)}}}
+                  .dump() +
+              "\n";
+    }
+    write("own.jsonl", text + last);
+    const auto reading = task(spec);
+    EXPECT_EQ(reading->digest().size(), 64U);
+    return std::pair(reading->size(), reading->digest());
+  };
+  const auto base = digest_of(9, "");
+  EXPECT_EQ(digest_of(9, "\n\n"), base) << "empty lines are nothing";
+  // Another question, another answer or another passage in one line; as many examples.
+  const auto line = [](const std::string& text, const std::string& question,
+                       const std::string& answer) {
+    return json{{"text", text}, {"question", question}, {"answers", {answer}}}.dump();
+  };
+  const std::string text = "The barn is red and old.";
+  std::set<std::string> digests{base.second};
+  const auto with = digest_of(9, line(text, "What colour is it?", "red"));
+  digests.insert(with.second);
+  for (const auto& other :
+       {line(text, "Which colour is it?", "red"), line(text, "What colour is it?", "old")}) {
+    const auto changed = digest_of(9, other);
+    EXPECT_EQ(changed.first, with.first);
+    digests.insert(changed.second);
+  }
+  EXPECT_EQ(digests.size(), 4U);
+  // What is embedded depends on the embedder; on nothing else that another process would not have.
+  EXPECT_EQ(task("reading(absent=0.5)")->digest(), task("reading(absent=0.5)")->digest());
+  EXPECT_NE(task("reading(absent=0.5)")->digest(), task("reading(several=0, absent=0)")->digest());
+}
+
+/// Bad data are met before the model is asked for.
+TEST_F(ReadingFiles, LooksAtItsDataBeforeItWantsTheModel) {
+  bool asked = false;
+  Task::Setup setup;
+  setup.model = [&]() -> const LanguageModel* {
+    asked = true;
+    throw Error(Errc::io, "asked for");
+  };
+  const auto refuses = [&](const fs::path& data, const std::string& spec, const std::string& why) {
+    setup.data = data;
+    try {
+      static_cast<void>(registry().make<Task>(spec, setup));
+      ADD_FAILURE() << why;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(why), std::string::npos) << e.what();
+    }
+  };
+  refuses(folder_ / "none", "reading()", "dev-v1.1.json.gz: point --data");
+  refuses(write("bad.jsonl", "{}\n"), "reading()", "bad.jsonl:1: \"text\" is missing");
+  refuses(folder_, "reading(data=\"squid\")", "did you mean 'squad'?");
+  refuses(folder_, "reading(embedder=\"nothing\")", "no model 'nothing'");
+  EXPECT_FALSE(asked);
+  refuses(folder_, "reading(several=0, absent=0, embedder=\"nothing\")", "asked for");
+  EXPECT_TRUE(asked);
+}
+
+TEST_F(ReadingFiles, AModelWithoutRoomForPassagesIsToldSo) {
+  MNEME_NEEDS_SMOLLM2();
+  const auto model_of = [](std::int64_t context) {
+    auto out = load_language_model("smollm2");
+    check::TinyModel tiny(
+        fmt::format("decoder(vocabulary={}, model=16, layers=1, context={}, mixer=softmax(heads=2, "
+                    "kv_heads=2, head=8), feed_forward=glu(hidden=16))",
+                    out->tokenizer->vocabulary_size(), context));
+    out->name = "tiny";
+    out->params = tiny.params;
+    out->model = std::move(tiny.model);
+    return out;
+  };
+  std::string lines;
+  for (int i = 0; i < 12; ++i) {
+    auto text = fmt::format("Shed {} is grey.", i);
+    for (int more = 0; i % 2 == 1 && more < 12; ++more)
+      text += " It stands by the river as before.";
+    lines +=
+        json{{"text", text}, {"question", "What colour?"}, {"answers", {"grey"}}}.dump() + "\n";
+  }
+  write("own.jsonl", lines);
+  const std::string spec = "reading(data=\"own.jsonl\", several=0, absent=0)";
+  const auto all = task(spec, model_of(0).get())->size();
+  EXPECT_EQ(task(spec, model_of(2048).get())->size(), all);
+  try {
+    static_cast<void>(task(spec, model_of(540).get()));
+    ADD_FAILURE();
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code(), Errc::invalid);
+    EXPECT_TRUE(std::string(e.what()).starts_with(
+        "tiny: its context of 540 tokens is too short to learn reading"))
+        << e.what();
+  }
+  testing::internal::CaptureStderr();
+  const auto some = task(spec, model_of(600).get())->size();
+  const auto said = testing::internal::GetCapturedStderr();
+  EXPECT_GT(some, 0);
+  EXPECT_LT(some, all);
+  EXPECT_NE(
+      said.find(fmt::format("{} of {} passages that are asked about are left out: the context "
+                            "of tiny (600 tokens)",
+                            all - some, all)),
+      std::string::npos)
+      << said;
 }
 
 TEST(ReadingData, TokensBecomePlainText) {

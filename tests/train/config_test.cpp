@@ -112,6 +112,24 @@ TEST_F(Config, SaysWhatIsWrongAndWhere) {
   check::expect_error(Errc::io, "cannot be read", [&] { (void)read_train_config(folder_); });
 }
 
+TEST_F(Config, IsFoundByPathOrByTheNameOfOneThatComesAlong) {
+  const auto cwd = std::filesystem::current_path();
+  std::filesystem::current_path(folder_);
+  std::filesystem::create_directory("reader");  // a folder is no config
+  const auto found = locate_train_config("reader");
+  EXPECT_EQ(found.filename(), "reader.toml");
+  EXPECT_EQ(found.parent_path().filename(), "adapters");
+  EXPECT_TRUE(std::filesystem::is_regular_file(found));
+  check::expect_error(Errc::not_found, "'readr', did you mean 'reader'?: it is neither a file",
+                      [&] { (void)locate_train_config("readr"); });
+  for (const auto* path : {"reader.toml", "none/reader", "./reader"})
+    EXPECT_EQ(locate_train_config(path), path) << "as it is, there or not";
+  std::filesystem::remove("reader");
+  write("reader", "[task]\n");
+  EXPECT_EQ(locate_train_config("reader"), "reader") << "the user's own file goes first";
+  std::filesystem::current_path(cwd);
+}
+
 TEST_F(Config, TheRecipeIsWhatDecidesWhatIsLearned) {
   const std::string text = "[task]\nspec = \"repeat\"\n[train]\n";
   const auto base = recipe(read(text));

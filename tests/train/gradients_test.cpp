@@ -1,6 +1,7 @@
 #include "mneme/train/gradients.h"
 
 #include "mneme/core/registry.h"
+#include "mneme/kernels/level.h"
 #include "mneme/layers/lora.h"
 #include "mneme/layers/stored_weight.h"
 
@@ -113,6 +114,45 @@ TEST(AddGradients, ThroughQuantizedWeights) {
       }
     }
   }
+}
+
+/// Asked for bf16, a CPU without such products computes in f32, bit for bit; one that has them does
+/// not, or this would show nothing.
+TEST(AddGradients, Bf16IsF32WhereTheCpuHasNoSuchProducts) {
+  check::TinyModel dense(check::kTinyDecoder);
+  Params params;
+  for (const auto& name : dense.params.names()) {
+    const auto& tensor = dense.params.find(name)->tensor;
+    if (tensor.dim() == 2 && tensor.size(1) % 32 == 0 && name.starts_with("layers.")) {
+      params.set(name,
+                 parameter_from(check::random_weight(WeightType::q8_0, tensor.size(0),
+                                                     tensor.size(1), 1 + params.names().size())));
+    } else {
+      params.set(name, Parameter{tensor, nullptr, true, {}, {}, {}});
+    }
+  }
+  const auto model = registry().make<Model>(check::kTinyDecoder, params);
+  Params adapters;
+  attach_lora(params, "layers.*.weight", adapters, 3, 6.0);
+  adapters.requires_grad(true);
+  const auto examples = mixed_examples();
+  const auto before = kernels::level();
+  for (const auto level : kernels::supported_levels()) {
+    kernels::set_level(level);
+    std::map<Compute, Gradients> got;
+    for (const auto compute : {Compute::f32, Compute::bf16}) {
+      auto packed = pack(pointers(examples), 0);
+      packed.batch.compute = compute;
+      LossValue loss;
+      got[compute] = gradients_of(*model, adapters, packed, loss);
+    }
+    bool same = true;
+    for (const auto& [name, gradient] : got[Compute::f32]) {
+      same = same && check::identical(got[Compute::bf16].at(name), gradient);
+    }
+    EXPECT_EQ(same, !kernels::has_bf16_products()) << kernels::name(level);
+  }
+  kernels::set_level(before);
 }
 
 TEST(AddGradients, SharingRowsChangesNothing) {

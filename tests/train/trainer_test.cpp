@@ -11,6 +11,7 @@
 #include "training_fixture.h"
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -31,6 +32,21 @@ std::vector<Json> lines_of(const fs::path& log) {
   }
   return out;
 }
+
+/// A task's examples under the digest of others.
+class OtherData final : public Task {
+ public:
+  explicit OtherData(const Task& task) : task_(task) {}
+  [[nodiscard]] std::int64_t size() const override { return task_.size(); }
+  [[nodiscard]] Example example(std::int64_t index, std::int64_t pass,
+                                Generator& generator) const override {
+    return task_.example(index, pass, generator);
+  }
+  [[nodiscard]] std::string digest() const override { return "0123456789abcdef0123456789abcdef"; }
+
+ private:
+  const Task& task_;
+};
 
 class TrainerTest : public check::FolderTest {
  protected:
@@ -87,14 +103,17 @@ TEST_F(TrainerTest, LearnsAndLeavesItsFiles) {
   EXPECT_EQ(report.steps, 60);
   EXPECT_EQ(session.trainer->steps(), 60);
   const auto lines = lines_of(files.log);
-  ASSERT_EQ(lines.size(), 63u);
-  const auto first = lines.front()["loss"].get<double>(),
+  ASSERT_EQ(lines.size(), 64u);
+  EXPECT_EQ(lines.front(), (Json{{"step", 0}, {"validation", before.figures}}));
+  ASSERT_TRUE(report.before.has_value());
+  EXPECT_EQ(report.before->figures, before.figures);
+  const auto first = lines[1]["loss"].get<double>(),
              last = lines[lines.size() - 2]["loss"].get<double>();
   EXPECT_LT(last, 0.3 * first);
   EXPECT_GT(report.validation.figures.at("accuracy"), before.figures.at("accuracy") + 0.2);
   EXPECT_EQ(lines.back(), (Json{{"step", 60}, {"validation", report.validation.figures}}));
-  EXPECT_EQ(lines.front()["terms"]["cross_entropy"], lines.front()["loss"]);
-  EXPECT_DOUBLE_EQ(lines.front()["lr"].get<double>(), 0.005) << "the first of two steps of warm-up";
+  EXPECT_EQ(lines[1]["terms"]["cross_entropy"], lines[1]["loss"]);
+  EXPECT_DOUBLE_EQ(lines[1]["lr"].get<double>(), 0.005) << "the first of two steps of warm-up";
   EXPECT_FALSE(fs::exists(files.checkpoint));
   EXPECT_NE(check::content_of(files.plot).find(">accuracy<"), std::string::npos);
   EXPECT_EQ(read_adapter_info(files.output).notes.at("prompt"), "{\"mark\": 2}");
@@ -112,7 +131,7 @@ TEST_F(TrainerTest, LearnsAndLeavesItsFiles) {
 /// what lies on the disk: the same steps and the same adapter, bit for bit.
 TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
   for (const bool by_steps : {true, false}) {
-    auto unbroken = config("unbroken.safetensors");
+    auto unbroken = config(by_steps ? "unbroken.safetensors" : "by-passes.safetensors");
     if (!by_steps) {
       unbroken.train.steps = 0;
       unbroken.train.passes = 3;  // 24 examples in batches of 5: steps cross the ends of passes
@@ -133,7 +152,7 @@ TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
           Session session(broken);
           int calls = 0;
           EXPECT_THROW(
-              (void)session.trainer->run(false,
+              (void)session.trainer->run(Begin::fresh,
                                          [&] {
                                            if (session.trainer->steps() < at || ++calls < 4)
                                              return;  // inside of the step
@@ -149,7 +168,7 @@ TEST_F(TrainerTest, AResumedTrainingIsTheUnbrokenOne) {
           fs::rename(snapshot, files.checkpoint);
           std::ofstream(files.log, std::ios::app) << "{\"step\": 3, \"lo";
         }
-        const auto report = Session(broken).trainer->run(true);
+        const auto report = Session(broken).trainer->run(Begin::resume);
         EXPECT_EQ(report.steps, steps);
         EXPECT_EQ(lines_of(files.log), want) << "stopped at " << at << (kill ? " by a kill" : "");
         const auto got = read_safetensors(broken.output);
@@ -166,10 +185,10 @@ TEST_F(TrainerTest, ACheckpointIsNeitherOverwrittenNorMistaken) {
   auto setting = config();
   const TrainingFiles files(setting.output);
   check::expect_error(Errc::not_found, "start without --resume",
-                      [&] { (void)Session(setting).trainer->run(true); });
+                      [&] { (void)Session(setting).trainer->run(Begin::resume); });
   {
     Session session(setting);
-    EXPECT_THROW((void)session.trainer->run(false,
+    EXPECT_THROW((void)session.trainer->run(Begin::fresh,
                                             [&] {
                                               if (session.trainer->steps() == 3) throw Killed();
                                             }),
@@ -180,13 +199,15 @@ TEST_F(TrainerTest, ACheckpointIsNeitherOverwrittenNorMistaken) {
   const auto refuses = [&](const std::string& why, auto change) {
     auto changed = setting;
     change(changed);
-    check::expect_error(Errc::mismatch, why, [&] { (void)Session(changed).trainer->run(true); });
+    check::expect_error(Errc::mismatch, why,
+                        [&] { (void)Session(changed).trainer->run(Begin::resume); });
   };
   refuses("seed was 1, now it is 2", [](auto& c) { c.seed = 2; });
   refuses("adamw", [](auto& c) { c.optimizer.spec = parse_stage("adamw(lr=0.02)"); });
   refuses("train.steps was 7, now it is 8", [](auto& c) { c.train.steps = 8; });
   refuses("train.accumulate", [](auto& c) { c.train.accumulate = 1; });
   refuses("adapter.rank", [](auto& c) { c.adapter.rank = 2; });
+  refuses("repeat", [](auto& c) { c.task.spec = parse_stage("repeat(words=9)"); });
   refuses("loss", [](auto& c) { c.loss.push_back({parse_stage("aux(name=x)"), 1}); });
   {
     Session session(setting);
@@ -195,13 +216,107 @@ TEST_F(TrainerTest, ACheckpointIsNeitherOverwrittenNorMistaken) {
     check::expect_error(Errc::mismatch, "model was digest-of-tiny-1, now it is another",
                         [&] { other.load_checkpoint(files.checkpoint); });
   }
+  {  // the same spec and as many examples, but others
+    Session session(setting);
+    const OtherData other(*session.task);
+    Trainer trainer(*session.model, session.adapters, other, setting);
+    check::expect_error(
+        Errc::mismatch,
+        "the task's data (examples, digest) was 24 , now it is 24 0123456789abcdef;",
+        [&] { trainer.load_checkpoint(files.checkpoint); });
+  }
   EXPECT_EQ(check::content_of(files.checkpoint), kept);
   write_safetensors(files.checkpoint, {{"x", at::ones({1})}});
   check::expect_error(Errc::mismatch, "no checkpoint",
-                      [&] { (void)Session(setting).trainer->run(true); });
+                      [&] { (void)Session(setting).trainer->run(Begin::resume); });
   write("out.safetensors.checkpoint", kept.substr(0, kept.size() / 2));
   check::expect_error(Errc::corrupt, "out.safetensors.checkpoint",
-                      [&] { (void)Session(setting).trainer->run(true); });
+                      [&] { (void)Session(setting).trainer->run(Begin::resume); });
+}
+
+TEST_F(TrainerTest, NothingIsOverwrittenUnlessAsked) {
+  auto setting = config();
+  setting.train.steps = 2;
+  const TrainingFiles files(setting.output);
+  (void)Session(setting).trainer->run();
+  const auto adapter = check::content_of(files.output), log = check::content_of(files.log);
+  const auto in_the_way = [&](const std::string& what) {
+    check::expect_error(Errc::invalid,
+                        what + " there already: ", [&] { files.check(Begin::fresh); });
+    check::expect_error(Errc::invalid, "--force", [&] { (void)Session(setting).trainer->run(); });
+  };
+  in_the_way(fmt::format("{}, {}, {} are", files.output.string(), files.log.string(),
+                         files.plot.string()));
+  fs::remove(files.output);
+  fs::remove(files.plot);
+  in_the_way(files.log.string() + " is");
+  EXPECT_EQ(check::content_of(files.log), log);
+  check::expect_error(Errc::not_found, "start without --resume",
+                      [&] { files.check(Begin::resume); });
+
+  write("out.safetensors", "old");
+  setting.seed = 2;
+  (void)Session(setting).trainer->run(Begin::overwrite);
+  EXPECT_EQ(check::content_of(files.output).size(), adapter.size());
+  EXPECT_NE(check::content_of(files.output), adapter);
+  EXPECT_EQ(lines_of(files.log).size(), 4u) << "two steps, and validations around them";
+
+  // A checkpoint gives way too, and the old adapter stays until there is a new one.
+  write("out.safetensors.checkpoint", "of a training that nobody wants any more");
+  check::expect_error(Errc::invalid, "--resume, or start anew with --force",
+                      [&] { files.check(Begin::fresh); });
+  const auto before = check::content_of(files.output);
+  {
+    Session session(setting);
+    EXPECT_THROW((void)session.trainer->run(Begin::overwrite,
+                                            [&] {
+                                              if (session.trainer->steps() == 1) throw Killed();
+                                            }),
+                 Killed);
+  }
+  EXPECT_EQ(check::content_of(files.output), before);
+  EXPECT_EQ(Session(setting).trainer->run(Begin::resume).steps, 2);
+  EXPECT_EQ(check::content_of(files.output), before) << "the same training once more";
+}
+
+/// A user's questions may lie where the log would go.
+TEST_F(TrainerTest, AFileThatIsNoLogIsNeverOverwritten) {
+  const TrainingFiles files(folder_ / "questions.safetensors");
+  for (const auto* content : {"{\"passage\": \"a\"}\n", "text", "{\"steps\": 1}", "\n"}) {
+    write("questions.jsonl", content);
+    check::expect_error(Errc::invalid, "questions.jsonl: the log would go there",
+                        [&] { files.check(Begin::overwrite); });
+    write("questions.safetensors.checkpoint", "");
+    check::expect_error(Errc::invalid, "questions.jsonl: the log would go there",
+                        [&] { files.check(Begin::resume); });
+    fs::remove(files.checkpoint);
+    EXPECT_EQ(check::content_of(files.log), content);
+  }
+  for (const auto* content : {"", "{\"st", "{\"step\":1,\"loss\":2}\n"}) {
+    write("questions.jsonl", content);
+    EXPECT_NO_THROW(files.check(Begin::overwrite)) << content;
+  }
+}
+
+TEST_F(TrainerTest, AnOutputThatCannotBeIsRefusedBeforeAnythingIsDone) {
+  const auto refuses = [&](Errc code, const fs::path& output, const std::string& why) {
+    for (const auto begin : {Begin::fresh, Begin::overwrite}) {
+      check::expect_error(code, why, [&] { TrainingFiles(output).check(begin); });
+    }
+  };
+  refuses(Errc::usage, "", "'output'");
+  refuses(Errc::usage, folder_, "is a folder");
+  refuses(Errc::usage, folder_ / "", "is a folder");
+  refuses(Errc::usage, folder_ / "a.jsonl", "end the adapter's name in .safetensors");
+  refuses(Errc::usage, folder_ / "a.svg", "end the adapter's name in .safetensors");
+  refuses(Errc::io, folder_ / "none/a.safetensors", "there is no folder");
+  EXPECT_NO_THROW(TrainingFiles(folder_ / "a.safetensors").check(Begin::fresh));
+  EXPECT_NO_THROW(TrainingFiles("a.safetensors").check(Begin::fresh)) << "where the user stands";
+  EXPECT_TRUE(fs::is_empty(folder_));
+  if (::geteuid() == 0) return;  // who may write anywhere
+  fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
+  refuses(Errc::io, folder_ / "a.safetensors", "cannot be written");
+  fs::permissions(folder_, fs::perms::owner_all);
 }
 
 TEST_F(TrainerTest, AccumulatedBatchesAreOneLargeBatch) {

@@ -25,12 +25,25 @@ class StoredWeight {
                                         at::ScalarType dtype) const = 0;
 };
 
+/// A low-rank update of a matrix [out, in], y += scale B (A x), as fused products read it. Its memory is its adapter's.
+struct LowRank {
+  at::ScalarType type = at::kFloat;  ///< of the numbers: f32, f16 or bf16
+  std::int64_t in = 0, out = 0, rank = 0;
+  float scale = 1;
+  const void* a = nullptr;  ///< [rank, in]
+  const void* b =
+      nullptr;  ///< B as [ceil(out / 16), rank, 16]: sixteen rows together; zero past `out`
+};
+
 /// Something attached to a linear layer that changes its output: a low-rank update, a mask, an edit.
 class Adapter {
  public:
   virtual ~Adapter() = default;
-  /// x [..., in], y = W x [..., out] so far -> the new y.
+  /// x [..., in], y = W x [..., out] so far -> the new y. May write to y where no gradient is recorded.
   [[nodiscard]] virtual at::Tensor apply(const at::Tensor& x, const at::Tensor& y) const = 0;
+  /// All that the adapter does, where that is a low-rank update whose numbers stay as they are: products then need not
+  /// call apply(). Null for every other adapter.
+  [[nodiscard]] virtual const LowRank* low_rank() const { return nullptr; }
 };
 
 /// One named weight.

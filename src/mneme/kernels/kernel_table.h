@@ -74,6 +74,17 @@ struct RotateRows {
   bool adjacent;  // pairs (2i, 2i+1), else (i, i + pairs)
 };
 
+/// y[m,n] += scale sum_i t[m,i] B[n,i], with B [N,rank] as pack_low_rank lays it out.
+struct LowRankAdd {
+  const void* b;
+  std::int64_t rank;
+  float scale;
+  const float* t;  // [M,rank], rows t_stride apart
+  std::int64_t M, t_stride;
+  float* y;  // [M,N], rows y_stride apart
+  std::int64_t N, y_stride;
+};
+
 struct KernelTable {
   const char* level;   // the name of the level that it was compiled for
   std::int64_t lanes;  // floats in a vector
@@ -90,6 +101,23 @@ struct KernelTable {
   void (*to_f32[6])(const std::uint8_t* blocks_in, std::int64_t blocks, float* out) noexcept;
   void (*to_bf16[6])(const std::uint8_t* blocks_in, std::int64_t blocks,
                      std::uint16_t* out) noexcept;
+
+  /// Rows n_begin..n_end of an update; n_begin is a multiple of 16, n_end too or N. Indexed by WeightType, plain types.
+  void (*add_low_rank[3])(const LowRankAdd& update, std::int64_t n_begin,
+                          std::int64_t n_end) noexcept;
+  /// t[m,i] = sum_k x[m,k] A[i,k], for many rows of x [M,K] and A [rank,K]; rows of t are t_stride apart.
+  void (*low_rank_inputs[3])(const void* a, std::int64_t rank, const float* x, std::int64_t M,
+                             std::int64_t K, float* t, std::int64_t t_stride) noexcept;
+  /// w [rows,K] += scale B A for at most 16 rows, which are the first of one block of packed B.
+  void (*low_rank_merge[3])(const void* a, const void* block, std::int64_t rank, float scale,
+                            std::int64_t rows, std::int64_t K, float* w) noexcept;
+  /// Rows n_begin..n_end of scale B, the first at out, rows stride apart; n_begin is a multiple of 16.
+  void (*low_rank_columns_f32[3])(const void* b, std::int64_t rank, float scale,
+                                  std::int64_t n_begin, std::int64_t n_end, float* out,
+                                  std::int64_t stride) noexcept;
+  void (*low_rank_columns_bf16[3])(const void* b, std::int64_t rank, float scale,
+                                   std::int64_t n_begin, std::int64_t n_end, std::uint16_t* out,
+                                   std::int64_t stride) noexcept;
 
   PositionRange (*position_range)(const std::int64_t* positions, std::int64_t n) noexcept;
   std::int64_t attend_rows;         // query rows in a block at most

@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,66 @@ void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t
                      kernel(in + begin * bytes, end - begin, out + begin * size);
                    });
 }
+
+// Rows of weights between one request for rows of B and the next.
+constexpr std::int64_t kRowsBeside = 32;
+
+void fetch_rows(const LowRankPart& update, std::int64_t begin, std::int64_t end) {
+  const std::int64_t row = update.rank * block_bytes(update.type);
+  const auto* from = static_cast<const char*>(update.b) + begin * row;
+  for (std::int64_t i = 0; i < (end - begin) * row; i += 64) __builtin_prefetch(from + i);
+}
+
+// t = A x of all updates of a product. Every thread makes a share of its rows and then goes on with weights, so that the
+// whole is there when it asks for it and threads need not meet.
+class LowRankInputs {
+ public:
+  LowRankInputs(std::span<const MatvecPart> parts, const ActivationRows& a, std::int64_t rank,
+                std::int64_t shares, std::vector<float>& memory)
+      : parts_(parts), rank_(rank), shares_(shares), t_(memory) {
+    a_ = ActivationRows{a.x, a.M, a.K, nullptr, nullptr, nullptr, nullptr, 0, 0};
+    t_.resize(static_cast<std::size_t>(a.M * rank));
+  }
+
+  /// Makes shares begin..end.
+  void make(std::int64_t begin, std::int64_t end) {
+    rows(rank_ * begin / shares_, rank_ * end / shares_, t_.data());
+    made_.fetch_add(end - begin, std::memory_order_release);
+  }
+  /// All of it [M,rank]: waits a moment for the others, then does without them, so that no schedule of threads can hang.
+  [[nodiscard]] const float* get() const {
+    constexpr int kLooks = 4096;
+    for (int i = 0; i < kLooks; ++i) {
+      if (made_.load(std::memory_order_acquire) == shares_) return t_.data();
+    }
+    thread_local std::vector<float> own;
+    own.resize(t_.size());
+    rows(0, rank_, own.data());
+    return own.data();
+  }
+
+ private:
+  void rows(std::int64_t begin, std::int64_t end, float* t) const {
+    std::int64_t before = 0;
+    for (const MatvecPart& part : parts_) {
+      for (const LowRankPart& update : part.low_rank) {
+        const std::int64_t first = std::max<std::int64_t>(0, begin - before),
+                           last = std::min(update.rank, end - before);
+        if (first < last) {
+          table().matvec_f32[static_cast<std::size_t>(update.type)](
+              static_cast<const std::uint8_t*>(update.a), first, last, a_, t + before, rank_);
+        }
+        before += update.rank;
+      }
+    }
+  }
+
+  std::span<const MatvecPart> parts_;
+  ActivationRows a_;
+  std::int64_t rank_, shares_;
+  std::vector<float>& t_;
+  std::atomic<std::int64_t> made_{0};
+};
 
 }  // namespace
 
@@ -110,7 +171,7 @@ QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t 
 
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
   const ActivationRows& a = x.view();
-  std::int64_t rows = 0, bytes = 0;
+  std::int64_t rows = 0, bytes = 0, rank = 0;
   for (const MatvecPart& part : parts) {
     check_columns(part.type, a.K);
     if (part.N < 0 || (part.y_stride < part.N && a.M > 1)) {
@@ -119,32 +180,63 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
     }
     rows += part.N;
     bytes += part.N * row_bytes(part.type, a.K);
+    rank += total_rank(part.low_rank);
   }
   if (rows == 0 || a.M == 0) return;
   const auto& kernels = a.q == nullptr ? table().matvec_f32 : table().matvec;
   // Threads take equal shares of bytes, in steps of rows that kernels take together.
-  constexpr std::int64_t kStep = 4;
+  const std::int64_t step = rank == 0 ? 4 : kLowRankRows;
   const std::int64_t work = bytes * std::max<std::int64_t>(1, a.M / 4);
   const std::int64_t most = std::max<std::int64_t>(1, work / kBytesPerThread);
   const std::int64_t threads = std::min<std::int64_t>(at::get_num_threads(), most);
-  const auto share = [&](std::int64_t first, std::int64_t last) {
-    std::int64_t before = 0;  // bytes of earlier parts
+  thread_local std::vector<float> memory;
+  LowRankInputs inputs(parts, a, rank, threads, memory);
+  const auto multiply = [&](const MatvecPart& part, std::int64_t n_begin, std::int64_t n_end) {
+    kernels[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w), n_begin,
+                                                 n_end, a, part.y, part.y_stride);
+  };
+  const auto share = [&](std::int64_t first, std::int64_t last, const auto& rows_of) {
+    std::int64_t before = 0, rank_before = 0;  // bytes and ranks of earlier parts
     for (const MatvecPart& part : parts) {
       const std::int64_t row = std::max<std::int64_t>(1, row_bytes(part.type, a.K));
       const auto index = [&](std::int64_t at) {
         return std::clamp<std::int64_t>(
-            round_up(std::max<std::int64_t>(0, at - before) / row, kStep), 0, part.N);
+            round_up(std::max<std::int64_t>(0, at - before) / row, step), 0, part.N);
       };
       const std::int64_t n_begin = index(first), n_end = last >= bytes ? part.N : index(last);
-      if (n_begin < n_end) {
-        kernels[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w),
-                                                     n_begin, n_end, a, part.y, part.y_stride);
-      }
+      if (n_begin < n_end) rows_of(part, n_begin, n_end, rank_before);
       before += part.N * row_bytes(part.type, a.K);
+      for (const LowRankPart& update : part.low_rank) rank_before += update.rank;
     }
   };
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
-    share(bytes / threads * begin, end == threads ? bytes : bytes / threads * end);
+    const std::int64_t first = bytes / threads * begin,
+                       last = end == threads ? bytes : bytes / threads * end;
+    const auto plain = [&](const MatvecPart& part, std::int64_t n_begin, std::int64_t n_end,
+                           std::int64_t) { multiply(part, n_begin, n_end); };
+    if (rank == 0) return share(first, last, plain);
+    inputs.make(begin, end);
+    // B arrives while the weights beside it are read.
+    share(first, last,
+          [&](const MatvecPart& part, std::int64_t n_begin, std::int64_t n_end, std::int64_t) {
+            for (std::int64_t n = n_begin; n < n_end; n += kRowsBeside) {
+              const std::int64_t n_next = std::min(n + kRowsBeside, n_end);
+              for (const LowRankPart& update : part.low_rank) fetch_rows(update, n, n_next);
+              multiply(part, n, n_next);
+            }
+          });
+    const float* t = inputs.get();
+    share(first, last,
+          [&](const MatvecPart& part, std::int64_t n_begin, std::int64_t n_end,
+              std::int64_t rank_before) {
+            for (const LowRankPart& update : part.low_rank) {
+              table().add_low_rank[static_cast<std::size_t>(update.type)](
+                  {update.b, update.rank, update.scale, t + rank_before, a.M, rank, part.y, part.N,
+                   part.y_stride},
+                  n_begin, n_end);
+              rank_before += update.rank;
+            }
+          });
   });
 }
 

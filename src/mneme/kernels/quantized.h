@@ -1,6 +1,7 @@
 // Products with weights that stay in their storage format, and their unpacking.
 #pragma once
 
+#include "mneme/kernels/low_rank.h"
 #include "mneme/weights/weight_type.h"
 
 #include <cstdint>
@@ -53,8 +54,9 @@ struct MatvecPart {
   WeightType type;
   const void* w;  ///< [N,K] in rows of row_bytes(type, K)
   std::int64_t N;
-  float* y;               ///< [M,N], rows y_stride apart
-  std::int64_t y_stride;  ///< at least N
+  float* y;                                    ///< [M,N], rows y_stride apart
+  std::int64_t y_stride;                       ///< at least N
+  std::span<const LowRankPart> low_rank = {};  ///< added to y; they meet the rows themselves
 };
 
 /// What quantized weights meet in a product of few rows.

@@ -3,6 +3,7 @@
 
 #include "mneme/kernels/attend.inl"
 #include "mneme/kernels/codec.inl"
+#include "mneme/kernels/low_rank.inl"
 #include "mneme/kernels/quantized.inl"
 
 #define MNEME_TEXT_OF(x) #x
@@ -24,6 +25,13 @@ inline constexpr KernelTable kTable{
     {unpack_plain<PlainF32, ToBf16>, unpack_plain<PlainF16, ToBf16>,
      unpack_plain<PlainBf16, ToBf16>, unpack_q8_0<ToBf16>, unpack_q4_0<ToBf16>,
      unpack_q4_1<ToBf16>},
+    {add_low_rank<PlainF32>, add_low_rank<PlainF16>, add_low_rank<PlainBf16>},
+    {low_rank_inputs<PlainF32>, low_rank_inputs<PlainF16>, low_rank_inputs<PlainBf16>},
+    {low_rank_merge<PlainF32>, low_rank_merge<PlainF16>, low_rank_merge<PlainBf16>},
+    {low_rank_columns<PlainF32, ToF32>, low_rank_columns<PlainF16, ToF32>,
+     low_rank_columns<PlainBf16, ToF32>},
+    {low_rank_columns<PlainF32, ToBf16>, low_rank_columns<PlainF16, ToBf16>,
+     low_rank_columns<PlainBf16, ToBf16>},
     position_range,
     kMostRows,
     kSingleRows,

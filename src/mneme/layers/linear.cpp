@@ -2,16 +2,20 @@
 
 #include "mneme/core/error.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/low_rank.h"
 #include "mneme/kernels/quantized.h"
 #include "mneme/layers/stored_weight.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/util/SmallVector.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <optional>
 
 namespace mneme {
 namespace {
@@ -86,6 +90,209 @@ kernels::Activations activations(Compute compute) {
   return compute == Compute::f32 ? kernels::Activations::f32 : kernels::Activations::q8;
 }
 
+using Updates = c10::SmallVector<kernels::LowRankPart, 2>;
+
+WeightType weight_type(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf:
+      return WeightType::f16;
+    case at::kBFloat16:
+      return WeightType::bf16;
+    default:
+      MNEME_ASSERT(type == at::kFloat);
+      return WeightType::f32;
+  }
+}
+
+/// The first adapters of a weight [out, in], up to one that is more than a low-rank update. None where apply() must record
+/// a gradient or x has another number type.
+Updates updates_of(const Parameter& weight, const at::Tensor& x, std::int64_t in,
+                   std::int64_t out) {
+  Updates updates;
+  if (weight.adapters.empty() || x.scalar_type() != at::kFloat || wants_gradient(x, weight))
+    return updates;
+  for (const auto& adapter : weight.adapters) {
+    const auto* update = adapter->low_rank();
+    if (update == nullptr) break;
+    if (update->in != in || update->out != out) {
+      throw Error(Errc::mismatch, fmt::format("an adapter of a matrix [{}, {}] is attached to one "
+                                              "that is [{}, {}]",
+                                              update->out, update->in, out, in));
+    }
+    updates.push_back(
+        {weight_type(update->type), update->a, update->b, update->rank, update->scale});
+  }
+  return updates;
+}
+
+/// The input of one or several products: rows [M, in], and what the products make of them once.
+class Input {
+ public:
+  explicit Input(at::Tensor rows) : rows_(std::move(rows)) {}
+
+  [[nodiscard]] const at::Tensor& rows() const { return rows_; }
+  /// The rows as they lie in memory one after another, in f32.
+  const float* numbers() {
+    if (!rows_.is_contiguous()) rows_ = rows_.contiguous();
+    return rows_.const_data_ptr<float>();
+  }
+  const at::Tensor& as(at::ScalarType type) {
+    if (!converted_.defined() || converted_.scalar_type() != type) converted_ = rows_.to(type);
+    return converted_;
+  }
+  /// [M, columns] in `type`, whose first columns are the rows; the others are for the caller to fill, until the next call.
+  at::Tensor widened(at::ScalarType type, std::int64_t columns) {
+    if (!wide_.defined() || wide_.scalar_type() != type || wide_.size(1) < columns) {
+      wide_ = at::empty({rows_.size(0), columns}, rows_.options().dtype(type));
+      wide_.narrow(1, 0, rows_.size(1)).copy_(rows_);
+    }
+    return wide_.narrow(1, 0, columns);
+  }
+
+ private:
+  at::Tensor rows_, converted_, wide_;
+};
+
+/// The parts of a product of N columns, computed by `part(begin, end)` for at most kTileRows of them at a time, as f32.
+template <class Part>
+at::Tensor by_tiles(const at::Tensor& rows, std::int64_t N, const Part& part) {
+  if (N <= kTileRows) return part(0, N).to(rows.scalar_type());
+  auto y = at::empty({rows.size(0), N}, rows.options());
+  for (std::int64_t n = 0; n < N; n += kTileRows) {
+    const auto end = std::min(N, n + kTileRows);
+    y.narrow(1, n, end - n).copy_(part(n, end));
+  }
+  return y;
+}
+
+// From so many rows on, f32 products have updates merged into each tile of the weight: a fixed cost, less by then than that
+// of copying x and of more columns. bf16 products copy x anyway, to narrow it.
+constexpr std::int64_t kMergedRows = 384;
+// From so many rows on, a bf16 product is faster than the kernel for A x, though it narrows A at each call.
+constexpr std::int64_t kNarrowInputRows = 256;
+
+/// Memory for a tile of a weight [rows, columns], for this thread's use until its next call.
+at::Tensor tile_memory(std::int64_t rows, std::int64_t columns, at::ScalarType type) {
+  // Returned to the system and fetched again for every product, its pages cost more than what is put there.
+  constexpr std::int64_t kKeptBytes = std::int64_t{8} << 20;
+  thread_local at::Tensor kept;
+  const auto bytes = rows * columns * static_cast<std::int64_t>(at::elementSize(type));
+  if (bytes > kKeptBytes) return at::empty({rows, columns}, at::dtype(type));
+  if (!kept.defined() || kept.numel() < bytes) {
+    const c10::InferenceMode usable_in_every_mode(false);
+    kept = at::empty({bytes}, at::dtype(at::kByte));
+  }
+  return kept.narrow(0, 0, bytes).view(type).view({rows, columns});
+}
+
+/// x (W + s B A)' in f32.
+at::Tensor merged_product(Input& x, const WeightTensor& weight, const Updates& updates) {
+  const auto K = x.rows().size(1), N = weight.shape.front();
+  const auto& input = x.as(at::kFloat);
+  const auto tile = tile_memory(std::min(N, kTileRows), K, at::kFloat);
+  return by_tiles(x.rows(), N, [&](std::int64_t begin, std::int64_t end) {
+    kernels::dequantize_merged(weight.type, weight.data, begin, end, K, updates,
+                               tile.mutable_data_ptr<float>());
+    return at::mm(input, tile.narrow(0, 0, end - begin).t());
+  });
+}
+
+std::uint16_t* bf16_numbers(const at::Tensor& tensor) {
+  return reinterpret_cast<std::uint16_t*>(tensor.mutable_data_ptr<at::BFloat16>());
+}
+
+/// Puts x A' of the updates, one after another, and zeros into the columns of `left` [M, columns] behind x.
+void put_inputs(Input& x, const Updates& updates, const at::Tensor& left) {
+  const auto M = left.size(0), K = x.rows().size(1), columns = left.size(1) - K;
+  if (left.scalar_type() == at::kFloat) {
+    kernels::low_rank_inputs(updates, x.numbers(), M, K, left.mutable_data_ptr<float>() + K,
+                             columns, left.stride(0));
+  } else if (M < kNarrowInputRows) {
+    kernels::low_rank_inputs_bf16(updates, x.numbers(), M, K, bf16_numbers(left) + K, columns,
+                                  left.stride(0));
+  } else {
+    auto at = K;
+    for (const auto& update : updates) {
+      const auto a = at::empty({update.rank, K}, left.options());
+      kernels::dequantize_bf16(update.type, update.a, update.rank, K, bf16_numbers(a));
+      auto to = left.narrow(1, at, update.rank);
+      at::mm_out(to, left.narrow(1, 0, K), a.t());
+      at += update.rank;
+    }
+    left.narrow(1, at, left.size(1) - at).zero_();
+  }
+}
+
+/// x W' + s x A' B' as one product of [x | x A'] and [W | s B], in numbers of `type`.
+at::Tensor wide_product(Input& x, const WeightTensor& weight, const Updates& updates,
+                        at::ScalarType type) {
+  const auto K = x.rows().size(1), N = weight.shape.front();
+  const bool narrow = type == at::kBFloat16;
+  const std::int64_t line = narrow ? 32 : 16;  // numbers in a cache line, where rows begin
+  const auto columns = (K + kernels::total_rank(updates) + line - 1) / line * line;
+  const auto left = x.widened(type, columns);
+  put_inputs(x, updates, left);
+  const auto tile = tile_memory(std::min(N, kTileRows), columns, type);
+  return by_tiles(x.rows(), N, [&](std::int64_t begin, std::int64_t end) {
+    if (narrow) {
+      kernels::dequantize_beside_bf16(weight.type, weight.data, begin, end, K, updates,
+                                      bf16_numbers(tile), columns);
+    } else {
+      kernels::dequantize_beside(weight.type, weight.data, begin, end, K, updates,
+                                 tile.mutable_data_ptr<float>(), columns);
+    }
+    return at::mm(left, tile.narrow(0, 0, end - begin).t());
+  });
+}
+
+/// x times the transpose of the weight, and the updates; see product().
+at::Tensor product_with(Input& x, const Parameter& weight, const Updates& updates,
+                        Compute compute) {
+  const auto& rows = x.rows();
+  if (wants_gradient(rows, weight)) {
+    if (!weight.stored) return at::mm(rows, weight.tensor.to(rows.scalar_type()).t());
+    // Gradients are exact unless the caller asks for speed: `automatic` stays in the number type of x.
+    const bool narrow = compute == Compute::bf16 && rows.scalar_type() == at::kFloat &&
+                        kernels::has_bf16_products();
+    return StoredProduct::apply(rows, weight.stored, narrow ? at::kBFloat16 : rows.scalar_type());
+  }
+  const auto N = weight.sizes().front();
+  const auto type = rows.scalar_type() == at::kDouble ? at::kDouble : product_type(compute);
+  const auto* file = dynamic_cast<const FileWeight*>(weight.stored.get());
+  if (file != nullptr && !updates.empty()) {
+    return type == at::kFloat && rows.size(0) >= kMergedRows
+               ? merged_product(x, file->weight(), updates)
+               : wide_product(x, file->weight(), updates, type);
+  }
+  const auto& input = x.as(type);
+  auto y = weight.stored
+               ? by_tiles(rows, N,
+                          [&](std::int64_t begin, std::int64_t end) {
+                            return at::mm(input, rows_as(*weight.stored, begin, end, type).t());
+                          })
+               : at::mm(input, weight.tensor.to(type).t()).to(rows.scalar_type());
+  if (!updates.empty())
+    kernels::add_low_rank(updates, x.numbers(), rows.size(0), rows.size(1),
+                          y.mutable_data_ptr<float>(), N, N);
+  return y;
+}
+
+/// Several weights, as stored, against a few rows in one run of the fused kernel.
+void fused_products(Input& x, const std::vector<const Parameter*>& weights,
+                    const std::vector<Updates>& updates, Compute compute,
+                    std::vector<at::Tensor>& out) {
+  const auto M = x.rows().size(0), K = x.rows().size(1);
+  c10::SmallVector<kernels::MatvecPart, 4> parts;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const auto& weight = fused_file(x.rows(), M, *weights[i])->weight();
+    const auto N = weight.shape.front();
+    out.push_back(at::empty({M, N}, x.rows().options()));
+    parts.push_back(
+        {weight.type, weight.data, N, out.back().mutable_data_ptr<float>(), N, updates[i]});
+  }
+  kernels::matvec(parts, x.numbers(), M, K, activations(compute));
+}
+
 }  // namespace
 
 at::ScalarType product_type(Compute compute) {
@@ -94,38 +301,11 @@ at::ScalarType product_type(Compute compute) {
 }
 
 at::Tensor product(const at::Tensor& x, const Parameter& weight, Compute compute) {
-  if (wants_gradient(x, weight)) {
-    if (!weight.stored) return at::mm(x, weight.tensor.to(x.scalar_type()).t());
-    // Gradients are exact unless the caller asks for speed: `automatic` stays in the number type of x.
-    const bool narrow =
-        compute == Compute::bf16 && x.scalar_type() == at::kFloat && kernels::has_bf16_products();
-    return StoredProduct::apply(x, weight.stored, narrow ? at::kBFloat16 : x.scalar_type());
-  }
-  const auto M = x.size(0), N = weight.sizes().front();
-  const auto type = x.scalar_type() == at::kDouble ? at::kDouble : product_type(compute);
-  if (const auto* file = fused_file(x, M, weight)) {
-    auto y = at::empty({M, N}, x.options());
-    const auto rows = x.contiguous();
-    kernels::matvec(file->weight().type, file->weight().data, N, x.size(1),
-                    rows.const_data_ptr<float>(), M, y.mutable_data_ptr<float>(),
-                    activations(compute));
-    return y;
-  }
-  const auto input = x.to(type);
-  if (!weight.stored) return at::mm(input, weight.tensor.to(type).t()).to(x.scalar_type());
-  if (N <= kTileRows)
-    return at::mm(input,
-                  weight.stored->rows(0, N, type == at::kDouble ? at::kFloat : type).to(type).t())
-        .to(x.scalar_type());
-  auto y = at::empty({M, N}, x.options());
-  for (std::int64_t n = 0; n < N; n += kTileRows) {
-    const auto end = std::min(N, n + kTileRows);
-    y.narrow(1, n, end - n)
-        .copy_(at::mm(
-            input,
-            weight.stored->rows(n, end, type == at::kDouble ? at::kFloat : type).to(type).t()));
-  }
-  return y;
+  Input input(x);
+  if (fused_file(x, x.size(0), weight) == nullptr) return product_with(input, weight, {}, compute);
+  std::vector<at::Tensor> out;
+  fused_products(input, {&weight}, {{}}, compute, out);
+  return out.front();
 }
 
 Linear::Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out, bool bias)
@@ -141,45 +321,59 @@ void Linear::count(const at::Tensor& x, const Call& call) const {
   call.cost->flops += 2.0 * static_cast<double>(x.numel()) * static_cast<double>(out_);
   call.cost->bytes +=
       static_cast<double>(weight_->stored ? weight_->stored->bytes() : weight_->tensor.numel() * 4);
+  for (const auto& adapter : weight_->adapters) {
+    const auto* update = adapter->low_rank();
+    if (update == nullptr) continue;
+    const auto rows = static_cast<double>(x.numel() / in_);
+    const auto numbers = static_cast<double>(update->rank * (in_ + out_));
+    call.cost->flops += 2.0 * rows * numbers;
+    call.cost->bytes += numbers * static_cast<double>(at::elementSize(update->type));
+  }
 }
 
-at::Tensor Linear::finish(const at::Tensor& x, at::Tensor y) const {
+at::Tensor Linear::finish(const at::Tensor& x, at::Tensor y, std::size_t applied) const {
   auto sizes = x.sizes().vec();
   sizes.back() = out_;
   y = y.view(sizes);
   if (bias_)
     y = y.requires_grad() || bias_->tensor.requires_grad() ? y + bias_->tensor
                                                            : y.add_(bias_->tensor);
-  for (const auto& adapter : weight_->adapters) y = adapter->apply(x, y);
+  for (auto i = applied; i < weight_->adapters.size(); ++i) y = weight_->adapters[i]->apply(x, y);
   return y;
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
-  count(x, call);
-  return finish(x, product(x.reshape({-1, in_}), *weight_, call.compute));
+  return std::move(together({this}, x, call).front());
 }
 
 std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layers,
                                          const at::Tensor& x, const Call& call) {
-  const auto M = x.numel() / x.size(-1);
+  for (const auto* layer : layers) layer->count(x, call);
+  Input input(x.reshape({-1, x.size(-1)}));
+  const auto M = input.rows().size(0);
   bool fused = true;
-  for (const auto* layer : layers) fused = fused && fused_file(x, M, *layer->weight_) != nullptr;
-  std::vector<at::Tensor> out;
-  if (!fused) {
-    for (const auto* layer : layers) out.push_back((*layer)(x, call));
-    return out;
-  }
-  const auto rows = x.reshape({M, x.size(-1)}).contiguous();
-  std::vector<kernels::MatvecPart> parts;
+  std::vector<const Parameter*> weights;
+  std::vector<Updates> updates;
   for (const auto* layer : layers) {
-    layer->count(x, call);
-    out.push_back(at::empty({M, layer->out_}, x.options()));
-    const auto& weight = fused_file(x, M, *layer->weight_)->weight();
-    parts.push_back(
-        {weight.type, weight.data, layer->out_, out.back().mutable_data_ptr<float>(), layer->out_});
+    const auto& weight = *layer->weight_;
+    weights.push_back(&weight);
+    updates.push_back(updates_of(weight, x, layer->in_, layer->out_));
+    fused = fused && fused_file(x, M, weight) != nullptr;
   }
-  kernels::matvec(parts, rows.const_data_ptr<float>(), M, rows.size(1), activations(call.compute));
-  for (std::size_t i = 0; i < layers.size(); ++i) out[i] = layers[i]->finish(x, std::move(out[i]));
+  std::vector<at::Tensor> out;
+  if (fused) {
+    fused_products(input, weights, updates, call.compute, out);
+  } else {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      if (fused_file(input.rows(), M, *weights[i]) != nullptr) {
+        fused_products(input, {weights[i]}, {updates[i]}, call.compute, out);
+      } else {
+        out.push_back(product_with(input, *weights[i], updates[i], call.compute));
+      }
+    }
+  }
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    out[i] = layers[i]->finish(x, std::move(out[i]), updates[i].size());
   return out;
 }
 

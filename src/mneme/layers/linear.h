@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string_view>
@@ -22,7 +23,8 @@ class Linear {
   /// x [..., in] -> [..., out] in f32. Where a gradient is wanted a stored weight is dequantized by tiles, forward and
   /// backward, in the number type of x unless the call says bf16, and only dX is computed; otherwise few rows take the
   /// fused kernel on the weight as stored (rounding x to 8 bits unless the call says f32) and many rows one product in the
-  /// compute type of the call.
+  /// compute type of the call. Low-rank adapters whose numbers are fixed are part of these products; all others apply one
+  /// after another. Throws Error(invalid) where x has another width, Error(mismatch) for an adapter of another matrix.
   at::Tensor operator()(const at::Tensor& x, const Call& call) const;
 
   /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.
@@ -34,7 +36,7 @@ class Linear {
 
  private:
   void count(const at::Tensor& x, const Call& call) const;
-  [[nodiscard]] at::Tensor finish(const at::Tensor& x, at::Tensor y) const;
+  [[nodiscard]] at::Tensor finish(const at::Tensor& x, at::Tensor y, std::size_t applied) const;
 
   std::int64_t in_, out_;
   std::shared_ptr<Parameter> weight_, bias_;

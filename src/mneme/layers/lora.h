@@ -9,18 +9,30 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <memory>
+#include <string_view>
+
 namespace mneme {
 
 class LoRA final : public Adapter {
  public:
-  /// Fresh or loaded `<name>.lora_a` and `<name>.lora_b` of `params` for a weight [out, in].
+  /// Fresh or loaded `<name>.lora_a` and `<name>.lora_b` of `params` for a weight [out, in]. Where both are frozen they
+  /// are laid out for fused products in the number type that they have.
   LoRA(Params& params, std::string_view name, std::int64_t in, std::int64_t out, std::int64_t rank,
        double alpha);
   [[nodiscard]] at::Tensor apply(const at::Tensor& x, const at::Tensor& y) const override;
+  [[nodiscard]] const LowRank* low_rank() const override {
+    return fixed_.a != nullptr ? &fixed_ : nullptr;
+  }
 
  private:
+  void lay_out();
+
+  LowRank fixed_;
   std::shared_ptr<Parameter> a_, b_;
   double scale_;
+  at::Tensor fixed_a_, fixed_b_;  // what fixed_ points to
 };
 
 /// Attaches a LoRA of its own to every matrix of `model` whose name matches `glob`; their weights are made in

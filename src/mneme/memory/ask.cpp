@@ -18,7 +18,7 @@ namespace {
 using memory::seconds_since;
 
 constexpr std::int64_t kRetrieved = 20;
-constexpr std::int64_t kTopEach = 3, kTopTogether = 2;
+constexpr std::int64_t kTopTogether = 2;
 constexpr const char* kNotFound = "not found in memory";
 
 /// A span that may be placed: which memory it is from and what is known of it.
@@ -83,8 +83,11 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question,
   auto started = std::chrono::steady_clock::now();
   Answer out;
   out.model = memories.front()->model_name();
+  out.adapter = memories.front()->adapter();
   out.kv = memories.front()->kv();
-  out.threshold = memories.front()->prompt().not_found_below;
+  const auto& prompt = memories.front()->prompt();
+  out.threshold = prompt.not_found_below;
+  if (!prompt.refusal.empty()) out.confidence_wanted = prompt.refused_below;
 
   // Retrieval over all memories; the first spans of each compete by score.
   if (memories.size() > 1) check_sources(memories, options.sources);
@@ -138,11 +141,11 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question,
 
   // What is placed: the best spans that fit behind the prefix.
   const bool each = options.placement == Placement::each;
+  auto& reader = memories.front()->reader();
   const auto top = static_cast<std::size_t>(options.top > 0 ? options.top
-                                            : each          ? kTopEach
+                                            : each          ? reader.prompt().spans_apart
                                                             : kTopTogether);
   std::vector<Found> placed;
-  auto& reader = memories.front()->reader();
   const auto max_tokens = options.max_tokens > 0 ? options.max_tokens : reader.prompt().max_tokens;
   std::int64_t room = reader.room(question, max_tokens);
   for (auto& f : found) {
@@ -193,19 +196,14 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question,
   if (read.decode_seconds > 0)
     out.decode_tokens_per_s = static_cast<double>(out.generated_tokens) / read.decode_seconds;
 
-  std::size_t best = 0;
-  if (each) {
-    std::vector<std::string> texts;
-    std::vector<double> likely, scores;
-    for (std::size_t i = 0; i < placed.size(); ++i) {
-      texts.push_back(read.rows[i].text);
-      likely.push_back(read.rows[i].mean_log_probability);
-      scores.push_back(placed[i].candidate.score);
-    }
-    best = memory::choose_answer(texts, likely, scores, reader.prompt().score_weight);
-  }
+  std::vector<memory::ScoredAnswer> answers;
+  for (std::size_t i = 0; i < read.rows.size(); ++i)
+    answers.push_back({&read.rows[i], placed[i].candidate.score});
+  const auto choice = memory::choose_answer(answers, out.relevance, reader.prompt());
+  const auto best = choice.best;
+  out.confidence = choice.confidence;
   out.answer = read.rows[best].text;
-  out.found = !out.answer.empty();
+  out.found = !out.answer.empty() && (options.always || !choice.refused);
   out.cut = out.found && !read.rows[best].ended;
   if (!out.found) out.answer = kNotFound;
   if (out.found) {
@@ -225,9 +223,10 @@ Answer ask(const std::vector<Memory*>& memories, const std::string& question,
         });
     at->placed = true;
     at->had_state = loading.loaded[i].from_file;
-    if (each) {
+    if (i < read.rows.size()) {
       at->answer = read.rows[i].text;
       at->answer_log_probability = read.rows[i].mean_log_probability;
+      at->refused = read.rows[i].refused;
     }
   }
   if (options.on_text) options.on_text(out.answer);

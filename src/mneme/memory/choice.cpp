@@ -2,25 +2,35 @@
 
 #include "mneme/core/error.h"
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace mneme::memory {
+namespace {
 
-std::size_t choose_answer(std::span<const std::string> answers,
-                          std::span<const double> mean_log_probabilities,
-                          std::span<const double> scores, double score_weight) {
-  MNEME_ASSERT(!answers.empty() && answers.size() == mean_log_probabilities.size() &&
-               answers.size() == scores.size());
-  std::size_t best = 0;
+// A refusal that is as good as certain still leaves answers comparable.
+constexpr double kLeast = 1e-6;
+
+}  // namespace
+
+Choice choose_answer(std::span<const ScoredAnswer> answers, double relevance,
+                     const Prompt& prompt) {
+  MNEME_ASSERT(!answers.empty());
+  Choice out;
   double largest = -std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < answers.size(); ++i) {
-    const double value = mean_log_probabilities[i] + score_weight * scores[i];
-    if (!answers[i].empty() && value > largest) {
+    const auto& read = *answers[i].answer;
+    const double value = read.mean_log_probability + prompt.score_weight * answers[i].score +
+                         prompt.refusal_weight * std::log(std::max(kLeast, 1 - read.refused));
+    if (!read.text.empty() && value > largest) {
       largest = value;
-      best = i;
+      out.best = i;
     }
   }
-  return best;
+  if (std::isfinite(largest)) out.confidence = largest + prompt.relevance_weight * relevance;
+  out.refused = !prompt.refusal.empty() && out.confidence < prompt.refused_below;
+  return out;
 }
 
 }  // namespace mneme::memory

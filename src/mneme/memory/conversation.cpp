@@ -7,6 +7,7 @@
 #include "mneme/memory/memory.h"
 #include "mneme/memory/span_states.h"
 #include "mneme/mixers/kv_store.h"
+#include "mneme/models/locate.h"
 #include "mneme/weights/digests.h"
 
 #include <ATen/ATen.h>
@@ -132,7 +133,6 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     throw Error(Errc::usage, "the message is empty");
   ChatReply out;
   auto& reader = this->reader();
-  const auto& model = reader.model();
   const auto turns = file_->turns(session);
   if (file_->writable() && !turns.empty()) {
     try {
@@ -145,7 +145,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     }
   }
   const auto since = exchanges_after(turns, file_->moved_turns(session));
-  const auto recent = latest(since, *model.tokenizer);
+  const auto recent = latest(since, *reader.model().tokenizer);
 
   const bool follow_up = !turns.empty() && is_follow_up(message, lexical());
   std::string query;
@@ -160,6 +160,9 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
 
   State state;
   std::vector<std::int32_t> prompt;
+  // What is not read from memory is said by the model as it came: a reader learned short answers from passages.
+  const auto base = from_memory ? nullptr : models_->base_language_model(model_name());
+  const auto& model = from_memory ? reader.model() : *base;
   // What the reply was made from: the spans placed, and what earlier turns in its prompt were made from.
   std::vector<std::int64_t> provenance;
   for (const auto& exchange : recent)
@@ -177,8 +180,11 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     const auto labels = this->labels();
     auto room = reader.room(message, max_tokens) - kTurnTokens;
     std::vector<std::int64_t> ids;
+    // A reader learned to answer a question from passages, not from the turns before it: of two passages that a
+    // follow-up fits, it would not know which was talked of. Retrieval does.
+    const auto most = follow_up && !prompt_.refusal.empty() ? 1 : kChatSpans;
     for (const auto& candidate : candidates) {
-      if (static_cast<std::int64_t>(placed.size()) == kChatSpans) break;
+      if (static_cast<std::int64_t>(placed.size()) == most) break;
       const auto span = file_->find_span(candidate.id);
       if (!span || span->tokens + 16 > room) continue;
       room -= span->tokens + 16;
@@ -223,7 +229,11 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
   out.tokens = static_cast<std::int64_t>(said.ids.size());
   if (said.stop_reason == "length") out.cut = true;
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
-  out.citations = memory::citations_of(placed, out.text).list;
+  if (from_memory && !prompt_.refusal.empty() && out.text == prompt_.refusal) {
+    out.note = "the passages found do not say";
+  } else {
+    out.citations = memory::citations_of(placed, out.text).list;
+  }
   std::sort(provenance.begin(), provenance.end());
   provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
   // Both turns together: a question without its answer would stand in the way of the next.
@@ -247,7 +257,11 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
                                            const std::function<bool(std::string_view)>& on_text) {
   const c10::InferenceMode inference;
   const auto started = std::chrono::steady_clock::now();
-  auto& reader = this->reader();
+  // Text goes on in the words of the model as it came, whatever adapter answers questions.
+  const auto base = models_->base_language_model(file_->meta("model").value_or(""));
+  std::optional<Reader> plain;
+  if (adapter_ != kNoAdapter) plain.emplace(base, prompt_, parse_chain(kv_spec_));
+  auto& reader = plain ? *plain : this->reader();
   std::optional<DocumentInfo> document;
   if (source.empty()) {
     for (auto& info : file_->documents()) {

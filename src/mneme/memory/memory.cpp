@@ -6,6 +6,7 @@
 #include "mneme/memory/clock.h"
 #include "mneme/memory/embedding_rep.h"
 #include "mneme/memory/span_states.h"
+#include "mneme/models/locate.h"
 #include "mneme/search/lexical_index.h"
 #include "mneme/weights/digests.h"
 
@@ -68,22 +69,73 @@ void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& e
   }
 }
 
+/// How a model with this adapter is asked.
+Prompt prompt_of(const std::string& adapter) {
+  if (adapter == kNoAdapter) return Prompt::few_shot_quotes();
+  const auto path = locate_adapter(adapter);
+  const auto info = read_adapter_info(path);
+  const auto prompt = info.notes.find("prompt");
+  if (prompt == info.notes.end()) return Prompt::few_shot_quotes();
+  try {
+    return Prompt::from_json(prompt->second);
+  } catch (const Error&) {
+    throw Error(Errc::corrupt,
+                fmt::format("{}: the prompt that the adapter was trained with is damaged",
+                            path.string()));
+  }
+}
+
 }  // namespace
 
 // ---- models ----
 
-MemoryModels::MemoryModels(std::string language_model, std::string embedder, Compute compute)
+MemoryModels::MemoryModels(std::string language_model, std::string embedder, std::string adapter,
+                           Compute compute)
     : language_model_name_(std::move(language_model)),
       embedder_name_(std::move(embedder)),
-      compute_(compute) {}
+      compute_(compute) {
+  if (adapter.empty()) return;
+  // A memory may be opened from another folder: it keeps names, and paths that hold anywhere.
+  std::error_code ignored;
+  const auto known = known_adapters();
+  const bool named = adapter == kNoAdapter ||
+                     std::find(known.begin(), known.end(), adapter) != known.end();
+  adapter_ = named || !std::filesystem::exists(adapter, ignored)
+                 ? std::move(adapter)
+                 : std::filesystem::absolute(adapter).lexically_normal().string();
+}
+
+const std::string& MemoryModels::adapter(const std::optional<std::string>& model,
+                                         const std::string& otherwise) {
+  if (!adapter_) {
+    const auto& name = language_model_name_;
+    if (model && (name.empty() || name == *model)) {
+      adapter_ = otherwise.empty() ? kNoAdapter : otherwise;
+    } else {
+      adapter_ = default_adapter(name.empty() ? kDefaultLanguageModel : name);
+    }
+  }
+  return *adapter_;
+}
 
 std::shared_ptr<const LanguageModel> MemoryModels::language_model(const std::string& otherwise) {
   if (!language_model_) {
     if (language_model_name_.empty())
       language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
-    language_model_ = load_language_model(language_model_name_, {compute_});
+    language_model_ = load_language_model(language_model_name_,
+                                          {compute_, adapter(std::nullopt, "")});
   }
   return language_model_;
+}
+
+std::shared_ptr<const LanguageModel> MemoryModels::base_language_model(
+    const std::string& otherwise) {
+  if (!base_) {
+    const auto adapted = language_model(otherwise);
+    base_ = adapted->adapter ? load_language_model(language_model_name_, {compute_, kNoAdapter})
+                             : adapted;
+  }
+  return base_;
 }
 
 std::shared_ptr<const SentenceEncoder> MemoryModels::embedder(const std::string& otherwise) {
@@ -118,6 +170,9 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
     Reader::check_kv(parse_chain(options.kv));  // a bad spec is refused before a file is made
   out->file_ = MemoryFile::open(path, options.access, file_options);
   auto& file = *out->file_;
+  const auto of_file = file.meta("adapter").value_or(kNoAdapter);
+  out->adapter_ = out->models_->adapter(
+      file.meta("prompt") ? std::optional(out->model_name()) : std::nullopt, of_file);
   if (const auto prompt = file.meta("prompt")) {
     if (file.meta("prompt_digest") != sha256_hex(*prompt)) {
       throw Error(
@@ -125,7 +180,9 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
           fmt::format("{}: its prompt is not the one that it was made with: the file is damaged",
                       path.string()));
     }
-    out->prompt_ = Prompt::from_json(*prompt);
+    // Another adapter than the file's wants another prompt; the states behind that are kept beside the file's own.
+    out->prompt_ =
+        out->adapter_ == of_file ? Prompt::from_json(*prompt) : prompt_of(out->adapter_);
     out->kv_spec_ = file.meta("kv").value_or(kDefaultKv);
     if (!options.kv.empty() && print(KvPlan(parse_chain(options.kv)).chain()) != out->kv_spec_) {
       throw Error(Errc::usage,
@@ -133,13 +190,16 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
                               path.string(), out->kv_spec_));
     }
   } else {
-    out->prompt_ = Prompt::few_shot_quotes();
+    out->prompt_ = prompt_of(out->adapter_);
     out->kv_spec_ =
         print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
     if (file.writable() && options.access != MemoryFile::Access::read_only) {
       const auto prompt = out->prompt_.to_json();
       const std::pair<std::string, std::string> entries[] = {
-          {"prompt", prompt}, {"prompt_digest", sha256_hex(prompt)}, {"kv", out->kv_spec_}};
+          {"prompt", prompt},
+          {"prompt_digest", sha256_hex(prompt)},
+          {"adapter", out->adapter_},
+          {"kv", out->kv_spec_}};
       file.set_meta(entries);
     }
   }
@@ -156,8 +216,14 @@ Reader& Memory::reader() {
     const auto model = models_->language_model(file_->meta("model").value_or(""));
     const auto digest = file_->meta("model_digest");
     if (digest && *digest != model->digest) {
-      const auto message = fmt::format("{} was read with the model '{}', not with this '{}'",
-                                       file_->path().string(), model_name(), model->name);
+      const auto with = [](const std::string& name, const std::string& adapter) {
+        return adapter == kNoAdapter ? fmt::format("'{}'", name)
+                                     : fmt::format("'{}' with the adapter '{}'", name, adapter);
+      };
+      const auto message = fmt::format(
+          "{} was read with the model {}, not with this {}", file_->path().string(),
+          with(model_name(), file_->meta("adapter").value_or(kNoAdapter)),
+          with(model->name, adapter_));
       if (strict_)
         throw Error(Errc::mismatch, message + ": give its own model, or leave out --strict");
       log::warn("{}: its stored states are not used, spans are read again where needed", message);

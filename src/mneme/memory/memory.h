@@ -21,22 +21,29 @@
 
 namespace mneme {
 
-/// The two models, loaded when first needed and shared by all memories of a process.
+/// The models, loaded when first needed and shared by all memories of a process.
 class MemoryModels {
  public:
-  /// Empty names: what the memory file says, else the defaults "smollm2" and "minilm".
-  MemoryModels(std::string language_model, std::string embedder,
+  /// Empty names: what the memory file says, else the defaults "smollm2" and "minilm" and the model's own adapter.
+  MemoryModels(std::string language_model, std::string embedder, std::string adapter = "",
                Compute compute = Compute::automatic);
 
   [[nodiscard]] const std::string& language_model_name() const { return language_model_name_; }
   [[nodiscard]] const std::string& embedder_name() const { return embedder_name_; }
+  /// The adapter in effect: what was asked for; else, if a memory names `model`, what that says (nothing: kNoAdapter);
+  /// else the model's default. Decided at the first call.
+  const std::string& adapter(const std::optional<std::string>& model, const std::string& otherwise);
+  /// With its adapter, which is decided now if it was not.
   std::shared_ptr<const LanguageModel> language_model(const std::string& otherwise);
+  /// The same model without adapter: what writes freely.
+  std::shared_ptr<const LanguageModel> base_language_model(const std::string& otherwise);
   std::shared_ptr<const SentenceEncoder> embedder(const std::string& otherwise);
 
  private:
   std::string language_model_name_, embedder_name_;
+  std::optional<std::string> adapter_;
   Compute compute_;
-  std::shared_ptr<const LanguageModel> language_model_;
+  std::shared_ptr<const LanguageModel> language_model_, base_;
   std::shared_ptr<const SentenceEncoder> embedder_;
 };
 
@@ -71,7 +78,7 @@ struct ReadReport {
 
 struct AskOptions {
   Placement placement = Placement::each;
-  std::int64_t top = 0;                           ///< spans to place; 0: 3 for each, 2 for together
+  std::int64_t top = 0;  ///< spans to place; 0: the prompt's own for each, 2 for together
   std::int64_t max_tokens = 0;                    ///< 0: the prompt's own
   std::vector<std::string> sources;               ///< only spans of these labels; empty: all
   bool always = false;                            ///< answer even when nothing relevant was found
@@ -83,6 +90,7 @@ struct CandidateReport {
   Candidate candidate;
   std::string source, excerpt, answer;
   double answer_log_probability = 0;  ///< mean per token, end included; 0 if not read
+  double refused = 0;                 ///< the model's probability that the span holds no answer
   bool placed = false, had_state = false;
   std::string file;
   std::int64_t begin = 0, end = 0;  ///< bytes of the source
@@ -96,12 +104,14 @@ struct Answer {
   std::vector<Citation> citations;
   std::vector<CandidateReport> candidates;  ///< in the order of retrieval
   double relevance = 0, threshold = 0;
+  double confidence = 0;  ///< of the answer that was read; see choice.h
+  std::optional<double> confidence_wanted;  ///< below which it is refused, where the prompt can
   std::int64_t document_tokens_evaluated = 0, question_tokens = 0, generated_tokens = 0,
                tokens_in_memory = 0;
   std::int64_t tokens_placed = 0, tokens_dropped = 0, state_bytes = 0, states_stored = 0;
   std::string states_obstacle;
   double retrieve_s = 0, first_token_s = 0, total_s = 0, decode_tokens_per_s = 0;
-  std::string model, kv;
+  std::string model, adapter, kv;
 };
 
 /// A turn of a chat answered from memory.
@@ -165,6 +175,8 @@ class Memory {
   [[nodiscard]] MemoryFile& file() { return *file_; }
   [[nodiscard]] std::string model_name() const;
   [[nodiscard]] std::string kv() const;
+  /// Of the model that answers; kNoAdapter for none.
+  [[nodiscard]] const std::string& adapter() const { return adapter_; }
 
   /// The memory's reader, made when first needed (its model is loaded, the prefix run).
   Reader& reader();
@@ -195,7 +207,7 @@ class Memory {
   std::unique_ptr<Index> index_;
   std::shared_ptr<Reader> reader_;
   Prompt prompt_;
-  std::string kv_spec_;
+  std::string kv_spec_, adapter_;
   bool strict_ = false;
 };
 

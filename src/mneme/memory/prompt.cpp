@@ -58,9 +58,14 @@ std::string Prompt::to_json() const {
                         {"question_before", question_before},
                         {"question_after", question_after},
                         {"answer_ends_at", answer_ends_at},
+                        {"refusal", refusal},
                         {"max_tokens", max_tokens},
+                        {"spans_apart", spans_apart},
                         {"not_found_below", not_found_below},
-                        {"score_weight", score_weight}}
+                        {"score_weight", score_weight},
+                        {"refusal_weight", refusal_weight},
+                        {"refused_below", refused_below},
+                        {"relevance_weight", relevance_weight}}
       .dump();
 }
 
@@ -77,9 +82,23 @@ Prompt Prompt::from_json(std::string_view text) {
     json.at("max_tokens").get_to(out.max_tokens);
     json.at("not_found_below").get_to(out.not_found_below);
     json.at("score_weight").get_to(out.score_weight);
-    if (out.max_tokens < 1 || out.max_tokens > 4096 || !std::isfinite(out.not_found_below) ||
-        !std::isfinite(out.score_weight))
+    // Memories that were made before there were readers have none of these.
+    const auto since = [&](const char* key, auto& field) {
+      if (json.contains(key)) json.at(key).get_to(field);
+    };
+    since("refusal", out.refusal);
+    since("spans_apart", out.spans_apart);
+    since("refusal_weight", out.refusal_weight);
+    since("refused_below", out.refused_below);
+    since("relevance_weight", out.relevance_weight);
+    if (out.max_tokens < 1 || out.max_tokens > 4096 || out.spans_apart < 1 ||
+        out.spans_apart > 64) {
       throw Error(Errc::corrupt, "");
+    }
+    for (const auto number : {out.not_found_below, out.score_weight, out.refusal_weight,
+                              out.refused_below, out.relevance_weight}) {
+      if (!std::isfinite(number)) throw Error(Errc::corrupt, "");
+    }
     return out;
   } catch (const std::exception&) {
     throw Error(Errc::corrupt, "the memory's prompt is damaged: run `mneme verify` on it");

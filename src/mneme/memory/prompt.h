@@ -13,9 +13,15 @@ struct Prompt {
   std::string span_before, span_after;          ///< around a span's text
   std::string question_before, question_after;  ///< around the question
   std::string answer_ends_at;                   ///< the answer is what stands before this text
-  std::int64_t max_tokens = 24;                 ///< of an answer, unless the user says otherwise
-  double not_found_below = 0;  ///< relevance under which the memory holds no answer
-  double score_weight = 0;     ///< of retrieval in the choice among answers read apart
+  /// What a model that learned to refuse says where the passages hold no answer; empty for one that did not.
+  std::string refusal;
+  std::int64_t max_tokens = 24;  ///< of an answer, unless the user says otherwise
+  std::int64_t spans_apart = 3;  ///< spans that are read apart, unless the user says otherwise
+  double not_found_below = 0;    ///< relevance under which the memory holds no answer
+  double score_weight = 0;       ///< of retrieval in the choice among answers read apart
+  double refusal_weight = 0;     ///< of log P(no refusal) in that choice
+  double refused_below = 0;      ///< confidence under which an answer that was read is refused; see choice.h
+  double relevance_weight = 0;   ///< of the question's relevance in that confidence
 
   /// The few-shot prompt that was chosen for the default model on tuning articles.
   static Prompt few_shot_quotes();

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fmt/format.h>
+#include <limits>
 #include <numeric>
 
 namespace mneme {
@@ -62,6 +63,8 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
   codec_name_ = plan_->codec() ? plan_->codec_name() : "f16";
   prefix_digest_ = sha256_hex(prompt_.prefix_digest() + model_->tokenizer->digest());
   prefix_ids_ = model_->tokenizer->encode(prompt_.prefix);
+  if (!prompt_.refusal.empty())
+    refusal_ids_ = model_->tokenizer->encode(prompt_.refusal);
   const c10::InferenceMode inference;
   prefix_ = model_->model->start(1);
   const auto stores = kv_stores(std::as_const(prefix_));
@@ -227,7 +230,15 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
   // The fast path's rounding depends on the batch and makes jumps of the small differences that codecs leave: an answer
   // near a tie would change with them. The question and the answer are few tokens, so they run in single precision.
   const auto compute = model_->compute == Compute::automatic ? Compute::f32 : model_->compute;
-  const auto logits = model_->model->forward(ragged(ids, compute, LogitsAt::last), state).logits;
+  auto logits = model_->model->forward(ragged(ids, compute, LogitsAt::last), state).logits;
+  std::vector<double> refused(ids.size(), 0.0);
+  if (!refusal_ids_.empty()) {
+    const auto first = refusal_ids_.front();
+    const auto probability = at::softmax(logits.to(at::kFloat), -1).select(-1, first).reshape({-1});
+    for (std::size_t i = 0; i < refused.size(); ++i)
+      refused[i] = probability[static_cast<std::int64_t>(i)].item<double>();
+    logits.select(-1, first).fill_(std::numeric_limits<float>::lowest());
+  }
   out.first_token_seconds = seconds_since(started);
   const auto decoding = std::chrono::steady_clock::now();
   DecodeRowsOptions options;
@@ -245,6 +256,7 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
     if (answer.text.ends_with('.')) answer.text.pop_back();
     answer.tokens = static_cast<std::int64_t>(row.ids.size());
     answer.ended = row.ended;
+    answer.refused = refused[out.rows.size()];
     if (!row.log_probabilities.empty()) {
       answer.mean_log_probability =
           std::accumulate(row.log_probabilities.begin(), row.log_probabilities.end(), 0.0) /

@@ -30,6 +30,7 @@ struct ReadAnswer {
   std::int64_t tokens = 0;          ///< generated, the end token not counted
   double mean_log_probability = 0;  ///< over all tokens taken, the end included
   bool ended = false;               ///< false: the tokens were used up
+  double refused = 0;  ///< probability that the model refuses instead; 0 for one that never does
 };
 
 /// Answers of several rows and what they took.
@@ -84,7 +85,9 @@ class Reader {
   /// Runs ids behind what row 0 holds (the joint reading of spans, where nothing is placed).
   void run(State& state, std::span<const std::int32_t> ids) const;
 
-  /// Asks every State (one row each) the same question and decodes all answers as one batch.
+  /// Asks every State (one row each) the same question and decodes all answers as one batch. Where the prompt has a
+  /// refusal, every row still gives the best answer that does not begin with the refusal's first token, and the
+  /// probability of that token is what the row says of having none: whoever asks weighs the two.
   [[nodiscard]] ReadAnswers answer(std::vector<State> states, std::string_view question,
                                    std::int64_t max_tokens) const;
   /// The same with a question of its own for every State.
@@ -111,7 +114,7 @@ class Reader {
   mutable std::map<std::string, std::unique_ptr<Codec>, std::less<>>
       codecs_;  ///< by name, made when first met
   std::string prefix_digest_;
-  std::vector<std::int32_t> prefix_ids_;
+  std::vector<std::int32_t> prefix_ids_, refusal_ids_;
   State prefix_;
   std::int64_t heads_ = 0, key_ = 0, value_ = 0, layers_ = 0;
 };

@@ -148,7 +148,7 @@ AdapterInfo load_adapter(const std::filesystem::path& path, LanguageModel& model
       throw misfit(name, "has no other half");
     }
     Parameter loaded;
-    loaded.tensor = dequantize(file.weight(entry));
+    loaded.tensor = to_tensor(file.weight(entry)).clone();
     loaded.frozen = true;
     if (!loaded.tensor.isfinite().all().item<bool>()) {
       throw Error(Errc::corrupt,

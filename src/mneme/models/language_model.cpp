@@ -52,6 +52,8 @@ std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_pa
                                                   : tokenizer_from_directory(located.path);
   out->chat = chat_template(checkpoint->metadata());
   out->digest = checkpoint->digest();
+  if (!options.adapter.empty() && options.adapter != kNoAdapter)
+    out->adapter = load_adapter(locate_adapter(options.adapter), *out);
   return out;
 }
 

@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mneme {
@@ -20,5 +21,24 @@ LocatedModel locate_model(const std::string& name_or_path);
 
 /// Every model that is found under its name.
 std::vector<LocatedModel> known_models();
+
+/// What the program brings along: the files with this ending (".toml") in the nearest folder of this name above the
+/// program, in its checkout or, installed, under share/mneme; sorted.
+std::vector<std::filesystem::path> files_beside_program(std::string_view folder,
+                                                        std::string_view ending);
+
+/// The name that stands for a model's weights as they are.
+inline constexpr const char* kNoAdapter = "none";
+
+/// Finds an adapter by its known name ("smollm2-reader", a file of the folder `adapters` beside the program or in its
+/// checkout) or path; throws Error(not_found) with the known names.
+std::filesystem::path locate_adapter(const std::string& name_or_path);
+
+/// The name of the adapter that a model of a known name answers with unless the user says otherwise; kNoAdapter where
+/// there is none.
+std::string default_adapter(const std::string& model);
+
+/// Every adapter that is found under its name.
+std::vector<std::string> known_adapters();
 
 }  // namespace mneme

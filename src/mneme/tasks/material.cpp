@@ -163,6 +163,34 @@ Material material_of(const ReadingData& data, const Reader& reader) {
   return out;
 }
 
+void add_to(Sha256& digest, const Material& material) {
+  // Every text with its length, every list with its own: no two materials are the same bytes.
+  const auto add_number = [&](std::size_t n) { digest.update(std::to_string(n) + " "); };
+  const auto add = [&](std::string_view text) {
+    add_number(text.size());
+    digest.update(text);
+  };
+  const auto add_ids = [&](std::span<const std::int32_t> ids) {
+    add_number(ids.size());
+    digest.update(std::as_bytes(ids));
+  };
+  add_number(material.passages.size());
+  for (const auto& passage : material.passages) {
+    add_number(passage.source);
+    add(passage.text);
+    add_ids(passage.ids);
+  }
+  add_number(material.questions.size());
+  for (const auto& question : material.questions) {
+    add_number(question.passage);
+    add(question.text);
+    add_ids(question.ids);
+    add_ids(question.answer);
+    add_number(question.answers.size());
+    for (const auto& answer : question.answers) add(answer);
+  }
+}
+
 void embed(Material& material, const SentenceEncoder& encoder,
            const std::function<void()>& between) {
   std::size_t total = 0;

@@ -4,6 +4,7 @@
 #include "mneme/embed/sentence_encoder.h"
 #include "mneme/memory/reader.h"
 #include "mneme/tasks/reading_data.h"
+#include "mneme/weights/digests.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -57,6 +58,10 @@ struct Material {
 /// are questions whose every answer a border between passages cuts, and, with a warning, those of
 /// more than 448 tokens.
 Material material_of(const ReadingData& data, const Reader& reader);
+
+/// Takes all passages and the questions on them, with their answers, into a digest: in their order,
+/// as texts and as tokens.
+void add_to(Sha256& digest, const Material& material);
 
 /// Embeds all passages and answerable questions, with a progress line; `between` is called between
 /// batches.

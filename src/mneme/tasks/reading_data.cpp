@@ -64,7 +64,8 @@ void for_each_object(const path& file, Errc code,
     };
     if (!text::is_valid_utf8(line)) throw fail("not UTF-8");
     const auto object = json::parse(line, nullptr, false);
-    if (object.is_discarded() || !object.is_object()) throw fail("not a JSON object");
+    if (object.is_discarded() || !object.is_object())
+      throw fail("not a JSON object, of which every line holds one");
     try {
       each(number, object);
     } catch (const json::exception& e) {
@@ -295,7 +296,7 @@ ReadingData own_reading(const path& file, Split split) {
   });
   if (strange > 0 && split == Split::train) {
     log::warn(
-        "{}: {} questions are left out because none of their answers stands in its text, the "
+        "{}: {} of the questions are left out because no answer of theirs stands in the text, the "
         "first in line {}",
         file.string(), strange, first_strange);
   }

@@ -4,6 +4,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/nearest.h"
 #include "mneme/core/registry.h"
+#include "mneme/models/locate.h"
 #include "mneme/train/objective.h"
 #include "mneme/train/optimizer.h"
 #include "mneme/train/schedule.h"
@@ -20,6 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr std::string_view kConfigEnding = ".toml";
 const std::vector<std::string> kComputeNames{"automatic", "f32", "bf16"};
 
 /// One table of the file: takes out the keys that it is asked for and complains about the others.
@@ -138,6 +140,23 @@ std::string compute_name(Compute compute) {
 }
 
 }  // namespace
+
+fs::path locate_train_config(const std::string& name_or_path) {
+  const fs::path path(name_or_path);
+  std::error_code ignored;
+  if (path.has_parent_path() || path.extension() == kConfigEnding ||
+      fs::is_regular_file(path, ignored)) {
+    return path;
+  }
+  std::vector<std::string> names;
+  for (auto& file : files_beside_program("adapters", kConfigEnding)) {
+    names.push_back(file.stem().string());
+    if (names.back() == name_or_path) return std::move(file);
+  }
+  throw Error(Errc::not_found,
+              fmt::format("no training config '{}'{}: it is neither a file nor a known name ({})",
+                          name_or_path, did_you_mean(name_or_path, names), fmt::join(names, ", ")));
+}
 
 TrainConfig read_train_config(const fs::path& path) {
   const auto file = parse(path);

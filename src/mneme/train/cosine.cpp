@@ -13,24 +13,14 @@
 
 namespace mneme::train::cosine {
 
-class Cosine final : public Schedule {
+class Cosine final : public FallingSchedule {
  public:
-  struct Options {
-    std::int64_t warmup = 10;
-    double floor = 0;
-  };
-  static void describe(Describe& d, Options& o) {
-    d("warmup", o.warmup, at_least(0), "steps over which it rises first");
-    d("floor", o.floor, within(0, 1), "share of the learning rate at the end");
-  }
-  explicit Cosine(const Options& o) : o_(o) {}
-  [[nodiscard]] double factor(std::int64_t step, double done) const override {
-    const auto wave = (1 + std::cos(std::numbers::pi * done)) / 2;
-    return warm_up(step, o_.warmup) * (o_.floor + (1 - o_.floor) * wave);
-  }
+  using FallingSchedule::FallingSchedule;
 
  private:
-  Options o_;
+  [[nodiscard]] double left(double done) const override {
+    return (1 + std::cos(std::numbers::pi * done)) / 2;
+  }
 };
 
 void enrol(Registry& r) {

@@ -8,27 +8,16 @@
 
 namespace mneme::train::linear {
 
-class Falling final : public Schedule {
+class Linear final : public FallingSchedule {
  public:
-  struct Options {
-    std::int64_t warmup = 10;
-    double floor = 0;
-  };
-  static void describe(Describe& d, Options& o) {
-    d("warmup", o.warmup, at_least(0), "steps over which it rises first");
-    d("floor", o.floor, within(0, 1), "share of the learning rate at the end");
-  }
-  explicit Falling(const Options& o) : o_(o) {}
-  [[nodiscard]] double factor(std::int64_t step, double done) const override {
-    return warm_up(step, o_.warmup) * (o_.floor + (1 - o_.floor) * (1 - done));
-  }
+  using FallingSchedule::FallingSchedule;
 
  private:
-  Options o_;
+  [[nodiscard]] double left(double done) const override { return 1 - done; }
 };
 
 void enrol(Registry& r) {
-  r.add<Schedule, Falling>("linear", "a learning rate that falls on a line");
+  r.add<Schedule, Linear>("linear", "a learning rate that falls on a line");
 }
 
 }  // namespace mneme::train::linear

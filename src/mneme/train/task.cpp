@@ -6,6 +6,8 @@ std::map<std::string, double> Task::validate(const LanguageModel&, std::int64_t)
   return {};
 }
 
+std::string Task::digest() const { return {}; }
+
 std::map<std::string, std::string> Task::notes() const { return {}; }
 
 }  // namespace mneme

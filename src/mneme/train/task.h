@@ -25,9 +25,9 @@ class Task {
   /// What a task is made from beside its options.
   struct Setup {
     std::filesystem::path data;  ///< folder of data sets
-    const LanguageModel* model =
-        nullptr;  ///< whose tokenizer and prompt the examples are made for;
-                  ///< outlives the task
+    /// The model whose tokenizer and prompt the examples are made for; it outlives the task. A task
+    /// asks for it once its data are known to be good: loading a model takes long.
+    std::function<const LanguageModel*()> model;
     std::function<void()> between =
         [] {};  ///< to be called between pieces of long work (making the
                 ///< task, validation); throws to stop there
@@ -47,6 +47,10 @@ class Task {
   /// Figures on data held back ("f1"), over at most `limit` examples of it (0: all); by default none.
   [[nodiscard]] virtual std::map<std::string, double> validate(const LanguageModel& model,
                                                                std::int64_t limit) const;
+
+  /// A digest of the data that examples and validation are made from: where it is the same, so are
+  /// they. By default empty: they follow from the options.
+  [[nodiscard]] virtual std::string digest() const;
 
   /// What a user of the result must know to use it as it was trained ("prompt"); goes into the
   /// adapter's metadata. By default nothing.

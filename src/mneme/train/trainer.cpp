@@ -14,19 +14,24 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <chrono>
 #include <cmath>
+#include <cstring>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
 namespace mneme {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char *kFormat = "mneme-training", *kVersion = "1";
+constexpr const char *kFormat = "mneme-training", *kVersion = "2";
 constexpr const char *kWeight = "weight.", *kOptimizer = "optimizer.";
+constexpr std::string_view kLogEnding = ".jsonl", kPlotEnding = ".svg";
+constexpr std::size_t kDigestShown = 16;  // hex digits of the data's digest in a checkpoint
 constexpr std::uint64_t kLayerDraws = 4;  // what the generator is split for, beside the order's
 
 class Stopwatch {
@@ -65,18 +70,18 @@ Error of_another_training(const fs::path& path, const std::string& difference) {
   return Error(
       Errc::mismatch,
       fmt::format("{}: the checkpoint is that of another training: {}; undo the change, or "
-                  "remove the file to start anew",
+                  "start anew with --force",
                   path.string(), difference));
 }
 
 template <class T>
-T number(const fs::path& path, const std::map<std::string, std::string>& metadata,
-         const char* key) {
+T number(const fs::path& path, const std::map<std::string, std::string>& metadata, const char* key,
+         T least = 0) {
   const auto found = metadata.find(key);
   const auto text = found == metadata.end() ? std::string() : found->second;
   T out{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  if (error != std::errc() || end != text.data() + text.size() || !(out >= 0)) {
+  if (error != std::errc() || end != text.data() + text.size() || !(out >= least)) {
     throw Error(Errc::corrupt,
                 fmt::format("{}: '{}' of the checkpoint is no number", path.string(), key));
   }
@@ -88,8 +93,68 @@ T number(const fs::path& path, const std::map<std::string, std::string>& metadat
 TrainingFiles::TrainingFiles(const fs::path& path)
     : output(path), checkpoint(path), log(path), plot(path) {
   checkpoint += ".checkpoint";
-  log.replace_extension(".jsonl");
-  plot.replace_extension(".svg");
+  log.replace_extension(kLogEnding);
+  plot.replace_extension(kPlotEnding);
+}
+
+void TrainingFiles::check(Begin begin) const {
+  if (output.empty())
+    throw Error(Errc::usage, "where the adapter goes is not said: give 'output' (-o FILE)");
+  std::error_code ignored;
+  if (!output.has_filename() || fs::is_directory(output, ignored)) {
+    throw Error(Errc::usage, fmt::format("{}: is a folder, and the adapter is a file: name one, "
+                                         "such as reader.safetensors",
+                                         output.string()));
+  }
+  if (output == log || output == plot) {
+    throw Error(Errc::usage, fmt::format("{}: a training's log and curves end so: end the "
+                                         "adapter's name in .safetensors",
+                                         output.string()));
+  }
+  const auto folder = output.has_parent_path() ? output.parent_path() : fs::path(".");
+  if (!fs::is_directory(folder, ignored)) {
+    throw Error(Errc::io, fmt::format("{}: there is no folder {}: make it first", output.string(),
+                                      folder.string()));
+  }
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    throw Error(Errc::io, fmt::format("{}: cannot be written in {}: {}", output.string(),
+                                      folder.string(), std::strerror(errno)));
+  }
+  const bool stopped_before = fs::exists(checkpoint, ignored);
+  if (begin == Begin::resume && !stopped_before) {
+    throw Error(Errc::not_found,
+                fmt::format("{}: there is no checkpoint to resume from: start without --resume",
+                            checkpoint.string()));
+  }
+  if (begin == Begin::fresh && stopped_before) {
+    throw Error(Errc::invalid,
+                fmt::format("{}: a training stopped there: go on with --resume, or start anew with "
+                            "--force",
+                            checkpoint.string()));
+  }
+  if (begin == Begin::fresh) {
+    std::vector<std::string> there;
+    for (const auto* file : {&output, &log, &plot}) {
+      if (fs::exists(fs::symlink_status(*file, ignored))) there.push_back(file->string());
+    }
+    if (!there.empty()) {
+      throw Error(Errc::invalid,
+                  fmt::format("{} {} there already: name another output with -o, or overwrite with "
+                              "--force",
+                              fmt::join(there, ", "), there.size() == 1 ? "is" : "are"));
+    }
+  }
+  if (!fs::exists(log, ignored)) return;
+  if (!TrainingLog::is_one(log)) {
+    throw Error(Errc::invalid,
+                fmt::format("{}: the log would go there, but the file is something else: name "
+                            "another output with -o",
+                            log.string()));
+  }
+  if (::access(log.c_str(), W_OK) != 0) {
+    throw Error(Errc::io, fmt::format("{}: the log cannot be written: {}", log.string(),
+                                      std::strerror(errno)));
+  }
 }
 
 Params attach_adapters(LanguageModel& model, const TrainConfig& config) {
@@ -116,7 +181,8 @@ Trainer::Trainer(LanguageModel& model, const Params& adapters, const Task& task,
                 "use 'cpu' or 'auto'");
   }
   recipe_.emplace_back("model", model.digest);
-  recipe_.emplace_back("task's examples", std::to_string(task.size()));
+  recipe_.emplace_back("the task's data (examples, digest)",
+                       fmt::format("{} {}", task.size(), task.digest().substr(0, kDigestShown)));
 }
 
 double Trainer::share_done() const {
@@ -229,24 +295,11 @@ bool Trainer::validation_is_due() const {
   return done() || (config_.train.validate_every > 0 && step_ % config_.train.validate_every == 0);
 }
 
-TrainingReport Trainer::run(bool resume, const std::function<void()>& between) {
-  if (config_.output.empty())
-    throw Error(Errc::usage, "where the adapter goes is not said: give 'output'");
+TrainingReport Trainer::run(Begin begin, const std::function<void()>& between) {
   const TrainingFiles files(config_.output);
-  const bool stopped_before = fs::exists(files.checkpoint);
-  if (resume && !stopped_before) {
-    throw Error(Errc::not_found,
-                fmt::format("{}: there is no checkpoint to resume from: start without --resume",
-                            files.checkpoint.string()));
-  }
-  if (!resume && stopped_before) {
-    throw Error(Errc::invalid,
-                fmt::format("{}: a training stopped there: go on with --resume, or remove the "
-                            "file to start anew",
-                            files.checkpoint.string()));
-  }
+  files.check(begin);
   std::optional<TrainingLog> log;
-  if (resume) {
+  if (begin == Begin::resume) {
     load_checkpoint(files.checkpoint);
     log.emplace(files.log, step_, validated_);
   } else {
@@ -276,9 +329,9 @@ TrainingReport Trainer::run(bool resume, const std::function<void()>& between) {
           saved = step_;
         }
         progress.note("validation");
-        out.validation = validate();
+        const auto validation = validate();
         validated_ = step_;
-        if (!out.validation.figures.empty()) log->add(out.validation);
+        if (!validation.figures.empty()) log->add(validation);
         log->plot(files.plot, title);
       }
       if (done()) break;
@@ -302,6 +355,10 @@ TrainingReport Trainer::run(bool resume, const std::function<void()>& between) {
   log->plot(files.plot, title);
   std::error_code ignored;
   fs::remove(files.checkpoint, ignored);
+  if (const auto& validations = log->validations(); !validations.empty()) {
+    out.validation = validations.back();
+    if (validations.front().step < validations.back().step) out.before = validations.front();
+  }
   out.steps = step_;
   out.examples = examples_;
   out.tokens = tokens_;
@@ -370,7 +427,7 @@ void Trainer::load_checkpoint(const fs::path& path) {
   const auto step = number<std::int64_t>(path, metadata, "step");
   const auto examples = number<std::int64_t>(path, metadata, "examples");
   const auto tokens = number<std::int64_t>(path, metadata, "tokens");
-  const auto validated = number<std::int64_t>(path, metadata, "validated");
+  const auto validated = number<std::int64_t>(path, metadata, "validated", -1);
   const auto seconds = number<double>(path, metadata, "seconds");
   const BatchOrder::Place place{number<std::int64_t>(path, metadata, "pass"),
                                 number<std::int64_t>(path, metadata, "window"),

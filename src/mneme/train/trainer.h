@@ -25,6 +25,13 @@
 
 namespace mneme {
 
+/// How a training begins.
+enum class Begin {
+  fresh,      ///< only where it would destroy nothing
+  overwrite,  ///< over what an earlier training left, finished or not
+  resume,     ///< from the checkpoint of one that was stopped
+};
+
 /// Where a training leaves what, by its output.
 struct TrainingFiles {
   std::filesystem::path output;      ///< the adapter, when all is done
@@ -32,6 +39,13 @@ struct TrainingFiles {
   std::filesystem::path log, plot;   ///< the output's name with ".jsonl" and ".svg"
 
   explicit TrainingFiles(const std::filesystem::path& output);
+
+  /// Looks whether a training can begin so, before anything is loaded. Throws Error(usage) for an
+  /// output that no adapter can have, Error(io) where its folder is missing or cannot be written,
+  /// Error(invalid) for what is in the way of a fresh training, and for a file in the log's place
+  /// that is no log (a list of questions, say), which nothing overwrites; Error(not_found) where
+  /// there is nothing to resume.
+  void check(Begin begin) const;
 };
 
 /// How a training ended.
@@ -40,6 +54,7 @@ struct TrainingReport {
   double seconds = 0;  ///< of the steps, those before a resumption included
   double loss = 0;     ///< smoothed over the last steps of this run
   ValidationReport validation;
+  std::optional<ValidationReport> before;  ///< of the first step, where there was one
 };
 
 /// Attaches fresh adapters to the model as the config says and gives their weights. Throws
@@ -55,10 +70,9 @@ class Trainer {
 
   /// Trains to the end: steps, validations, log, plot, checkpoints; writes the adapter and takes the
   /// checkpoint away. `between` is called often; if it throws, a checkpoint is left and the exception
-  /// goes on. With `resume` goes on from the checkpoint. Throws Error(not_found) where there is none
-  /// to resume, Error(invalid) where there is one and nobody said `resume`, Error(mismatch) if it is
-  /// that of another training, naming the first difference, Error(invalid) if the loss is no number.
-  TrainingReport run(bool resume = false, const std::function<void()>& between = [] {});
+  /// goes on. Throws as TrainingFiles::check, Error(mismatch) if the checkpoint to resume is that of
+  /// another training, naming the first difference, Error(invalid) if the loss is no number.
+  TrainingReport run(Begin begin = Begin::fresh, const std::function<void()>& between = [] {});
 
   /// Whether all steps are done.
   [[nodiscard]] bool done() const;
@@ -90,8 +104,9 @@ class Trainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<Schedule> schedule_;
   BatchOrder order_;
-  std::int64_t step_ = 0, examples_ = 0, tokens_ = 0, validated_ = 0;
-  BatchOrder::Place place_;  // of the batch after the last step
+  std::int64_t step_ = 0, examples_ = 0, tokens_ = 0;
+  std::int64_t validated_ = -1;  // steps before the last validation; -1: there was none
+  BatchOrder::Place place_;      // of the batch after the last step
   double seconds_ = 0;
 };
 

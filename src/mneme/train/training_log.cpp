@@ -14,6 +14,8 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+constexpr std::string_view kBegin = R"({"step":)";  // of every line
+
 Json as_json(const StepReport& report) {
   auto terms = Json::object();
   for (const auto& [name, value] : report.loss.terms) terms[name] = value;
@@ -73,6 +75,14 @@ TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int
   file.commit();
   out_.open(path_, std::ios::app);
   if (!out_) throw Error(Errc::io, fmt::format("{}: the log cannot be written", path_.string()));
+}
+
+bool TrainingLog::is_one(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string begin(kBegin.size(), '\0');
+  in.read(begin.data(), static_cast<std::streamsize>(begin.size()));
+  begin.resize(static_cast<std::size_t>(in.gcount()));
+  return !in.bad() && in.is_open() && kBegin.starts_with(begin);
 }
 
 void TrainingLog::write(const std::string& line) {

@@ -41,8 +41,12 @@ class TrainingLog {
   /// out; so are validations behind `validated`. A missing file is an empty log. Throws Error(io).
   TrainingLog(std::filesystem::path path, std::int64_t step, std::int64_t validated);
 
+  /// Whether a file is a log, perhaps one whose first line was cut off.
+  [[nodiscard]] static bool is_one(const std::filesystem::path& path);
+
   void add(const StepReport& report);
   void add(const ValidationReport& report);
+  [[nodiscard]] const std::vector<ValidationReport>& validations() const { return validations_; }
   /// The curves so far as an SVG file that appears whole or not at all. Throws Error(io).
   void plot(const std::filesystem::path& path, std::string_view title) const;
 

@@ -196,7 +196,7 @@ def other_model(folder):
 
 def damaged(case):
     s, folder = case.s, case.s.folder
-    weights = pathlib.Path(llama.weights())
+    weights = pathlib.Path(step.weights())
     whole = weights.stat().st_size
     for name, size in (("half", whole // 2), ("without its last byte", whole - 1), ("its first 100 bytes", 100)):
         part = folder / "model.gguf"

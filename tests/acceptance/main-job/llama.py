@@ -9,12 +9,6 @@ import step
 THREADS = 2
 
 
-def weights():
-    """The default model's file, as mneme finds it."""
-    models = step.mneme_json("models")["models"]
-    return next(m["path"] for m in models if m["name"] == "smollm2")
-
-
 def without_amx_buffers(api):
     """llama-cpp-python 0.3.36 ends with a segmentation fault in llama_decode where the processor has AMX and the weights
     are Q4_1; its other code paths work there too."""
@@ -38,7 +32,7 @@ class Llama:
             raise step.CannotRun(f"{reason}: make acceptance installs it (requirements-acceptance.txt)")
         self.api = llama_cpp
         without_amx_buffers(llama_cpp)
-        self.model = llama_cpp.Llama(weights(), n_ctx=context, n_batch=512, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
+        self.model = llama_cpp.Llama(step.weights(), n_ctx=context, n_batch=512, n_threads=THREADS, n_threads_batch=THREADS, verbose=False)
         self.ctx = self.model.ctx
 
     def ids(self, text):

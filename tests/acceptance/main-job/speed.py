@@ -1,7 +1,5 @@
 """Speed beside llama.cpp: prefill of 512 tokens and decode at depth 128, the engines taking turns."""
-import os
 import statistics
-import subprocess
 
 import llama
 import step
@@ -9,35 +7,11 @@ import step
 PREFILL, DEPTH, DECODE = 512, 128, 64
 
 
-class Tool:
-    """A warm process of ours."""
-
-    def __init__(self, ids):
-        program = step.BUILD / "speed_tool"
-        if not program.exists():
-            raise step.CannotRun(f"no {program}: scripts/build")
-        environment = dict(os.environ, OMP_NUM_THREADS=str(llama.THREADS))
-        self.process = subprocess.Popen([program, "smollm2", str(llama.THREADS)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
-        self.send(" ".join(map(str, ids)))
-
-    def send(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def seconds(self, command):
-        self.send(command)
-        return float(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def body(s):
     rounds = 2 if s.quick else 5
     theirs = llama.Llama(2048)
     ids = theirs.ids(step.novel_text(8000))
-    ours = Tool(ids)
+    ours = step.SpeedTool(ids, llama.THREADS)
 
     def their_prefill():
         theirs.forget()

@@ -1,7 +1,10 @@
 // Times of the default model in a warm process, asked for on standard input so that two engines can take turns:
 //   prefill N          seconds to read N tokens at once
 //   decode DEPTH N     seconds to read N tokens one by one behind DEPTH others
-// usage: speed_tool MODEL THREADS < ids, then commands: the first line holds token ids, at least as many as are asked for
+// Further words of a command: `f32` computes so, `adapter` runs the model with ADAPTER attached.
+// usage: speed_tool MODEL THREADS [ADAPTER] < ids, then commands: the first line holds token ids, at least as many as are
+// asked for
+#include "mneme/models/adapter_file.h"
 #include "mneme/models/language_model.h"
 
 #include <ATen/Parallel.h>
@@ -10,7 +13,9 @@
 #include <chrono>
 #include <exception>
 #include <iostream>
+#include <memory>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -23,13 +28,18 @@ double seconds(const auto& work) {
 }
 
 int run(int argc, char** argv) {
-  if (argc != 3) {
-    std::cerr << "usage: speed_tool MODEL THREADS < ids and commands\n";
+  if (argc != 3 && argc != 4) {
+    std::cerr << "usage: speed_tool MODEL THREADS [ADAPTER] < ids and commands\n";
     return 2;
   }
   at::set_num_threads(std::stoi(argv[2]));
   const c10::InferenceMode inference;
-  const auto model = mneme::load_language_model(argv[1]);
+  const auto plain = mneme::load_language_model(argv[1]);
+  std::unique_ptr<mneme::LanguageModel> adapted;
+  if (argc == 4) {
+    adapted = mneme::load_language_model(argv[1]);
+    mneme::load_adapter(argv[3], *adapted);
+  }
   std::string line;
   std::getline(std::cin, line);
   std::istringstream numbers(line);
@@ -47,6 +57,14 @@ int run(int argc, char** argv) {
     words >> what;
     if (what == "decode") words >> depth;
     words >> n;
+    auto* model = plain.get();
+    auto compute = mneme::Compute::automatic;
+    for (std::string word; words >> word;) {
+      if (word == "f32") compute = mneme::Compute::f32;
+      if (word == "adapter") model = adapted.get();
+    }
+    if (model == nullptr) throw std::runtime_error("no adapter was given");
+    model->compute = compute;
     auto state = model->model->start(1);
     if (depth > 0) model->run(piece(0, depth), state, mneme::LogitsAt::none);
     std::cout << seconds([&] {

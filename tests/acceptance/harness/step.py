@@ -1,7 +1,7 @@
-"""What the steps of this acceptance share: where things are, running mneme, and writing down what was found.
+"""What the steps of all acceptances share: where things are, running mneme, and writing down what was found.
 
-A step is a program beside this file. It prints a line a check, `ok` or `FAIL`, leaves the same in
-build/acceptance/main-job/results.jsonl, and exits 1 if a check failed, 2 if it could not be made.
+A step is a program in the folder of its issue. It prints a line a check, `ok` or `FAIL`, leaves the same in
+build/acceptance/ISSUE/results.jsonl, and exits 1 if a check failed, 2 if it could not be made.
 """
 import argparse
 import gzip
@@ -15,11 +15,11 @@ import subprocess
 import sys
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+HERE = pathlib.Path(sys.argv[0]).resolve().parent  # of the step
 BUILD = ROOT / "build"
 MNEME = BUILD / "mneme"
-WORK = BUILD / "acceptance" / "main-job"
+WORK = BUILD / "acceptance" / HERE.name
 RESULTS = WORK / "results.jsonl"
 DATA = pathlib.Path(os.environ.get("MNEME_DATA") or ROOT.parent / "shared" / "data")
 
@@ -117,6 +117,50 @@ def mneme(*arguments, check=True, timeout=3600, **popen):
 
 def mneme_json(*arguments, **more):
     return json.loads(mneme(*arguments, "--json", **more).stdout)
+
+
+def weights(name="smollm2"):
+    """A model's file, as mneme finds it."""
+    return next(m["path"] for m in mneme_json("models")["models"] if m["name"] == name)
+
+
+def parity(s, script, *arguments, note=lambda line: True):
+    """One of tests/parity's scripts, each of its verdicts a check, every other line that `note` wants a note."""
+    path = ROOT / "tests" / "parity" / script
+    out = subprocess.run([sys.executable, path, *map(str, arguments)], capture_output=True, text=True, env=dict(os.environ, HF_HUB_OFFLINE="1"))
+    if out.returncode == 77:
+        raise CannotRun(f"{script}: {(out.stdout + out.stderr).strip()[-300:]}")
+    for line in out.stdout.splitlines():
+        if match := re.match(r"(ok|FAIL)\s+(.*)", line):
+            s.check(f"{path.stem}: {match[2]}", match[1] == "ok")
+        elif line.strip() and note(line):
+            s.note(path.stem, line.strip())
+    s.check(f"{script} as a whole", out.returncode == 0, out.stderr.strip().splitlines()[-1] if out.returncode and out.stderr.strip() else "")
+
+
+class SpeedTool:
+    """A warm process that reads token ids and says how long it took."""
+
+    def __init__(self, ids, threads, *adapter):
+        program = BUILD / "speed_tool"
+        if not program.exists():
+            raise CannotRun(f"no {program}: scripts/build")
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
+        self.process = subprocess.Popen([program, "smollm2", str(threads), *map(str, adapter)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                        env=environment)
+        self.send(" ".join(map(str, ids)))
+
+    def send(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def seconds(self, command):
+        self.send(command)
+        return float(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
 
 
 def data(*parts):

@@ -1,4 +1,7 @@
-"""Writes what the steps found to bench/reports/main-job_<cpu level>_<yyyymmdd>.md."""
+"""Writes what an issue's steps found to bench/reports/ISSUE_<cpu level>_<yyyymmdd>.md.
+
+usage: report.py ISSUE TITLE STEP=TITLE...
+"""
 import datetime
 import json
 import os
@@ -8,10 +11,6 @@ import subprocess
 import sys
 
 import step
-
-# In this order; others behind.
-TITLES = {"parity": "Parity", "speed": "Speed beside llama.cpp", "first_token": "The first token from stored states", "answers": "Answers, citations, refusal",
-          "budget": "Budget", "resident_memory": "Resident memory", "crash": "Crashes", "forgetting": "Forgetting", "bad_input": "Bad input"}
 
 
 def cpu():
@@ -35,23 +34,25 @@ def commit():
     return git("rev-parse", "--short=12", "HEAD") + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
-def main():
-    rows = [json.loads(line) for line in step.RESULTS.read_text().splitlines()]
+def main(issue, title, *steps_in_order):
+    titles = dict(s.split("=", 1) for s in steps_in_order)
+    results = step.BUILD / "acceptance" / issue / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     steps = {}
     for row in rows:
         steps.setdefault(row["step"], []).append(row)
     checks = [r for r in rows if "ok" in r]
     met = sum(r["ok"] for r in checks)
-    out = ["# The main job: what it shows", "",
+    out = [f"# {title}", "",
            f"{datetime.date.today():%Y-%m-%d}, commit {commit()}. {cpu()}, {os.cpu_count()} cores seen, kernels at level {level()}; 2 threads. "
-           f"Made by `make acceptance ISSUE=main-job`; {met} of {len(checks)} checks met.", ""]
+           f"Made by `make acceptance ISSUE={issue}`; {met} of {len(checks)} checks met.", ""]
     if any(r.get("quick") for r in rows):
         out += ["**Some steps ran in their quick form: this is no result.**", ""]
-    for name in [*TITLES, *(n for n in steps if n not in TITLES)]:
+    for name in [*titles, *(n for n in steps if n not in titles)]:
         if name not in steps:
-            out += [f"## {TITLES[name]}", "", "Not run.", ""]
+            out += [f"## {titles[name]}", "", "Not run.", ""]
             continue
-        out += [f"## {TITLES.get(name, name)}", ""]
+        out += [f"## {titles.get(name, name)}", ""]
         found = [r for r in steps[name] if "ok" in r]
         notes = [r for r in steps[name] if "ok" not in r and r["what"] not in ("seconds", "report")]
         cell = lambda x: str(x).replace("|", "\\|").replace("\n", " ")
@@ -63,7 +64,7 @@ def main():
             if r["what"] == "report":  # another program's own, one level deeper
                 out += ["", *(("#" + line if line.startswith("#") else line) for line in r["value"].split("\n## Bars")[0].splitlines()[1:])]
         out.append("")
-    path = step.ROOT / "bench" / "reports" / f"main-job_{level()}_{datetime.date.today():%Y%m%d}.md"
+    path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(out).rstrip() + "\n")
     print(f"{met} of {len(checks)} checks met; {path.relative_to(step.ROOT)}")
@@ -71,4 +72,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
