@@ -18,7 +18,7 @@ namespace mneme {
 struct SuiteSetup {
   std::filesystem::path data;  ///< folder of the data sets, one folder each
   std::string language_model = "smollm2", embedder = "minilm";
-  std::string adapter;  ///< of the language model; empty: its own
+  std::string adapter;                    ///< of the language model; empty: its own
   std::function<void()> between = [] {};  ///< called between pieces of work; throws to stop there
 };
 

@@ -248,8 +248,8 @@ class Chat final : public Verb {
     } else {
       if (session_.empty()) session_ = "default";
       check_session(session_);
-      auto memory =
-          Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, embedder_, adapter_), {});
+      auto memory = Memory::open(call.arguments[0],
+                                 std::make_shared<MemoryModels>(model_, embedder_, adapter_), {});
       memory->reader();  // so that the first reply does not wait for it
       partner = std::make_unique<FromMemory>(std::move(memory), session_, wishes_);
     }

@@ -341,7 +341,8 @@ class Summary {
       refusal_row(*memory, "relevance", relevant, auc);
       figures["by relevance"] = figures_of(relevant);
       const bool read = memory->answerable.front().confidence.has_value();
-      if (read) refusal_row(*memory, "relevance, or the answer read", shares_refused(*memory, true), auc);
+      if (read)
+        refusal_row(*memory, "relevance, or the answer read", shares_refused(*memory, true), auc);
       figures.update(figures_of(shares_refused(*memory, read)));
       json_["refusal"][memory->memory] = std::move(figures);
       at_least("strangers refused, " + memory->memory, relevant.strangers,
@@ -361,7 +362,7 @@ class Summary {
     if (shares.unanswerable) out["unanswerable refused"] = figure(*shares.unanswerable);
     return out;
   }
-  
+
   /// As `mneme ask` decides: by relevance before anything is read, then by the confidence in what was read.
   [[nodiscard]] Refused shares_refused(const RefusalFindings& memory, bool read) const {
     const auto share = [&](const std::vector<Evidence>& evidence) {
@@ -382,9 +383,9 @@ class Summary {
     line("| {} | {} | {} | {} (n {}) | {} (n {}, {}) | {} | {:.3f} |", memory.memory,
          memory.passages, by, percent(shares.answerable), memory.answerable.size(),
          percent(shares.strangers), memory.strangers.size(), memory.strangers_are,
-         shares.unanswerable ? fmt::format("{} (n {})", percent(*shares.unanswerable),
-                                           memory.unanswerable.size())
-                             : "",
+         shares.unanswerable
+             ? fmt::format("{} (n {})", percent(*shares.unanswerable), memory.unanswerable.size())
+             : "",
          auc);
   }
 

@@ -25,8 +25,9 @@ struct RecallFindings {
 
 /// What is known of a question when it is to be refused or answered.
 struct Evidence {
-  double relevance = 0;                  ///< of the best passages
-  std::optional<double> confidence = {}; ///< of the answer read from them, where the prompt weighs it
+  double relevance = 0;  ///< of the best passages
+  std::optional<double> confidence =
+      {};  ///< of the answer read from them, where the prompt weighs it
 };
 
 /// Evidence on what belongs into one memory and on what does not.

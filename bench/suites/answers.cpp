@@ -55,10 +55,11 @@ class Answers final : public Suite {
   SuiteReport run(const SuiteSetup& setup) override {
     const auto wanted = wanted_variants();
     const auto set = choose_questions(setup.data, o_.split, o_.questions);
-    const auto models = std::make_shared<MemoryModels>(setup.language_model, setup.embedder,
-                                                       setup.adapter, o_.compute == "f32"    ? Compute::f32
-                                                       : o_.compute == "bf16" ? Compute::bf16
-                                                                              : Compute::automatic);
+    const auto models =
+        std::make_shared<MemoryModels>(setup.language_model, setup.embedder, setup.adapter,
+                                       o_.compute == "f32"    ? Compute::f32
+                                       : o_.compute == "bf16" ? Compute::bf16
+                                                              : Compute::automatic);
     const auto model = models->language_model("");
     const auto encoder = models->embedder("");
     const ScratchFolder scratch;

@@ -68,7 +68,12 @@ std::string adapter_in(const check::Folder& folder, const std::string& name) {
   prompt.prefix = "Short answers.\n\n";
   const auto path = folder / name;
   save_adapter(path, adapters,
-               {"smollm2", changed->digest, "layers.0.attn.q.weight", 2, 4, "",
+               {"smollm2",
+                changed->digest,
+                "layers.0.attn.q.weight",
+                2,
+                4,
+                "",
                 {{"prompt", prompt.to_json()}}});
   return path.string();
 }

@@ -79,9 +79,9 @@ Prompt prompt_of(const std::string& adapter) {
   try {
     return Prompt::from_json(prompt->second);
   } catch (const Error&) {
-    throw Error(Errc::corrupt,
-                fmt::format("{}: the prompt that the adapter was trained with is damaged",
-                            path.string()));
+    throw Error(
+        Errc::corrupt,
+        fmt::format("{}: the prompt that the adapter was trained with is damaged", path.string()));
   }
 }
 
@@ -98,8 +98,8 @@ MemoryModels::MemoryModels(std::string language_model, std::string embedder, std
   // A memory may be opened from another folder: it keeps names, and paths that hold anywhere.
   std::error_code ignored;
   const auto known = known_adapters();
-  const bool named = adapter == kNoAdapter ||
-                     std::find(known.begin(), known.end(), adapter) != known.end();
+  const bool named =
+      adapter == kNoAdapter || std::find(known.begin(), known.end(), adapter) != known.end();
   adapter_ = named || !std::filesystem::exists(adapter, ignored)
                  ? std::move(adapter)
                  : std::filesystem::absolute(adapter).lexically_normal().string();
@@ -122,8 +122,8 @@ std::shared_ptr<const LanguageModel> MemoryModels::language_model(const std::str
   if (!language_model_) {
     if (language_model_name_.empty())
       language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
-    language_model_ = load_language_model(language_model_name_,
-                                          {compute_, adapter(std::nullopt, "")});
+    language_model_ =
+        load_language_model(language_model_name_, {compute_, adapter(std::nullopt, "")});
   }
   return language_model_;
 }
@@ -181,8 +181,7 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
                       path.string()));
     }
     // Another adapter than the file's wants another prompt; the states behind that are kept beside the file's own.
-    out->prompt_ =
-        out->adapter_ == of_file ? Prompt::from_json(*prompt) : prompt_of(out->adapter_);
+    out->prompt_ = out->adapter_ == of_file ? Prompt::from_json(*prompt) : prompt_of(out->adapter_);
     out->kv_spec_ = file.meta("kv").value_or(kDefaultKv);
     if (!options.kv.empty() && print(KvPlan(parse_chain(options.kv)).chain()) != out->kv_spec_) {
       throw Error(Errc::usage,
@@ -195,11 +194,10 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
         print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
     if (file.writable() && options.access != MemoryFile::Access::read_only) {
       const auto prompt = out->prompt_.to_json();
-      const std::pair<std::string, std::string> entries[] = {
-          {"prompt", prompt},
-          {"prompt_digest", sha256_hex(prompt)},
-          {"adapter", out->adapter_},
-          {"kv", out->kv_spec_}};
+      const std::pair<std::string, std::string> entries[] = {{"prompt", prompt},
+                                                             {"prompt_digest", sha256_hex(prompt)},
+                                                             {"adapter", out->adapter_},
+                                                             {"kv", out->kv_spec_}};
       file.set_meta(entries);
     }
   }
@@ -220,10 +218,10 @@ Reader& Memory::reader() {
         return adapter == kNoAdapter ? fmt::format("'{}'", name)
                                      : fmt::format("'{}' with the adapter '{}'", name, adapter);
       };
-      const auto message = fmt::format(
-          "{} was read with the model {}, not with this {}", file_->path().string(),
-          with(model_name(), file_->meta("adapter").value_or(kNoAdapter)),
-          with(model->name, adapter_));
+      const auto message =
+          fmt::format("{} was read with the model {}, not with this {}", file_->path().string(),
+                      with(model_name(), file_->meta("adapter").value_or(kNoAdapter)),
+                      with(model->name, adapter_));
       if (strict_)
         throw Error(Errc::mismatch, message + ": give its own model, or leave out --strict");
       log::warn("{}: its stored states are not used, spans are read again where needed", message);

@@ -78,8 +78,8 @@ struct ReadReport {
 
 struct AskOptions {
   Placement placement = Placement::each;
-  std::int64_t top = 0;  ///< spans to place; 0: the prompt's own for each, 2 for together
-  std::int64_t max_tokens = 0;                    ///< 0: the prompt's own
+  std::int64_t top = 0;         ///< spans to place; 0: the prompt's own for each, 2 for together
+  std::int64_t max_tokens = 0;  ///< 0: the prompt's own
   std::vector<std::string> sources;               ///< only spans of these labels; empty: all
   bool always = false;                            ///< answer even when nothing relevant was found
   std::function<bool(std::string_view)> on_text;  ///< streamed answer; false stops
@@ -104,7 +104,7 @@ struct Answer {
   std::vector<Citation> citations;
   std::vector<CandidateReport> candidates;  ///< in the order of retrieval
   double relevance = 0, threshold = 0;
-  double confidence = 0;  ///< of the answer that was read; see choice.h
+  double confidence = 0;                    ///< of the answer that was read; see choice.h
   std::optional<double> confidence_wanted;  ///< below which it is refused, where the prompt can
   std::int64_t document_tokens_evaluated = 0, question_tokens = 0, generated_tokens = 0,
                tokens_in_memory = 0;

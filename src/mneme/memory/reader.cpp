@@ -63,8 +63,7 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
   codec_name_ = plan_->codec() ? plan_->codec_name() : "f16";
   prefix_digest_ = sha256_hex(prompt_.prefix_digest() + model_->tokenizer->digest());
   prefix_ids_ = model_->tokenizer->encode(prompt_.prefix);
-  if (!prompt_.refusal.empty())
-    refusal_ids_ = model_->tokenizer->encode(prompt_.refusal);
+  if (!prompt_.refusal.empty()) refusal_ids_ = model_->tokenizer->encode(prompt_.refusal);
   const c10::InferenceMode inference;
   prefix_ = model_->model->start(1);
   const auto stores = kv_stores(std::as_const(prefix_));
