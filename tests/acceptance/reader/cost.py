@@ -17,7 +17,7 @@ def body(s):
         raise step.CannotRun("no adapter is found by name")
     text = s.folder / "novel.txt"
     text.write_text(step.novel_text(8000))
-    ids = step.mneme_json("tokenize", text)["ids"]
+    ids = step.mneme_json("tokenize", "-", stdin=text.open())["ids"]
     tool = step.SpeedTool(ids, THREADS, adapters[0]["path"])
     s.quiet_machine()
     for compute in ("", " f32"):
