@@ -68,10 +68,22 @@ TEST_P(RopeTest, TheKernelEqualsTheDifferentiableForm) {
   const auto positions = at::tensor({0, 5, 4, 4095, 65537, 1}, at::kLong).view({1, 6});
   auto y = x.clone();
   rope_.rotate(y.mutable_data_ptr<float>(), 3, 6, positions.const_data_ptr<std::int64_t>());
-  EXPECT_TRUE(check::close(y, rope_(x, positions), 1e-5));
+  EXPECT_TRUE(check::close(y, rope_(x.to(at::kDouble), positions).to(at::kFloat), 1e-5));
   const auto back = -positions;
   rope_.rotate(y.mutable_data_ptr<float>(), 3, 6, back.const_data_ptr<std::int64_t>());
   EXPECT_TRUE(check::close(y, x, 1e-5)) << "negative positions turn back";
+}
+
+TEST_P(RopeTest, TheKernelsGradientEqualsTheFormulas) {
+  const auto positions = at::tensor({0, 5, 4, 4095, 65537, 1}, at::kLong).view({1, 6});
+  const auto weights = check::normal({1, 3, 6, d_}, 5);
+  const auto gradient = [&](at::ScalarType type, bool back) {
+    const auto x = check::normal({1, 3, 6, d_}, 4).to(type).requires_grad_();
+    (rope_(x, positions, back) * weights.to(type)).sum().backward();
+    return x.grad().to(at::kFloat);
+  };
+  for (const bool back : {false, true})
+    EXPECT_TRUE(check::close(gradient(at::kFloat, back), gradient(at::kDouble, back), 1e-5));
 }
 
 TEST_P(RopeTest, ProductsDependOnTheDistanceAlone) {
