@@ -38,6 +38,20 @@ Entry look_at(const LocatedModel& located) {
   return out;
 }
 
+struct AdapterEntry {
+  std::string name;
+  std::filesystem::path path;
+  AdapterInfo info;
+  std::int64_t bytes = 0;
+};
+
+AdapterEntry look_at_adapter(const std::string& name) {
+  auto path = locate_adapter(name);
+  auto info = read_adapter_info(path);
+  const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(path));
+  return {name, std::move(path), std::move(info), bytes};
+}
+
 class Models final : public Verb {
  public:
   [[nodiscard]] About about() const override {
@@ -64,7 +78,10 @@ class Models final : public Verb {
     } else {
       for (const auto& name : call.arguments) entries.push_back(look_at(locate_model(name)));
     }
-    const auto adapters = call.arguments.empty() ? known_adapters() : std::vector<std::string>{};
+    std::vector<AdapterEntry> adapters;
+    if (call.arguments.empty()) {
+      for (const auto& name : known_adapters()) adapters.push_back(look_at_adapter(name));
+    }
     if (json_) {
       Json out{{"models", Json::array()}, {"adapters", Json::array()}};
       for (const auto& entry : entries) {
@@ -77,14 +94,12 @@ class Models final : public Verb {
                                  {"weight_bytes", entry.weight_bytes}});
         if (!entry.problem.empty()) out["models"].back()["problem"] = entry.problem;
       }
-      for (const auto& name : adapters) {
-        const auto path = locate_adapter(name);
-        const auto info = read_adapter_info(path);
-        out["adapters"].push_back({{"name", name},
-                                   {"path", path.string()},
-                                   {"model", info.model},
-                                   {"rank", info.rank},
-                                   {"bytes", std::filesystem::file_size(path)}});
+      for (const auto& adapter : adapters) {
+        out["adapters"].push_back({{"name", adapter.name},
+                                   {"path", adapter.path.string()},
+                                   {"model", adapter.info.model},
+                                   {"rank", adapter.info.rank},
+                                   {"bytes", adapter.bytes}});
       }
       print_json(out);
       return;
@@ -103,13 +118,11 @@ class Models final : public Verb {
       }
       say("  {}\n", one_line(entry.located.path.string()));
     }
-    for (const auto& name : adapters) {
-      const auto path = locate_adapter(name);
-      const auto info = read_adapter_info(path);
-      say("{}  adapter of {}\n", bold(fmt::format("{:<10}", one_line(name))), one_line(info.model));
-      say("  LoRA of rank {}, {}\n  {}\n", info.rank,
-          as_size(static_cast<std::int64_t>(std::filesystem::file_size(path))),
-          one_line(path.string()));
+    for (const auto& adapter : adapters) {
+      say("{}  adapter of {}\n", bold(fmt::format("{:<10}", one_line(adapter.name))),
+          one_line(adapter.info.model));
+      say("  LoRA of rank {}, {}\n  {}\n", adapter.info.rank, as_size(adapter.bytes),
+          one_line(adapter.path.string()));
     }
   }
 

@@ -90,6 +90,14 @@ class StateCache {
   std::size_t bytes_ = 0;
 };
 
+/// What was read from one placed span.
+json read_of(const CandidateReport& candidate) {
+  return {{"answer", candidate.answer},
+          {"log_probability", candidate.answer_log_probability},
+          {"score", candidate.candidate.score},
+          {"refused", candidate.refused}};
+}
+
 json row_of(const Answer& answer, const ArticleQuestion& question, const QuestionSet& set,
             const ArticleMemory& memory) {
   auto out = scored(answer.answer, question);
@@ -131,10 +139,8 @@ json row_of(const Answer& answer, const ArticleQuestion& question, const Questio
   out["read"] = json::array();
   for (const auto& candidate : answer.candidates) {
     if (!candidate.placed) continue;
-    auto read = scored(candidate.answer, question);
-    read["log_probability"] = candidate.answer_log_probability;
-    read["score"] = candidate.candidate.score;
-    read["refused"] = candidate.refused;
+    auto read = read_of(candidate);
+    read.update(scored(candidate.answer, question));
     read["gold"] = memory.gold(question, candidate.candidate.id);
     out["read"].push_back(std::move(read));
   }
@@ -378,11 +384,7 @@ void ask_in_doubt(std::span<const std::string> questions, std::string_view varia
                {"answer", answer.answer},
                {"read", json::array()}};
       for (const auto& candidate : answer.candidates) {
-        if (!candidate.placed) continue;
-        row["read"].push_back({{"answer", candidate.answer},
-                               {"log_probability", candidate.answer_log_probability},
-                               {"score", candidate.candidate.score},
-                               {"refused", candidate.refused}});
+        if (candidate.placed) row["read"].push_back(read_of(candidate));
       }
       rows.add(variant, question, std::move(row));
       rows.flush();

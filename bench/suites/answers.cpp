@@ -82,8 +82,6 @@ class Answers final : public Suite {
         refusal(small, set, findings.small, set.strangers, "articles that are not in it");
     for (const auto& question : set.unanswerable)
       findings.small_refusal.unanswerable.push_back({small.relevance(question)});
-    const bool in_doubt = !prompt.refusal.empty() && !wanted.empty();
-    if (in_doubt) weigh_answers(small, set, setup, findings.small_refusal, rows);
     {
       ArticleMemory large(scratch.path() / "large.mneme", set, set.all, models);
       findings.large =
@@ -104,6 +102,8 @@ class Answers final : public Suite {
           refusal(others, set, found, set.strangers, "articles that are not in it");
     }
     answer_questions(set, small, reader, findings.small.questions, wanted, rows, setup.between);
+    if (!prompt.refusal.empty() && !wanted.empty())
+      weigh_answers(small, set, setup, wanted, findings.small_refusal, rows);
     auto report = summarize(findings);
     report.figures["model"] = model->name;
     report.figures["embedder"] = encoder->name();
@@ -188,19 +188,31 @@ class Answers final : public Suite {
 
   /// Where a prompt can refuse what it has read, the answers are part of the evidence.
   static void weigh_answers(ArticleMemory& memory, const QuestionSet& set, const SuiteSetup& setup,
-                            RefusalFindings& findings, AnswerRows& rows) {
-    std::vector<std::string> answerable;
-    for (const auto& question : set.questions) answerable.push_back(question.text);
-    const auto weigh = [&](const std::string& variant, const std::vector<std::string>& questions,
+                            std::span<const Variant> answered, RefusalFindings& findings,
+                            AnswerRows& rows) {
+    const auto confidence = [&](std::string_view variant, const std::string& id) {
+      return rows.row(variant, id).at("confidence").get<double>();
+    };
+    const auto weigh = [&](const std::string& which, const std::vector<std::string>& questions,
                            std::vector<Evidence>& evidence) {
-      const auto name = fmt::format("{}, {} passages", variant, memory.passages());
+      const auto name = fmt::format("in doubt: {}, {} passages", which, memory.passages());
       ask_in_doubt(questions, name, memory, rows, setup.between);
       for (std::size_t i = 0; i < questions.size(); ++i)
-        evidence[i].confidence = rows.row(name, questions[i]).at("confidence").get<double>();
+        evidence[i].confidence = confidence(name, questions[i]);
     };
-    weigh("in doubt: answerable", answerable, findings.answerable);
-    weigh("in doubt: strangers", set.strangers, findings.strangers);
-    weigh("in doubt: unanswerable", set.unanswerable, findings.unanswerable);
+    // `ask --place each` has met the answerable ones already, if it was among the ways.
+    constexpr std::string_view kAsk = "ask-each";
+    if (std::any_of(answered.begin(), answered.end(),
+                    [&](const auto& v) { return v.name == kAsk; })) {
+      for (std::size_t i = 0; i < set.questions.size(); ++i)
+        findings.answerable[i].confidence = confidence(kAsk, set.questions[i].id);
+    } else {
+      std::vector<std::string> texts;
+      for (const auto& question : set.questions) texts.push_back(question.text);
+      weigh("answerable", texts, findings.answerable);
+    }
+    weigh("strangers", set.strangers, findings.strangers);
+    weigh("unanswerable", set.unanswerable, findings.unanswerable);
   }
 
   Options o_;

@@ -72,18 +72,22 @@ TEST_P(StoredLinear, GradientsOfTheInput) {
   EXPECT_FALSE(w.params.find("w.weight")->tensor.defined()) << "the weight stays as stored";
 }
 
+/// What layers give together is, to the bit, what each gives alone.
+void expect_each_alone(const std::vector<const Linear*>& layers, const at::Tensor& x) {
+  for (const auto& call : {f32(), Call{}}) {
+    const auto all = Linear::together(layers, x, call);
+    ASSERT_EQ(all.size(), layers.size());
+    for (std::size_t i = 0; i < all.size(); ++i)
+      EXPECT_TRUE(check::identical(all[i], (*layers[i])(x, call))) << i;
+  }
+}
+
 TEST_P(StoredLinear, TogetherEqualsEachAlone) {
   const c10::NoGradGuard no_gradient;
   Stored a(GetParam(), 64, 33), b(WeightType::q4_1, 64, 64, 9), c(WeightType::f32, 64, 7, 5);
   for (const std::int64_t M : {1, 4, 20}) {
     const auto x = check::normal({M, 64}, 6);
-    for (const auto& call : {f32(), Call{}}) {
-      const auto all = Linear::together({&a.layer, &b.layer, &c.layer}, x, call);
-      ASSERT_EQ(all.size(), 3u);
-      EXPECT_TRUE(check::identical(all[0], a.layer(x, call)));
-      EXPECT_TRUE(check::identical(all[1], b.layer(x, call)));
-      EXPECT_TRUE(check::identical(all[2], c.layer(x, call)));
-    }
+    expect_each_alone({&a.layer, &b.layer, &c.layer}, x);
   }
 }
 
@@ -242,13 +246,7 @@ TEST_P(FrozenLoRA, TogetherEqualsEachAlone) {
   const Frozen of_a(a.params, 64, 33, 12, at::kHalf), of_c(c.params, 64, 7, 40, at::kFloat);
   for (const std::int64_t M : {1, 4, 20}) {
     const auto x = check::normal({2, M, 64}, 6);
-    for (const auto& call : {f32(), Call{}}) {
-      const auto all = Linear::together({&a.layer, &b.layer, &c.layer}, x, call);
-      ASSERT_EQ(all.size(), 3u);
-      EXPECT_TRUE(check::identical(all[0], a.layer(x, call)));
-      EXPECT_TRUE(check::identical(all[1], b.layer(x, call)));
-      EXPECT_TRUE(check::identical(all[2], c.layer(x, call)));
-    }
+    expect_each_alone({&a.layer, &b.layer, &c.layer}, x);
   }
 }
 

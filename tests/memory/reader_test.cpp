@@ -49,6 +49,7 @@ TEST(Reader, GivesTheBestAnswerThatIsNoRefusalAndItsProbability) {
   prompt.refusal = plain.text;
   const auto other = ask(prompt, "Who opened the bridge at Lorne?");
   EXPECT_NE(other.text, plain.text);
+  // It was the most likely of 49,152 first tokens to a model that gave the answer with confidence.
   EXPECT_GT(other.refused, 0.2);
   const auto ids = model()->tokenizer->encode(plain.text);
   const auto others = model()->tokenizer->encode(other.text);

@@ -92,18 +92,6 @@ kernels::Activations activations(Compute compute) {
 
 using Updates = c10::SmallVector<kernels::LowRankPart, 2>;
 
-WeightType weight_type(at::ScalarType type) {
-  switch (type) {
-    case at::kHalf:
-      return WeightType::f16;
-    case at::kBFloat16:
-      return WeightType::bf16;
-    default:
-      MNEME_ASSERT(type == at::kFloat);
-      return WeightType::f32;
-  }
-}
-
 /// The first adapters of a weight [out, in], up to one that is more than a low-rank update. None where apply() must record
 /// a gradient or x has another number type.
 Updates updates_of(const Parameter& weight, const at::Tensor& x, std::int64_t in,
@@ -119,8 +107,9 @@ Updates updates_of(const Parameter& weight, const at::Tensor& x, std::int64_t in
                                               "that is [{}, {}]",
                                               update->out, update->in, out, in));
     }
-    updates.push_back(
-        {weight_type(update->type), update->a, update->b, update->rank, update->scale});
+    const auto type = weight_type(update->type);
+    MNEME_ASSERT(type);
+    updates.push_back({*type, update->a, update->b, update->rank, update->scale});
   }
   return updates;
 }

@@ -2,6 +2,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/kernels/low_rank.h"
+#include "mneme/weights/weight_tensor.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -19,21 +20,16 @@ LoRA::LoRA(Params& params, std::string_view name, std::int64_t in, std::int64_t 
 }
 
 void LoRA::lay_out() {
-  const auto kept = [](at::ScalarType type) {
-    return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
-  };
   const auto& a = a_->tensor;
   const auto& b = b_->tensor;
-  const auto type =
-      a.scalar_type() == b.scalar_type() && kept(a.scalar_type()) ? a.scalar_type() : at::kFloat;
+  const auto type = a.scalar_type() == b.scalar_type() && weight_type(a.scalar_type())
+                        ? a.scalar_type()
+                        : at::kFloat;
   const auto rank = b.size(1);
   fixed_a_ = a.detach().to(type).contiguous();
   const auto rows = b.detach().to(type).contiguous();
   fixed_b_ = at::empty({kernels::packed_low_rank_numbers(rows.size(0), rank)}, rows.options());
-  const auto plain = type == at::kHalf       ? WeightType::f16
-                     : type == at::kBFloat16 ? WeightType::bf16
-                                             : WeightType::f32;
-  kernels::pack_low_rank(plain, rows.const_data_ptr(), rows.size(0), rank,
+  kernels::pack_low_rank(*weight_type(type), rows.const_data_ptr(), rows.size(0), rank,
                          fixed_b_.mutable_data_ptr());
   fixed_ = {type,
             fixed_a_.size(1),

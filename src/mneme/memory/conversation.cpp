@@ -258,7 +258,7 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
   const c10::InferenceMode inference;
   const auto started = std::chrono::steady_clock::now();
   // Text goes on in the words of the model as it came, whatever adapter answers questions.
-  const auto base = models_->base_language_model(file_->meta("model").value_or(""));
+  const auto base = models_->base_language_model(model_name());
   std::optional<Reader> plain;
   if (adapter_ != kNoAdapter) plain.emplace(base, prompt_, parse_chain(kv_spec_));
   auto& reader = plain ? *plain : this->reader();

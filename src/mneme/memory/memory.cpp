@@ -119,23 +119,22 @@ const std::string& MemoryModels::adapter(const std::optional<std::string>& model
 }
 
 std::shared_ptr<const LanguageModel> MemoryModels::language_model(const std::string& otherwise) {
-  if (!language_model_) {
-    if (language_model_name_.empty())
-      language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
-    language_model_ =
-        load_language_model(language_model_name_, {compute_, adapter(std::nullopt, "")});
-  }
+  if (!language_model_) language_model_ = load(otherwise, adapter(std::nullopt, ""));
   return language_model_;
 }
 
 std::shared_ptr<const LanguageModel> MemoryModels::base_language_model(
     const std::string& otherwise) {
-  if (!base_) {
-    const auto adapted = language_model(otherwise);
-    base_ = adapted->adapter ? load_language_model(language_model_name_, {compute_, kNoAdapter})
-                             : adapted;
-  }
+  if (adapter(std::nullopt, "") == kNoAdapter) return language_model(otherwise);
+  if (!base_) base_ = load(otherwise, kNoAdapter);
   return base_;
+}
+
+std::shared_ptr<const LanguageModel> MemoryModels::load(const std::string& otherwise,
+                                                        const std::string& adapter) {
+  if (language_model_name_.empty())
+    language_model_name_ = otherwise.empty() ? kDefaultLanguageModel : otherwise;
+  return load_language_model(language_model_name_, {compute_, adapter});
 }
 
 std::shared_ptr<const SentenceEncoder> MemoryModels::embedder(const std::string& otherwise) {
@@ -170,10 +169,11 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
     Reader::check_kv(parse_chain(options.kv));  // a bad spec is refused before a file is made
   out->file_ = MemoryFile::open(path, options.access, file_options);
   auto& file = *out->file_;
+  const auto prompt = file.meta("prompt");
   const auto of_file = file.meta("adapter").value_or(kNoAdapter);
-  out->adapter_ = out->models_->adapter(
-      file.meta("prompt") ? std::optional(out->model_name()) : std::nullopt, of_file);
-  if (const auto prompt = file.meta("prompt")) {
+  out->adapter_ =
+      out->models_->adapter(prompt ? std::optional(out->model_name()) : std::nullopt, of_file);
+  if (prompt) {
     if (file.meta("prompt_digest") != sha256_hex(*prompt)) {
       throw Error(
           Errc::corrupt,
@@ -193,9 +193,9 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
     out->kv_spec_ =
         print(KvPlan(parse_chain(options.kv.empty() ? kDefaultKv : options.kv)).chain());
     if (file.writable() && options.access != MemoryFile::Access::read_only) {
-      const auto prompt = out->prompt_.to_json();
-      const std::pair<std::string, std::string> entries[] = {{"prompt", prompt},
-                                                             {"prompt_digest", sha256_hex(prompt)},
+      const auto json = out->prompt_.to_json();
+      const std::pair<std::string, std::string> entries[] = {{"prompt", json},
+                                                             {"prompt_digest", sha256_hex(json)},
                                                              {"adapter", out->adapter_},
                                                              {"kv", out->kv_spec_}};
       file.set_meta(entries);

@@ -40,6 +40,9 @@ class MemoryModels {
   std::shared_ptr<const SentenceEncoder> embedder(const std::string& otherwise);
 
  private:
+  std::shared_ptr<const LanguageModel> load(const std::string& otherwise,
+                                            const std::string& adapter);
+
   std::string language_model_name_, embedder_name_;
   std::optional<std::string> adapter_;
   Compute compute_;

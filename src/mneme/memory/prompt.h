@@ -20,9 +20,8 @@ struct Prompt {
   double not_found_below = 0;    ///< relevance under which the memory holds no answer
   double score_weight = 0;       ///< of retrieval in the choice among answers read apart
   double refusal_weight = 0;     ///< of log P(no refusal) in that choice
-  double refused_below =
-      0;  ///< confidence under which an answer that was read is refused; see choice.h
-  double relevance_weight = 0;  ///< of the question's relevance in that confidence
+  double relevance_weight = 0;   ///< of the question's relevance in the confidence; see choice.h
+  double refused_below = 0;      ///< confidence under which an answer that was read is refused
 
   /// The few-shot prompt that was chosen for the default model on tuning articles.
   static Prompt few_shot_quotes();

@@ -17,8 +17,8 @@ namespace mneme {
 
 struct LoadOptions {
   Compute compute = Compute::automatic;
-  std::string adapter =
-      {};  ///< a known name or an adapter file; empty or "none": the weights as they are
+  /// A known name or an adapter file; empty or "none": the weights as they are.
+  std::string adapter = {};
 };
 
 /// Everything a verb needs of one model.

@@ -252,7 +252,7 @@ class Reading final : public Task {
   [[nodiscard]] std::string digest() const override { return digest_; }
 
   [[nodiscard]] std::map<std::string, std::string> notes() const override {
-    return {{"prompt", reader_.prompt().to_json()}, {"not_found", std::string(kNotFound)}};
+    return {{"prompt", reader_.prompt().to_json()}};
   }
 
  private:

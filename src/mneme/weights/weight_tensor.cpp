@@ -79,6 +79,19 @@ std::int64_t WeightTensor::elements() const noexcept {
   return n;
 }
 
+std::optional<WeightType> weight_type(at::ScalarType type) noexcept {
+  switch (type) {
+    case at::kFloat:
+      return WeightType::f32;
+    case at::kHalf:
+      return WeightType::f16;
+    case at::kBFloat16:
+      return WeightType::bf16;
+    default:
+      return std::nullopt;
+  }
+}
+
 at::Tensor to_tensor(const WeightTensor& weight) {
   const auto options = at::TensorOptions().dtype(scalar_type(weight));
   if (weight.elements() == 0) return at::empty(weight.shape, options);

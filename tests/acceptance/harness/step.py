@@ -124,6 +124,14 @@ def weights(name="smollm2"):
     return next(m["path"] for m in mneme_json("models")["models"] if m["name"] == name)
 
 
+def default_adapter():
+    """The adapter that comes with mneme: its name and path."""
+    adapters = mneme_json("models")["adapters"]
+    if not adapters:
+        raise CannotRun("no adapter is found by name")
+    return adapters[0]
+
+
 def parity(s, script, *arguments, note=lambda line: True):
     """One of tests/parity's scripts, each of its verdicts a check, every other line that `note` wants a note."""
     path = ROOT / "tests" / "parity" / script

@@ -45,22 +45,29 @@ def peer_answers(questions, prompt, out):
                 print(f"     llama.cpp: {done + 1} of {len(missing)} questions", flush=True)
 
 
+def suite(count, kept, name, *more):
+    """A run of the suite whose rows, kept under a name, an interrupted one has left."""
+    return ["bench", "answers", "--data", step.DATA, "--split", "final", "--questions", count, "--resume", kept / f"{name}.jsonl", *more]
+
+
 def body(s):
     count = 24 if s.quick else 500
     kept = step.WORK / f"answers-{step.MNEME.stat().st_mtime_ns}-{count}"  # rows of this very program
     kept.mkdir(parents=True, exist_ok=True)
-    rows, report = kept / "rows.jsonl", kept / "report.md"
-    suite = ["bench", "answers", "--data", step.DATA, "--split", "final", "--questions", count, "--resume", rows]
+    report = kept / "report.md"
     step.data("squad", "dev-v1.1.json.gz")
-    step.mneme(*suite, timeout=4 * 3600)
-    table = [json.loads(line) for line in rows.read_text().splitlines() if line.strip()]
+    figures = step.mneme_json(*suite(count, kept, "rows", "--report", report), timeout=4 * 3600)
+    # llama.cpp runs the weights as they are: beside it, so do we.
+    base = suite(count, kept, "base", "--adapter", "none", "--variants", "gold")
+    step.mneme(*base, timeout=4 * 3600)
+    table = [json.loads(line) for line in (kept / "base.jsonl").read_text().splitlines() if line.strip()]
     questions = list(dict.fromkeys(row["id"] for row in table if "id" in row))
     prompt = table[0]["settings"]["prompt"]
     texts = "".join(f"{name}={value}\n" for name, value in sorted(prompt.items()) if isinstance(value, str))
     peer = step.WORK / f"llama-{hashlib.sha256(texts.encode()).hexdigest()[:16]}.jsonl"  # of any program with this prompt
     peer_answers(questions, prompt, peer)
-    figures = step.mneme_json(*suite, "--peer", peer, "--report", report, timeout=3600)
-    for bar in figures["bars"]:
+    beside = step.mneme_json(*base, "--peer", peer, timeout=3600)
+    for bar in figures["bars"] + [bar for bar in beside["bars"] if "peer" in bar["name"]]:
         e = bar["value"]
         s.check(bar["name"], bar["ok"], f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]", bar["wanted"])
     s.note("questions", figures["questions"])

@@ -8,7 +8,6 @@ import argparse
 import collections
 import datetime
 import json
-import os
 import pathlib
 import random
 import re
@@ -19,17 +18,15 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
+sys.path.insert(0, str(HERE.parent / "harness"))  # also where a check is run by itself
+from step import DATA, MNEME, ROOT, CannotRun
+
 SIDES = ("adapter", "base")
 NO_ADAPTER = "none"  # as mneme says it
 RESAMPLES = 4000
 
 # ASCII punctuation but for the underscore, which tells names of Python apart, and typographic quotation marks.
 PUNCTUATION = str.maketrans(dict.fromkeys(string.punctuation.replace("_", "") + "‘’“”", ""))
-
-
-class CannotRun(Exception):
-    """Something that the check needs is not here, or is not what it was written for."""
 
 
 def words(text):
@@ -68,8 +65,8 @@ class Check:
     def __init__(self, arguments=lambda parser: None):
         document = sys.modules["__main__"].__doc__
         parser = argparse.ArgumentParser(description=document.split("\n")[0])
-        parser.add_argument("program", nargs="?", type=pathlib.Path, default=ROOT / "build" / "mneme", metavar="MNEME", help="the program, default %(default)s")
-        parser.add_argument("--data", type=pathlib.Path, default=os.environ.get("MNEME_DATA") or ROOT.parent / "shared" / "data", metavar="FOLDER",
+        parser.add_argument("program", nargs="?", type=pathlib.Path, default=MNEME, metavar="MNEME", help="the program, default %(default)s")
+        parser.add_argument("--data", type=pathlib.Path, default=DATA, metavar="FOLDER",
                             help="the data sets; unset: MNEME_DATA, or %(default)s")
         parser.add_argument("-o", "--output", type=pathlib.Path, metavar="JSONL", help="where the rows go; unset: they are only counted")
         parser.add_argument("--adapter", metavar="NAME", help="the adapter to compare with none; unset: the model's own")

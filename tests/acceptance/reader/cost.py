@@ -12,13 +12,11 @@ QUESTIONS = ["What did the vicar say to his wife about the letter?", "Who came t
 
 def body(s):
     rounds = 2 if s.quick else 9
-    adapters = step.mneme_json("models")["adapters"]
-    if not adapters:
-        raise step.CannotRun("no adapter is found by name")
+    adapter = step.default_adapter()
     text = s.folder / "novel.txt"
     text.write_text(step.novel_text(8000))
     ids = step.mneme_json("tokenize", "-", stdin=text.open())["ids"]
-    tool = step.SpeedTool(ids, THREADS, adapters[0]["path"])
+    tool = step.SpeedTool(ids, THREADS, adapter["path"])
     s.quiet_machine()
     for compute in ("", " f32"):
         for what, command in (("prefill", f"prefill {PREFILL}"), ("decode", f"decode {DEPTH} {DECODE}")):

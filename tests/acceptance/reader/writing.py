@@ -67,10 +67,7 @@ def squad():
 
 
 def body(s):
-    adapters = step.mneme_json("models")["adapters"]
-    if not adapters:
-        raise step.CannotRun("no adapter is found by name")
-    name = adapters[0]["name"]
+    name = step.default_adapter()["name"]
     texts = [text[20_000:24_000] for _, text in step.books()][:3 if s.quick else 8]
     better = {"novels": [], "dialogues": []}
     for kind, list_of in (("novels", texts), ("dialogues", list(dialogues())[:3 if s.quick else 24])):
