@@ -3,9 +3,10 @@
 How likely other people's text and replies are says which side `generate`, `continue` and a chat's replies that are not
 from memory use; a conversation of questions says which side replies from memory. All on articles held back.
 """
+import contextlib
 import gzip
 import json
-import re
+import sqlite3
 import statistics
 import struct
 import subprocess
@@ -49,9 +50,9 @@ def conversation(s, questions, *more):
     """F1 of each reply when the questions are put one after another in one session."""
     memory = s.folder / f"chat{len(more)}.mneme"
     step.mneme("read", s.folder / "articles", "-o", memory, *more)
-    out = step.mneme("chat", memory, "--temp", 0, "--max-tokens", 32, "--quiet", input="".join(q["question"] + "\n" for q in questions))
-    # Every reply begins a paragraph of output; citations are the lines behind it.
-    replies = [line for line in out.stdout.splitlines() if not re.match(r"\[\d+\] |\(|$", line)]
+    step.mneme("chat", memory, "--temp", 0, "--max-tokens", 32, "--quiet", input="".join(q["question"] + "\n" for q in questions))
+    with contextlib.closing(sqlite3.connect(f"file:{memory}?mode=ro", uri=True)) as file:
+        replies = [text for text, in file.execute("SELECT text FROM turns WHERE role = 'assistant' ORDER BY id")]
     if len(replies) != len(questions):
         raise step.CannotRun(f"{len(replies)} replies to {len(questions)} questions")
     return [max(asking.word_f1(reply, gold) for gold in q["answers"]) for reply, q in zip(replies, questions)]
