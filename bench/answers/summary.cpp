@@ -341,13 +341,13 @@ class Summary {
       refusal_row(*memory, "relevance", relevant, auc);
       figures["by relevance"] = figures_of(relevant);
       const bool read = memory->answerable.front().confidence.has_value();
-      if (read)
-        refusal_row(*memory, "relevance, or the answer read", shares_refused(*memory, true), auc);
-      figures.update(figures_of(shares_refused(*memory, read)));
+      const auto decided = read ? shares_refused(*memory, true) : relevant;
+      if (read) refusal_row(*memory, "relevance, or the answer read", decided, auc);
+      figures.update(figures_of(decided));
       json_["refusal"][memory->memory] = std::move(figures);
-      at_least("strangers refused, " + memory->memory, relevant.strangers,
+      at_least("strangers refused, " + memory->memory, decided.strangers,
                memory == &f_.small_refusal ? 0.92 : 0.83);
-      at_most("answerable refused, " + memory->memory, relevant.answerable, 0.05);
+      at_most("answerable refused, " + memory->memory, decided.answerable, 0.05);
     }
   }
 

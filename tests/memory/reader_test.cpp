@@ -9,6 +9,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "tests/memory/memory_fixture.h"
 #include "tests/smollm2.h"
 #include "tests/tensor_check.h"
@@ -132,6 +134,18 @@ TEST(MemoryAdapter, ThatIsNotThereIsNamedBeforeThereIsAFile) {
   check::expect_error(Errc::not_found, "no adapter 'nowhere'",
                       [] { static_cast<void>(locate_adapter("nowhere")); });
   EXPECT_EQ(default_adapter("some other model"), kNoAdapter);
+}
+
+TEST(MemoryAdapter, OfAModelGivenByItsPathIsThatOfItsName) {
+  const auto known = known_models();
+  const auto model = std::find_if(known.begin(), known.end(),
+                                  [](const auto& m) { return m.name == "smollm2"; });
+  if (model == known.end()) GTEST_SKIP() << "smollm2 is not installed";
+  const auto path = model->path.parent_path() / "." / model->path.filename();
+  EXPECT_TRUE(same_model(path.string(), "smollm2"));
+  EXPECT_FALSE(same_model(path.string(), "minilm"));
+  EXPECT_FALSE(same_model("nowhere", "smollm2"));
+  EXPECT_NE(default_adapter(path.string()), kNoAdapter);
 }
 
 }  // namespace

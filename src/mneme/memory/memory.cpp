@@ -109,7 +109,7 @@ const std::string& MemoryModels::adapter(const std::optional<std::string>& model
                                          const std::string& otherwise) {
   if (!adapter_) {
     const auto& name = language_model_name_;
-    if (model && (name.empty() || name == *model)) {
+    if (model && (name.empty() || same_model(name, *model))) {
       adapter_ = otherwise.empty() ? kNoAdapter : otherwise;
     } else {
       adapter_ = default_adapter(name.empty() ? kDefaultLanguageModel : name);

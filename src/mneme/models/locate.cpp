@@ -142,10 +142,22 @@ std::filesystem::path locate_adapter(const std::string& name_or_path) {
                           name_or_path, did_you_mean(name_or_path, names), fmt::join(names, ", ")));
 }
 
+bool same_model(const std::string& name_or_path, const std::string& other) {
+  if (name_or_path == other) return true;
+  const auto path = [](const std::string& model) {
+    for (const auto& packaged : kPackaged) {
+      if (model == packaged.name) return find_packaged(packaged).value_or(fs::path());
+    }
+    return fs::path(model);
+  };
+  std::error_code missing;
+  return fs::equivalent(path(name_or_path), path(other), missing);
+}
+
 std::string default_adapter(const std::string& model) {
   const auto known = known_adapters();
   for (const auto& packaged : kPackaged) {
-    if (model == packaged.name &&
+    if (same_model(model, packaged.name) &&
         std::find(known.begin(), known.end(), packaged.adapter) != known.end()) {
       return packaged.adapter;
     }

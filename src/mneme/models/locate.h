@@ -19,6 +19,9 @@ struct LocatedModel {
 /// the site-packages of VIRTUAL_ENV.
 LocatedModel locate_model(const std::string& name_or_path);
 
+/// Whether two names or paths mean the same files; false where one of them is not there.
+bool same_model(const std::string& name_or_path, const std::string& other);
+
 /// Every model that is found under its name.
 std::vector<LocatedModel> known_models();
 
@@ -34,8 +37,8 @@ inline constexpr const char* kNoAdapter = "none";
 /// checkout) or path; throws Error(not_found) with the known names.
 std::filesystem::path locate_adapter(const std::string& name_or_path);
 
-/// The name of the adapter that a model of a known name answers with unless the user says otherwise; kNoAdapter where
-/// there is none.
+/// The name of the adapter that a model of a known name, also if given by its path, answers with unless the user says
+/// otherwise; kNoAdapter where there is none.
 std::string default_adapter(const std::string& model);
 
 /// Every adapter that is found under its name.
