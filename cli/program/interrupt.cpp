@@ -21,7 +21,9 @@ extern "C" void on_interrupt(int signal) {
     flag = 1;
     return;
   }
-  if ((now.tv_sec - first_signal.tv_sec) * 1'000'000'000 + now.tv_nsec - first_signal.tv_nsec < kOneWish) return;
+  if ((now.tv_sec - first_signal.tv_sec) * 1'000'000'000 + now.tv_nsec - first_signal.tv_nsec <
+      kOneWish)
+    return;
   std::signal(signal, SIG_DFL);
   std::raise(signal);
 }

@@ -9,11 +9,10 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-
 #include "tests/memory/memory_fixture.h"
 #include "tests/smollm2.h"
 #include "tests/tensor_check.h"
+#include <algorithm>
 #include <gtest/gtest.h>
 
 namespace mneme {
@@ -138,8 +137,8 @@ TEST(MemoryAdapter, ThatIsNotThereIsNamedBeforeThereIsAFile) {
 
 TEST(MemoryAdapter, OfAModelGivenByItsPathIsThatOfItsName) {
   const auto known = known_models();
-  const auto model = std::find_if(known.begin(), known.end(),
-                                  [](const auto& m) { return m.name == "smollm2"; });
+  const auto model =
+      std::find_if(known.begin(), known.end(), [](const auto& m) { return m.name == "smollm2"; });
   if (model == known.end()) GTEST_SKIP() << "smollm2 is not installed";
   const auto path = model->path.parent_path() / "." / model->path.filename();
   EXPECT_TRUE(same_model(path.string(), "smollm2"));
