@@ -31,8 +31,8 @@ constexpr Variant kVariants[] = {
     {"together-q4", "best 3 spans placed, states at 4 bits", Variant::How::placed, 3, "q4"},
     {"each", "best spans apart", Variant::How::apart, 0, "q8"},
     {"each-f16", "best spans apart, states uncoded", Variant::How::apart, 0, kUncoded},
-    {"ask-each", "ask --place each", Variant::How::ask_each, 0, "q8"},
-    {"ask-together", "ask --place together --top 3", Variant::How::ask_together, 3, "q8"},
+    {"ask-each", "ask --place each --always", Variant::How::ask_each, 0, "q8"},
+    {"ask-together", "ask --place together --top 3 --always", Variant::How::ask_together, 3, "q8"},
 };
 
 /// States of spans, uncoded, the least recently used ones dropped.

@@ -121,6 +121,14 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
     }
     if (held_back) out.strangers = out.more_strangers;  // readers were trained on the others
   } else {
+    std::vector<std::string> unseen;
+    for (const auto& article : squad) {
+      const auto& held = tasks::squad_tuning_titles();
+      if (std::find(held.begin(), held.end(), article.title) == held.end()) continue;
+      for (const auto& question : article.questions)
+        unseen.push_back(tasks::trimmed(question.text));
+    }
+    out.unseen_strangers = pick(std::move(unseen), kStrangers);
     for (const auto a : out.all) {
       if (a < kTuningArticles || std::binary_search(out.asked.begin(), out.asked.end(), a))
         out.without_strangers.push_back(a);

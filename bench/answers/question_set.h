@@ -35,6 +35,9 @@ struct QuestionSet {
   std::vector<ArticleQuestion> questions;  ///< the fixed list
   std::vector<ArticleQuestion> others;     ///< all other questions on the same articles
   std::vector<std::string> strangers;      ///< on articles that are in neither memory but `all`
+  /// final: on the articles held back from training; the reader has met the other strangers' articles, though with
+  /// questions that were to be answered.
+  std::vector<std::string> unseen_strangers;
   std::vector<std::string>
       more_strangers;  ///< tuning: the same for a memory of all tuning articles
   std::vector<std::string>

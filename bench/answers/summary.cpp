@@ -198,6 +198,17 @@ class Summary {
     };
     for (const auto& v : f_.variants)
       row(v.name, v.help, column(v.name, "em"), column(v.name, "f1"), column(v.name, "contains"));
+    for (const auto& v : f_.variants) {
+      if (v.how != Variant::How::ask_each && v.how != Variant::How::ask_together) continue;
+      auto em = column(v.name, "em"), f1 = column(v.name, "f1"),
+           contains = column(v.name, "contains");
+      for (std::size_t i = 0; i < f1.size(); ++i) {
+        const auto& asked = f_.rows.row(v.name, f_.set.questions[i].id);
+        if (refused({asked.at("relevance"), asked.at("confidence").get<double>()}))
+          em[i] = f1[i] = contains[i] = 0;
+      }
+      row(fmt::format("{}, refusing", v.name), "the same without --always", em, f1, contains);
+    }
     std::vector<double> peer_f1;
     if (f_.peer) {
       std::vector<double> em, contains;
@@ -331,7 +342,7 @@ class Summary {
         "| memory | passages | by | answerable refused | strangers refused | SQuAD v2's "
         "unanswerable refused | AUC of relevance |");
     line("|---|--:|---|---|---|---|--:|");
-    for (const auto* memory : {&f_.small_refusal, &f_.large_refusal}) {
+    for (const auto* memory : {&f_.small_refusal, &f_.unseen_refusal, &f_.large_refusal}) {
       if (memory->strangers.empty()) continue;
       const auto auc =
           area_under_curve(relevance_of(memory->answerable), relevance_of(memory->strangers));
@@ -346,7 +357,7 @@ class Summary {
       figures.update(figures_of(decided));
       json_["refusal"][memory->memory] = std::move(figures);
       at_least("strangers refused, " + memory->memory, decided.strangers,
-               memory == &f_.small_refusal ? 0.92 : 0.83);
+               memory == &f_.large_refusal ? 0.83 : 0.92);
       at_most("answerable refused, " + memory->memory, decided.answerable, 0.05);
     }
   }
@@ -364,13 +375,16 @@ class Summary {
   }
 
   /// As `mneme ask` decides: by relevance before anything is read, then by the confidence in what was read.
+  [[nodiscard]] bool refused(const Evidence& e) const {
+    const bool weak =
+        !f_.prompt.refusal.empty() && e.confidence && *e.confidence < f_.prompt.refused_below;
+    return weak || e.relevance < f_.prompt.not_found_below;
+  }
   [[nodiscard]] Refused shares_refused(const RefusalFindings& memory, bool read) const {
     const auto share = [&](const std::vector<Evidence>& evidence) {
       std::vector<double> out;
-      for (const auto& e : evidence) {
-        const bool weak = read && e.confidence && *e.confidence < f_.prompt.refused_below;
-        out.push_back(weak || e.relevance < f_.prompt.not_found_below ? 1 : 0);
-      }
+      for (const auto& e : evidence)
+        out.push_back(refused(read ? e : Evidence{e.relevance}) ? 1 : 0);
       return Bootstrap(out.size()).mean(out);
     };
     Refused out{share(memory.answerable), share(memory.strangers), {}};

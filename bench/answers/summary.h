@@ -45,7 +45,9 @@ struct Findings {
   std::vector<Variant> variants;  ///< those that were answered
   RecallFindings small, large;
   RefusalFindings small_refusal, large_refusal;
-  Prompt prompt;  ///< how the questions were asked
+  RefusalFindings
+      unseen_refusal;  ///< the small memory, strangers of articles that no reader was trained on
+  Prompt prompt;       ///< how the questions were asked
   std::optional<std::map<std::string, std::string>>
       peer;  ///< another engine's answers to the gold paragraphs, by question
 };

@@ -73,7 +73,8 @@ class Answers final : public Suite {
                                 {"prompt", nlohmann::json::parse(prompt.to_json())},
                                 {"level", std::string(kernels::name(kernels::level()))},
                                 {"compute", o_.compute}});
-    Findings findings{set, rows, wanted, {}, {}, {}, {}, prompt, {}};
+    const bool reads = !prompt.refusal.empty() && !wanted.empty();
+    Findings findings{set, rows, wanted, {}, {}, {}, {}, {}, prompt, {}};
     if (!o_.peer.empty()) findings.peer = read_peer();
 
     findings.small =
@@ -100,10 +101,13 @@ class Answers final : public Suite {
                              set.all.size() - set.without_strangers.size()));
       findings.large_refusal =
           refusal(others, set, found, set.strangers, "articles that are not in it");
+      if (reads) weigh_answers(others, set, setup, {}, findings.large_refusal, rows);
     }
     answer_questions(set, small, reader, findings.small.questions, wanted, rows, setup.between);
-    if (!prompt.refusal.empty() && !wanted.empty())
+    if (reads) {
       weigh_answers(small, set, setup, wanted, findings.small_refusal, rows);
+      findings.unseen_refusal = unseen(small, set, setup, findings.small_refusal, rows);
+    }
     auto report = summarize(findings);
     report.figures["model"] = model->name;
     report.figures["embedder"] = encoder->name();
@@ -186,6 +190,31 @@ class Answers final : public Suite {
     return out;
   }
 
+  /// The confidence in what each of the questions is answered, put beside what is known of it.
+  static void read_in_doubt(ArticleMemory& memory, const std::string& which,
+                            const std::vector<std::string>& questions, const SuiteSetup& setup,
+                            std::vector<Evidence>& evidence, AnswerRows& rows) {
+    const auto name = fmt::format("in doubt: {}, {} passages", which, memory.passages());
+    ask_in_doubt(questions, name, memory, rows, setup.between);
+    for (std::size_t i = 0; i < questions.size(); ++i)
+      evidence[i].confidence = rows.row(name, questions[i]).at("confidence").get<double>();
+  }
+
+  /// The same memory and answerable questions beside strangers that no reader was trained on.
+  static RefusalFindings unseen(ArticleMemory& memory, const QuestionSet& set,
+                                const SuiteSetup& setup, const RefusalFindings& known,
+                                AnswerRows& rows) {
+    RefusalFindings out = known;
+    out.memory += ", strangers never trained on";
+    out.strangers_are = "the articles held back";
+    out.strangers.clear();
+    out.unanswerable.clear();
+    for (const auto& question : set.unseen_strangers)
+      out.strangers.push_back({memory.relevance(question)});
+    read_in_doubt(memory, "unseen strangers", set.unseen_strangers, setup, out.strangers, rows);
+    return out;
+  }
+
   /// Where a prompt can refuse what it has read, the answers are part of the evidence.
   static void weigh_answers(ArticleMemory& memory, const QuestionSet& set, const SuiteSetup& setup,
                             std::span<const Variant> answered, RefusalFindings& findings,
@@ -195,10 +224,7 @@ class Answers final : public Suite {
     };
     const auto weigh = [&](const std::string& which, const std::vector<std::string>& questions,
                            std::vector<Evidence>& evidence) {
-      const auto name = fmt::format("in doubt: {}, {} passages", which, memory.passages());
-      ask_in_doubt(questions, name, memory, rows, setup.between);
-      for (std::size_t i = 0; i < questions.size(); ++i)
-        evidence[i].confidence = confidence(name, questions[i]);
+      read_in_doubt(memory, which, questions, setup, evidence, rows);
     };
     // `ask --place each` has met the answerable ones already, if it was among the ways.
     constexpr std::string_view kAsk = "ask-each";
@@ -212,7 +238,8 @@ class Answers final : public Suite {
       weigh("answerable", texts, findings.answerable);
     }
     weigh("strangers", set.strangers, findings.strangers);
-    weigh("unanswerable", set.unanswerable, findings.unanswerable);
+    if (!findings.unanswerable.empty())
+      weigh("unanswerable", set.unanswerable, findings.unanswerable);
   }
 
   Options o_;

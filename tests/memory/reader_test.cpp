@@ -58,6 +58,18 @@ TEST(Reader, GivesTheBestAnswerThatIsNoRefusalAndItsProbability) {
   EXPECT_NE(others.front(), ids.front());
 }
 
+TEST(Reader, AnAnswerThatBeginsLikeTheRefusalStands) {
+  MNEME_NEEDS_SMOLLM2();
+  auto prompt = Prompt::few_shot_quotes();
+  const auto plain = ask(prompt, "Who opened the bridge at Lorne?");
+  const auto first = plain.text.substr(0, plain.text.find(' '));
+  ASSERT_LT(first.size(), plain.text.size());
+  prompt.refusal = first + " zebra";
+  const auto same = ask(prompt, "Who opened the bridge at Lorne?");
+  EXPECT_EQ(same.text, plain.text);
+  EXPECT_LT(same.refused, 0.01);
+}
+
 /// An adapter of the default model that changes what it says, with a prompt of its own.
 std::string adapter_in(const check::Folder& folder, const std::string& name) {
   const auto changed = check::own_smollm2(Compute::f32);

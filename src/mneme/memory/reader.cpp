@@ -215,6 +215,46 @@ ReadAnswers Reader::answer(std::vector<State> states, std::string_view question,
   return answer(std::move(states), same, max_tokens);
 }
 
+std::vector<double> Reader::take_refusals(at::Tensor& logits, const State& state,
+                                          Compute compute) const {
+  const auto rows = logits.size(0);
+  std::vector<double> refused(static_cast<std::size_t>(rows), 0.0);
+  if (refusal_ids_.empty()) return refused;
+  const auto first = refusal_ids_.front();
+  const auto flat = logits.view({rows, -1});
+  const auto begins = at::softmax(flat.to(at::kFloat), -1).select(-1, first).contiguous();
+  const auto best = flat.argmax(-1);
+  std::vector<bool> refuses(
+      refused.size());  // what the row would say is the refusal as far as it was followed
+  for (std::size_t row = 0; row < refused.size(); ++row) {
+    refused[row] = begins[static_cast<std::int64_t>(row)].item<double>();
+    refuses[row] = best[static_cast<std::int64_t>(row)].item<std::int64_t>() == first;
+  }
+  // "not" may begin "not found" or "not guilty": where it is what comes first, the rest decides.
+  std::vector<bool> other(refused.size());
+  std::optional<State> ahead;
+  for (std::size_t i = 1; i < refusal_ids_.size(); ++i) {
+    if (std::find(refuses.begin(), refuses.end(), true) == refuses.end()) break;
+    if (!ahead) ahead = state.fork();
+    const std::vector<std::vector<std::int32_t>> ids(refused.size(), {refusal_ids_[i - 1]});
+    const auto next = model_->model->forward(ragged(ids, compute, LogitsAt::last), *ahead)
+                          .logits.view({rows, -1})
+                          .to(at::kFloat);
+    for (std::size_t row = 0; row < refused.size(); ++row) {
+      if (!refuses[row]) continue;
+      const auto of_row = next.select(0, static_cast<std::int64_t>(row));
+      refused[row] *= at::softmax(of_row, -1)[refusal_ids_[i]].item<double>();
+      refuses[row] = of_row.argmax().item<std::int64_t>() == refusal_ids_[i];
+      other[row] = !refuses[row];
+    }
+  }
+  for (std::size_t row = 0; row < refused.size(); ++row) {
+    if (!other[row])
+      flat.select(0, static_cast<std::int64_t>(row))[first] = std::numeric_limits<float>::lowest();
+  }
+  return refused;
+}
+
 ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::string> questions,
                            std::int64_t max_tokens) const {
   const c10::InferenceMode inference;
@@ -230,14 +270,7 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
   // near a tie would change with them. The question and the answer are few tokens, so they run in single precision.
   const auto compute = model_->compute == Compute::automatic ? Compute::f32 : model_->compute;
   auto logits = model_->model->forward(ragged(ids, compute, LogitsAt::last), state).logits;
-  std::vector<double> refused(ids.size(), 0.0);
-  if (!refusal_ids_.empty()) {
-    const auto first = refusal_ids_.front();
-    const auto probability = at::softmax(logits.to(at::kFloat), -1).select(-1, first).reshape({-1});
-    for (std::size_t i = 0; i < refused.size(); ++i)
-      refused[i] = probability[static_cast<std::int64_t>(i)].item<double>();
-    logits.select(-1, first).fill_(std::numeric_limits<float>::lowest());
-  }
+  const auto refused = take_refusals(logits, state, compute);
   out.first_token_seconds = seconds_since(started);
   const auto decoding = std::chrono::steady_clock::now();
   DecodeRowsOptions options;

@@ -86,8 +86,9 @@ class Reader {
   void run(State& state, std::span<const std::int32_t> ids) const;
 
   /// Asks every State (one row each) the same question and decodes all answers as one batch. Where the prompt has a
-  /// refusal, every row still gives the best answer that does not begin with the refusal's first token, and the
-  /// probability of that token is what the row says of having none: whoever asks weighs the two.
+  /// refusal, every row still gives the best answer that is none, and how likely the model begins one ("not found") is
+  /// what the row says of having no answer: whoever asks weighs the two. An answer that only shares the refusal's first
+  /// token ("not guilty") stands if that is what the model would say.
   [[nodiscard]] ReadAnswers answer(std::vector<State> states, std::string_view question,
                                    std::int64_t max_tokens) const;
   /// The same with a question of its own for every State.
@@ -106,6 +107,8 @@ class Reader {
 
  private:
   [[nodiscard]] const Codec& codec_named(std::string_view name) const;
+  /// How likely each row refuses, by the logits [R,1,V] of its first token, from which refusing is taken out.
+  std::vector<double> take_refusals(at::Tensor& logits, const State& state, Compute compute) const;
 
   std::shared_ptr<const LanguageModel> model_;
   Prompt prompt_;

@@ -43,10 +43,11 @@ def body(s):
     at_least("F1 of --place together", f1["ask-together"], TOGETHER, 100)
     at_least("--place together / the same spans read jointly", figures["ratios"]["together / joint, 3 spans"], TOGETHER_TO_JOINT)
     at_least("states at 4 bits / uncoded, together", figures["ratios"]["together, 4 bits / together, uncoded"], FOUR_BITS)
-    small = next(x for name, x in figures["refusal"].items() if name.startswith("12 "))
+    small = next(x for name, x in figures["refusal"].items() if name.startswith("12 ") and not name.endswith("never trained on"))
+    unseen = next(x for name, x in figures["refusal"].items() if name.endswith("never trained on"))
     at_least("SQuAD v2's unanswerable questions refused", small["unanswerable refused"], ABSENT)
     s.check("answerable questions refused", small["answerable refused"]["value"] <= ABSENT_COST, interval(small["answerable refused"]), f"at most {ABSENT_COST:g}")
-    at_least("questions on other topics refused", small["strangers refused"], STRANGERS)
+    at_least("questions on other topics refused, of articles that the reader was not trained on", unseen["strangers refused"], STRANGERS)
     s.check("answerable questions refused, beside those on other topics", small["answerable refused"]["value"] <= STRANGERS_COST,
             interval(small["answerable refused"]), f"at most {STRANGERS_COST:g}")
     s.note("questions", figures["questions"])
