@@ -43,13 +43,18 @@ struct AdapterEntry {
   std::filesystem::path path;
   AdapterInfo info;
   std::int64_t bytes = 0;
+  std::string problem;
 };
 
 AdapterEntry look_at_adapter(const std::string& name) {
-  auto path = locate_adapter(name);
-  auto info = read_adapter_info(path);
-  const auto bytes = static_cast<std::int64_t>(std::filesystem::file_size(path));
-  return {name, std::move(path), std::move(info), bytes};
+  AdapterEntry out{name, locate_adapter(name), {}, 0, ""};
+  try {
+    out.info = read_adapter_info(out.path);
+    out.bytes = static_cast<std::int64_t>(std::filesystem::file_size(out.path));
+  } catch (const Error& error) {  // one broken adapter does not hide the others
+    out.problem = error.what();
+  }
+  return out;
 }
 
 class Models final : public Verb {
@@ -100,6 +105,7 @@ class Models final : public Verb {
                                    {"model", adapter.info.model},
                                    {"rank", adapter.info.rank},
                                    {"bytes", adapter.bytes}});
+        if (!adapter.problem.empty()) out["adapters"].back()["problem"] = adapter.problem;
       }
       print_json(out);
       return;
@@ -119,10 +125,14 @@ class Models final : public Verb {
       say("  {}\n", one_line(entry.located.path.string()));
     }
     for (const auto& adapter : adapters) {
-      say("{}  adapter of {}\n", bold(fmt::format("{:<10}", one_line(adapter.name))),
-          one_line(adapter.info.model));
-      say("  LoRA of rank {}, {}\n  {}\n", adapter.info.rank, as_size(adapter.bytes),
-          one_line(adapter.path.string()));
+      const auto name = bold(fmt::format("{:<10}", one_line(adapter.name)));
+      if (adapter.problem.empty()) {
+        say("{}  adapter of {}\n", name, one_line(adapter.info.model));
+        say("  LoRA of rank {}, {}\n", adapter.info.rank, as_size(adapter.bytes));
+      } else {
+        say("{}  adapter\n  cannot be used: {}\n", name, one_line(adapter.problem));
+      }
+      say("  {}\n", one_line(adapter.path.string()));
     }
   }
 

@@ -83,7 +83,7 @@ class Train final : public Verb {
     // Whatever can be wrong is looked at before what takes long.
     const TrainingFiles files(config.output);
     const auto begin = resume_ ? Begin::resume : force_ ? Begin::overwrite : Begin::fresh;
-    files.check(begin);
+    check_training(config, begin);
     const fs::path data = data_.empty() ? default_data_folder() : fs::path(data_);
     if (!data_.empty() && !fs::exists(data)) {
       throw Error(Errc::not_found,
@@ -91,7 +91,6 @@ class Train final : public Verb {
                               "of data sets",
                               data_));
     }
-    static_cast<void>(locate_model(config.model));
 
     std::unique_ptr<LanguageModel> model;
     const auto loaded = [&] {
@@ -114,10 +113,10 @@ class Train final : public Verb {
       print(report, files, adapters.count());
       return;
     }
-    say("{}: {} numbers, trained in {} on {} ({}, {:.0f} tokens/s); loss {:.4g}\n",
-        files.output.string(), with_separators(adapters.count()), counted(report.steps, "step"),
+    say("{}: {} numbers, trained in {} on {} ({}, {:.0f} tokens/s){}\n", files.output.string(),
+        with_separators(adapters.count()), counted(report.steps, "step"),
         counted(report.examples, "example"), as_duration(report.seconds), tokens_per_s(report),
-        report.loss);
+        report.loss ? fmt::format("; loss {:.4g}", *report.loss) : "");
     print_figures(report);
     say("{}\n", faint(fmt::format("log {}, curves {}", files.log.string(), files.plot.string())));
     // An adapter that brings its prompt is one to read with.
@@ -145,7 +144,7 @@ class Train final : public Verb {
                 {"tokens", report.tokens},
                 {"seconds", report.seconds},
                 {"tokens_per_s", tokens_per_s(report)},
-                {"loss", report.loss},
+                {"loss", report.loss ? Json(*report.loss) : Json()},
                 {"validation_before", report.before ? Json(report.before->figures) : Json()},
                 {"validation", report.validation.figures}});
   }

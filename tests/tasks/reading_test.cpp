@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/memory/reader.h"
+#include "mneme/tasks/material.h"
 #include "mneme/tasks/reading_data.h"
 #include "mneme/tasks/squad.h"
 #include "mneme/train/packing.h"
@@ -477,6 +478,100 @@ TEST_F(ReadingFiles, AUsersOwnQuestionsAreSplitByPassage) {
   ASSERT_EQ(parts.questions.size(), 1U);
   EXPECT_EQ(parts.questions[0].said, "not found\"");
   EXPECT_TRUE(vain->validate(*check::smollm2(), 5).empty());
+}
+
+/// A question that its own paragraph does not answer may have its answer in another one.
+TEST_F(ReadingFiles, NotFoundIsNotTaughtOfAQuestionThatAnotherPlacedPassageAnswers) {
+  MNEME_NEEDS_SMOLLM2();
+  std::string lines;
+  const auto add = [&](const std::string& text, const std::string& question,
+                       std::vector<std::string> answers) {
+    lines += json{{"text", text}, {"question", question}, {"answers", answers}, {"source", "sheds"}}
+                 .dump() +
+             "\n";
+  };
+  for (int i = 0; i < 10; ++i) {
+    const auto text = fmt::format("The shed by the river, number {}, was painted grey{}.", i, i);
+    add(text, fmt::format("What colour is shed {}?", i), {fmt::format("grey{}", i)});
+    add(text, "Who sold it?", {});
+    add(text, fmt::format("what colour is the shed {}", (i + 1) % 10), {});
+  }
+  write("own.jsonl", lines);
+  const auto& tokenizer = *check::smollm2()->tokenizer;
+  const auto reading = task("reading(data=\"own.jsonl\", several=1, absent=0.6)");
+  Generator generator(1);
+  int refused = 0, elsewhere = 0;
+  for (std::int64_t pass = 0; pass < 40; ++pass) {
+    for (std::int64_t i = 0; i < reading->size(); ++i) {
+      const auto parts = parts_of(reading->example(i, pass, generator), tokenizer);
+      const auto text = text_of(parts.spans, tokenizer);
+      for (const auto& question : parts.questions) {
+        if (question.said != "not found\"") continue;
+        ++refused;
+        const auto asked = tokenizer.decode(question.ids);
+        const auto at = asked.find("shed ");
+        if (at == std::string::npos) continue;
+        ++elsewhere;
+        const auto number = asked.substr(at + 5, 1);
+        EXPECT_EQ(text.find("grey" + number), std::string::npos) << asked << "\n" << text;
+      }
+    }
+  }
+  EXPECT_GT(refused, 100);
+  EXPECT_GT(elsewhere, 20) << "it is asked where no placed passage answers it";
+}
+
+TEST_F(ReadingFiles, CountsTheAnswersThatCannotBeLearned) {
+  MNEME_NEEDS_SMOLLM2();
+  const auto made = [&](const std::vector<json>& lines) {
+    std::string text;
+    for (const auto& line : lines) text += line.dump() + "\n";
+    write("own.jsonl", text);
+    testing::internal::CaptureStderr();
+    std::string what;
+    try {
+      static_cast<void>(task("reading(data=\"own.jsonl\", several=0, absent=0)"));
+    } catch (const Error& e) {
+      what = e.what();
+    }
+    return std::pair(testing::internal::GetCapturedStderr(), what);
+  };
+  std::string lengthy = "Twenty", words = "Number";
+  for (int i = 0; i < 30; ++i) lengthy += fmt::format(" rakes and {} spades", i);
+  for (int i = 0; i < 3000; ++i) words += fmt::format(" w{}", i);
+  const json too_long{{"text", "The shed holds: " + lengthy + "."},
+                      {"question", "What does it hold?"},
+                      {"answers", {lengthy}}},
+      cut{{"text", words + "."}, {"question", "What are the words?"}, {"answers", {words}}},
+      good{
+          {"text", "The shed is grey."}, {"question", "What colour is it?"}, {"answers", {"grey"}}};
+  const auto [nothing, fine] = made({good});
+  EXPECT_EQ(nothing.find("of 1 questions"), std::string::npos) << nothing;
+  EXPECT_EQ(fine, "");
+  const auto [alone, failed] = made({too_long});
+  EXPECT_NE(failed.find("no question has an answer of at most 24 tokens that stands whole in a "
+                        "passage; 1 have longer ones"),
+            std::string::npos)
+      << failed;
+  ReadingData all;
+  for (const auto& line : {too_long, cut, good}) {
+    const auto text = line["text"].get<std::string>();
+    all.questions.push_back({"", line["question"], all.texts.size(), 0, line["answers"]});
+    all.texts.push_back({"sheds", text, {{0, static_cast<std::int64_t>(text.size())}}});
+  }
+  const std::shared_ptr<const LanguageModel> borrowed(std::shared_ptr<const LanguageModel>(),
+                                                      check::smollm2());
+  testing::internal::CaptureStderr();
+  const auto material = material_of(all, Reader(borrowed, Prompt::few_shot_quotes(), Chain{}));
+  const auto said = testing::internal::GetCapturedStderr();
+  EXPECT_EQ(material.cut, 1U);
+  EXPECT_EQ(material.too_long, 1U);
+  EXPECT_NE(
+      said.find("of 3 questions with an answer 1 are left out, as a border between passages cuts "
+                "every answer, and 1 are not learned, as the answer is longer than 24 tokens"),
+      std::string::npos)
+      << said;
+  EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
 }
 
 TEST_F(ReadingFiles, SaysWhereAFileIsWrong) {

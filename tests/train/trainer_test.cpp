@@ -110,6 +110,7 @@ TEST_F(TrainerTest, LearnsAndLeavesItsFiles) {
   const auto first = lines[1]["loss"].get<double>(),
              last = lines[lines.size() - 2]["loss"].get<double>();
   EXPECT_LT(last, 0.3 * first);
+  EXPECT_LT(report.loss.value(), first);
   EXPECT_GT(report.validation.figures.at("accuracy"), before.figures.at("accuracy") + 0.2);
   EXPECT_EQ(lines.back(), (Json{{"step", 60}, {"validation", report.validation.figures}}));
   EXPECT_EQ(lines[1]["terms"]["cross_entropy"], lines[1]["loss"]);
@@ -254,7 +255,6 @@ TEST_F(TrainerTest, NothingIsOverwrittenUnlessAsked) {
   check::expect_error(Errc::not_found, "start without --resume",
                       [&] { files.check(Begin::resume); });
 
-  write("out.safetensors", "old");
   setting.seed = 2;
   (void)Session(setting).trainer->run(Begin::overwrite);
   EXPECT_EQ(check::content_of(files.output).size(), adapter.size());
@@ -295,6 +295,98 @@ TEST_F(TrainerTest, AFileThatIsNoLogIsNeverOverwritten) {
   for (const auto* content : {"", "{\"st", "{\"step\":1,\"loss\":2}\n"}) {
     write("questions.jsonl", content);
     EXPECT_NO_THROW(files.check(Begin::overwrite)) << content;
+  }
+}
+
+/// Nor is what an adapter would take the place of, unless it is one.
+TEST_F(TrainerTest, AFileThatIsNoAdapterIsNeverOverwritten) {
+  const TrainingFiles files(folder_ / "model.safetensors");
+  const auto refuses = [&](Begin begin, const std::string& why, const fs::path& model = {}) {
+    check::expect_error(Errc::invalid, why, [&] { files.check(begin, model); });
+  };
+  const std::string other =
+      "model.safetensors: the adapter would go there, but the file is something";
+  const auto kept = [&](auto make) {
+    make();
+    const auto content = check::content_of(files.output);
+    refuses(Begin::overwrite, other);
+    refuses(Begin::fresh, "overwrite with --force");
+    write("model.safetensors.checkpoint", "");
+    refuses(Begin::resume, other);
+    fs::remove(files.checkpoint);
+    EXPECT_EQ(check::content_of(files.output), content);
+  };
+  kept([&] { write("model.safetensors", "text"); });
+  kept([&] { write("model.safetensors", ""); });
+  kept([&] { write_safetensors(files.output, {{"x", at::ones({1})}}); });
+  // The model's own file, by whatever name, and one in its folder.
+  fs::create_symlink(files.output, folder_ / "link");
+  for (const auto begin : {Begin::fresh, Begin::overwrite}) {
+    for (const auto& model : {files.output, folder_ / "link", folder_}) {
+      refuses(begin, "model.safetensors: is the model that the adapter is for", model);
+    }
+  }
+  write_safetensors(files.output, {{"x", at::ones({1})}},
+                    {{"format", "mneme-adapter"}, {"version", "9"}});
+  EXPECT_NO_THROW(files.check(Begin::overwrite, folder_)) << "an adapter of another version";
+}
+
+/// Before a model is loaded, where there is need of none.
+TEST_F(TrainerTest, WhatTheConfigAloneTellsIsLookedAtFirst) {
+  auto setting = config();
+  write("model.gguf", "not read");
+  setting.model = (folder_ / "model.gguf").string();
+  EXPECT_NO_THROW(check_training(setting, Begin::fresh));
+  const auto refuses = [&](Errc code, const std::string& why, Begin begin, auto change) {
+    auto changed = setting;
+    change(changed);
+    check::expect_error(code, why, [&] { check_training(changed, begin); });
+  };
+  refuses(Errc::unsupported, "'cuda'", Begin::fresh, [](auto& c) { c.device = "cuda"; });
+  refuses(Errc::usage, "twice", Begin::fresh, [](auto& c) { c.loss.push_back(c.loss.front()); });
+  refuses(Errc::not_found, "nowhere", Begin::fresh, [](auto& c) { c.model = "nowhere.gguf"; });
+  refuses(Errc::not_found, "start without --resume", Begin::resume, [](auto&) {});
+  Session(setting).trainer->save_checkpoint(TrainingFiles(setting.output).checkpoint);
+  EXPECT_NO_THROW(check_training(setting, Begin::resume));
+  refuses(Errc::mismatch, "train.steps was 7, now it is 8", Begin::resume,
+          [](auto& c) { c.train.steps = 8; });
+  refuses(Errc::mismatch, "loss", Begin::resume,
+          [](auto& c) { c.loss.push_back({parse_stage("aux(name=x)"), 1}); });
+}
+
+/// Stopped in the last validation: nothing is left to do but that.
+TEST_F(TrainerTest, ARunWithoutAStepHasNoLossAndAHoleInTheLogIsNamed) {
+  const auto setting = config();
+  const TrainingFiles files(setting.output);
+  const auto line = [](int step) {
+    return fmt::format("{{\"step\":{},\"loss\":1,\"terms\":{{\"cross_entropy\":1}}}}\n", step);
+  };
+  const auto resumed = [&](const std::string& log) {
+    write("out.jsonl", log);
+    Session session(setting);
+    while (!session.trainer->done()) (void)session.trainer->step();
+    session.trainer->save_checkpoint(files.checkpoint);
+    testing::internal::CaptureStderr();
+    const auto report = Session(setting).trainer->run(Begin::resume);
+    EXPECT_EQ(report.steps, 7);
+    EXPECT_FALSE(report.loss.has_value());
+    return testing::internal::GetCapturedStderr();
+  };
+  std::string all;
+  for (int step = 1; step <= 7; ++step) all += line(step);
+  EXPECT_EQ(resumed(all), "");
+  for (const auto& [log, missing] : std::vector<std::pair<std::string, std::string>>{
+           {"", "1-7"},
+           {line(1) + line(2) + line(5) + std::string(9, '\0') + "\n", "3-4, 6-7"},
+           {line(1) + line(2) + line(3) + line(4) + line(5) + line(6) + "{\"step\":7,\"lo", "7"}}) {
+    const auto said = resumed(log);
+    EXPECT_NE(
+        said.find("out.jsonl: the checkpoint is of step 7, but the log lacks of the steps before "
+                  "it: " +
+                  missing + "\n"),
+        std::string::npos)
+        << said;
+    EXPECT_EQ(std::count(said.begin(), said.end(), '\n'), 1) << said;
   }
 }
 

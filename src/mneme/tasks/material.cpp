@@ -90,7 +90,7 @@ Material material_of(const ReadingData& data, const Reader& reader) {
   std::vector<std::vector<Span>> spans_of;           // passages of each text
   std::vector<std::size_t> first_passage_of;         // of each text, into out.passages
   std::vector<bool> answers_any(data.texts.size());  // of each text
-  std::int64_t too_long = 0;
+  std::int64_t too_long = 0, with_answers = 0;
   for (const auto& text : data.texts) {
     const auto source = sources.emplace(text.source, sources.size()).first->second;
     if (source == out.sources.size()) out.sources.emplace_back();
@@ -134,8 +134,12 @@ Material material_of(const ReadingData& data, const Reader& reader) {
       if (!question.parts.empty()) out.questions.push_back(std::move(question));
       continue;
     }
+    ++with_answers;
     const auto gold = gold_of(asked, text, spans);
-    if (!gold) continue;
+    if (!gold) {
+      ++out.cut;
+      continue;
+    }
     question.passage = first + *gold;
     auto& passage = out.passages[question.passage];
     for (const auto& answer : shortest_first(asked.answers)) {
@@ -144,8 +148,10 @@ Material material_of(const ReadingData& data, const Reader& reader) {
       if (!question.answer.empty()) break;
     }
     // What no answer is long enough for cannot be learned, though it can be asked.
-    if (static_cast<std::int64_t>(question.answer.size()) > prompt.max_tokens)
+    if (static_cast<std::int64_t>(question.answer.size()) > prompt.max_tokens) {
+      ++out.too_long;
       question.answer.clear();
+    }
     if (!question.answer.empty()) passage.questions.push_back(index);
     answers_any[asked.of_text] = true;
     out.answerable.push_back(index);
@@ -159,6 +165,12 @@ Material material_of(const ReadingData& data, const Reader& reader) {
   }
   if (too_long > 0) {
     log::warn("{} questions of more than {} tokens are left out", too_long, kMaxQuestionTokens);
+  }
+  if (out.cut + out.too_long > 0) {
+    log::warn(
+        "of {} questions with an answer {} are left out, as a border between passages cuts "
+        "every answer, and {} are not learned, as the answer is longer than {} tokens",
+        with_answers, out.cut, out.too_long, prompt.max_tokens);
   }
   return out;
 }

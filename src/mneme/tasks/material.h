@@ -51,12 +51,15 @@ struct Material {
   std::vector<PassageQuestion> questions;
   std::vector<PassageSource> sources;
   std::vector<std::size_t> answerable;
+  /// Questions that have an answer: left out, as a border between passages cuts every one; or kept
+  /// but not learned, as it is longer than the prompt lets an answer be.
+  std::size_t cut = 0, too_long = 0;
 };
 
 /// Cuts the texts as `read` does and finds which passage answers which question: of those that hold
 /// an answer within the question's paragraph, the one with most of the question's words. Left out
-/// are questions whose every answer a border between passages cuts, and, with a warning, those of
-/// more than 448 tokens.
+/// are, with a warning, questions whose every answer a border between passages cuts, and those of more
+/// than 448 tokens; a warning counts answers that are too long to be learned, too.
 Material material_of(const ReadingData& data, const Reader& reader);
 
 /// Takes all passages and the questions on them, with their answers, into a digest: in their order,

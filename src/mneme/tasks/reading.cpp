@@ -281,6 +281,7 @@ class Reading final : public Task {
         not_found_(model_->tokenizer->encode(kNotFound)),
         material_(material_of(data.drawn, reader_)),
         held_back_(material_of(data.held_back, reader_)) {
+    list_same();
     list_drawn();
     list_held_back();
     Sha256 digest;
@@ -349,6 +350,19 @@ class Reading final : public Task {
     });
   }
 
+  /// Whether the same question, word for word, has an answer on a placed passage: its own paragraph
+  /// does not answer it, but another one that is placed may.
+  [[nodiscard]] bool answered_elsewhere(std::size_t question,
+                                        const std::vector<std::size_t>& placed) const {
+    const auto found = same_answerable_.find(question);
+    if (found == same_answerable_.end()) return false;
+    return std::any_of(found->second.begin(), found->second.end(), [&](auto same) {
+      const auto& parts = material_.questions[same].parts;
+      return std::any_of(parts.begin(), parts.end(),
+                         [&](auto part) { return contains(placed, part); });
+    });
+  }
+
   /// A question that the placed passages do not answer and that is not asked yet, of a kind that is
   /// drawn, or of the next one that there is.
   [[nodiscard]] std::optional<std::size_t> draw_absent(
@@ -390,7 +404,7 @@ class Reading final : public Task {
     if (kind == 0) {
       for (const auto passage : placed) {
         for (const auto question : material_.passages[passage].unanswerable) {
-          if (fresh(question)) some.push_back(question);
+          if (fresh(question) && !answered_elsewhere(question, placed)) some.push_back(question);
         }
       }
     } else {
@@ -446,6 +460,18 @@ class Reading final : public Task {
     return out;
   }
 
+  /// The questions that some paragraph answers though their own does not.
+  void list_same() {
+    std::map<std::string, std::vector<std::size_t>> by_text;
+    for (const auto i : material_.answerable)
+      by_text[normalised(material_.questions[i].text)].push_back(i);
+    for (std::size_t i = 0; i < material_.questions.size(); ++i) {
+      if (!material_.questions[i].answers.empty()) continue;
+      const auto found = by_text.find(normalised(material_.questions[i].text));
+      if (found != by_text.end()) same_answerable_.emplace(i, found->second);
+    }
+  }
+
   /// The passages that examples are drawn for: those that are asked about and that the model has
   /// room for.
   void list_drawn() {
@@ -471,6 +497,13 @@ class Reading final : public Task {
                       "prompt, a question and an answer it leaves {} for a passage, and the "
                       "shortest takes {}",
                       model_->name, context, reader_.room(), shortest));
+    }
+    if (drawn_.empty() && material_.too_long > 0) {
+      throw Error(
+          Errc::invalid,
+          fmt::format("reading: there is nothing to learn from: no question has an answer of "
+                      "at most {} tokens that stands whole in a passage; {} have longer ones",
+                      reader_.prompt().max_tokens, material_.too_long));
     }
     if (drawn_.empty()) {
       throw Error(Errc::invalid,
@@ -564,6 +597,8 @@ class Reading final : public Task {
   Reader reader_;  // for its prompt and its ids; states are the model's of the moment
   std::vector<std::int32_t> prefix_, end_, not_found_;
   Material material_, held_back_;
+  // By unanswerable question: the answerable ones of the same words.
+  std::map<std::size_t, std::vector<std::size_t>> same_answerable_;
   std::vector<std::size_t> drawn_;          // passages, an example each
   std::vector<Asked> answerable_, absent_;  // of validation, in order
   std::string digest_;

@@ -6,6 +6,7 @@
 #include "mneme/core/registry.h"
 #include "mneme/layers/lora.h"
 #include "mneme/models/adapter_file.h"
+#include "mneme/models/locate.h"
 #include "mneme/train/packing.h"
 #include "mneme/weights/digests.h"
 #include "mneme/weights/safetensors.h"
@@ -32,6 +33,7 @@ constexpr const char *kFormat = "mneme-training", *kVersion = "2";
 constexpr const char *kWeight = "weight.", *kOptimizer = "optimizer.";
 constexpr std::string_view kLogEnding = ".jsonl", kPlotEnding = ".svg";
 constexpr std::size_t kDigestShown = 16;  // hex digits of the data's digest in a checkpoint
+constexpr std::size_t kFromLoaded = 2;    // entries at a recipe's end that model and data give
 constexpr std::uint64_t kLayerDraws = 4;  // what the generator is split for, beside the order's
 
 class Stopwatch {
@@ -57,6 +59,13 @@ std::vector<WeightedObjective> objectives_of(const TrainConfig& config) {
   return out;
 }
 
+void check_device(const TrainConfig& config) {
+  if (config.device != "cuda") return;
+  throw Error(Errc::unsupported,
+              "device 'cuda': training runs on the CPU, where weights stay in their file's form; "
+              "use 'cpu' or 'auto'");
+}
+
 BatchOrder::Size batch_size(const TrainConfig& config) {
   return {config.train.batch, config.train.batch_tokens};
 }
@@ -72,6 +81,54 @@ Error of_another_training(const fs::path& path, const std::string& difference) {
       fmt::format("{}: the checkpoint is that of another training: {}; undo the change, or "
                   "start anew with --force",
                   path.string(), difference));
+}
+
+using Recipe = std::vector<std::pair<std::string, std::string>>;
+
+/// Throws Error(mismatch) where a checkpoint's metadata are of another recipe; the last `unknown`
+/// entries of the checkpoint's are left alone.
+void check_recipe(const fs::path& path, const std::map<std::string, std::string>& metadata,
+                  const Recipe& recipe, std::size_t unknown = 0) {
+  const auto value = [&](const char* key) {
+    const auto found = metadata.find(key);
+    return found == metadata.end() ? std::string() : found->second;
+  };
+  if (value("format") != kFormat || value("version") != kVersion) {
+    throw Error(Errc::mismatch,
+                fmt::format("{}: is no checkpoint of this version of mneme", path.string()));
+  }
+  const auto before = nlohmann::json::parse(value("recipe"), nullptr, false);
+  if (!before.is_array())
+    throw Error(Errc::corrupt, fmt::format("{}: the checkpoint has no recipe", path.string()));
+  const auto compared = before.size() - std::min(unknown, before.size());
+  for (std::size_t i = 0; i < std::max(compared, recipe.size()); ++i) {
+    const auto text = [&](const nlohmann::json& pair, std::size_t part) {
+      return pair.is_array() && pair.size() == 2 && pair[part].is_string()
+                 ? pair[part].get<std::string>()
+                 : std::string();
+    };
+    const auto was = i < before.size() ? std::pair(text(before[i], 0), text(before[i], 1))
+                                       : std::pair<std::string, std::string>();
+    const auto is = i < recipe.size() ? recipe[i] : std::pair<std::string, std::string>();
+    if (was == is) continue;
+    throw of_another_training(
+        path, was.first == is.first
+                  ? fmt::format("{} was {}, now it is {}", is.first, was.second, is.second)
+                  : fmt::format("it had {} = {} where now is {} = {}", was.first, was.second,
+                                is.first, is.second));
+  }
+}
+
+/// Whether a file is an adapter, perhaps one of another version of mneme.
+bool is_adapter(const fs::path& path) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return false;
+  try {
+    (void)read_adapter_info(path);
+    return true;
+  } catch (const Error& e) {
+    return e.code() == Errc::unsupported;
+  }
 }
 
 template <class T>
@@ -97,7 +154,7 @@ TrainingFiles::TrainingFiles(const fs::path& path)
   plot.replace_extension(kPlotEnding);
 }
 
-void TrainingFiles::check(Begin begin) const {
+void TrainingFiles::check(Begin begin, const fs::path& model) const {
   if (output.empty())
     throw Error(Errc::usage, "where the adapter goes is not said: give 'output' (-o FILE)");
   std::error_code ignored;
@@ -119,6 +176,14 @@ void TrainingFiles::check(Begin begin) const {
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     throw Error(Errc::io, fmt::format("{}: cannot be written in {}: {}", output.string(),
                                       folder.string(), std::strerror(errno)));
+  }
+  const bool foreign = fs::exists(output, ignored) && !is_adapter(output);
+  if (foreign && !model.empty() &&
+      (fs::equivalent(output, model, ignored) || fs::equivalent(folder, model, ignored))) {
+    throw Error(Errc::invalid,
+                fmt::format("{}: is the model that the adapter is for, which is not overwritten: "
+                            "name another output with -o",
+                            output.string()));
   }
   const bool stopped_before = fs::exists(checkpoint, ignored);
   if (begin == Begin::resume && !stopped_before) {
@@ -144,6 +209,12 @@ void TrainingFiles::check(Begin begin) const {
                               fmt::join(there, ", "), there.size() == 1 ? "is" : "are"));
     }
   }
+  if (foreign) {
+    throw Error(Errc::invalid,
+                fmt::format("{}: the adapter would go there, but the file is something else: name "
+                            "another output with -o",
+                            output.string()));
+  }
   if (!fs::exists(log, ignored)) return;
   if (!TrainingLog::is_one(log)) {
     throw Error(Errc::invalid,
@@ -155,6 +226,17 @@ void TrainingFiles::check(Begin begin) const {
     throw Error(Errc::io, fmt::format("{}: the log cannot be written: {}", log.string(),
                                       std::strerror(errno)));
   }
+}
+
+void check_training(const TrainConfig& config, Begin begin) {
+  check_device(config);
+  (void)objectives_of(config);
+  const auto model = locate_model(config.model);
+  const TrainingFiles files(config.output);
+  files.check(begin, model.path);
+  if (begin != Begin::resume) return;
+  check_recipe(files.checkpoint, SafetensorsFile(files.checkpoint).metadata(), recipe(config),
+               kFromLoaded);
 }
 
 Params attach_adapters(LanguageModel& model, const TrainConfig& config) {
@@ -175,11 +257,7 @@ Trainer::Trainer(LanguageModel& model, const Params& adapters, const Task& task,
       optimizer_(registry().make<Optimizer>(config_.optimizer.spec, learning(adapters))),
       schedule_(registry().make<Schedule>(config_.optimizer.schedule)),
       order_(task, batch_size(config_), config_.seed) {
-  if (config_.device == "cuda") {
-    throw Error(Errc::unsupported,
-                "device 'cuda': training runs on the CPU, where weights stay in their file's form; "
-                "use 'cpu' or 'auto'");
-  }
+  check_device(config_);
   recipe_.emplace_back("model", model.digest);
   recipe_.emplace_back("the task's data (examples, digest)",
                        fmt::format("{} {}", task.size(), task.digest().substr(0, kDigestShown)));
@@ -299,14 +377,20 @@ TrainingReport Trainer::run(Begin begin, const std::function<void()>& between) {
   const TrainingFiles files(config_.output);
   files.check(begin);
   std::optional<TrainingLog> log;
+  auto saved = step_;
+  const auto keep = [&] {
+    log->sync();
+    save_checkpoint(files.checkpoint);
+    saved = step_;
+  };
   if (begin == Begin::resume) {
     load_checkpoint(files.checkpoint);
     log.emplace(files.log, step_, validated_);
+    saved = step_;
   } else {
     log.emplace(files.log);
-    save_checkpoint(files.checkpoint);
+    keep();
   }
-  auto saved = step_;
   bool stop = false;
   const auto watched = [&] {
     try {
@@ -324,10 +408,7 @@ TrainingReport Trainer::run(Begin begin, const std::function<void()>& between) {
   try {
     while (true) {
       if (validation_is_due()) {
-        if (saved != step_) {  // validation may take long
-          save_checkpoint(files.checkpoint);
-          saved = step_;
-        }
+        if (saved != step_) keep();  // validation may take long
         progress.note("validation");
         const auto validation = validate();
         validated_ = step_;
@@ -338,17 +419,13 @@ TrainingReport Trainer::run(Begin begin, const std::function<void()>& between) {
       const auto report = step(watched);
       log->add(report);
       progress.advance(by_steps ? 1 : report.examples);
-      out.loss = out.steps == 0 ? report.loss.total : 0.9 * out.loss + 0.1 * report.loss.total;
-      ++out.steps;
-      progress.note(fmt::format("loss {:.4g}, {:.0f} tokens/s", out.loss,
+      out.loss = out.loss ? 0.9 * *out.loss + 0.1 * report.loss.total : report.loss.total;
+      progress.note(fmt::format("loss {:.4g}, {:.0f} tokens/s", *out.loss,
                                 static_cast<double>(report.tokens) / report.seconds));
-      if (config_.train.checkpoint_every > 0 && step_ % config_.train.checkpoint_every == 0) {
-        save_checkpoint(files.checkpoint);
-        saved = step_;
-      }
+      if (config_.train.checkpoint_every > 0 && step_ % config_.train.checkpoint_every == 0) keep();
     }
   } catch (...) {
-    if (stop && saved != step_) save_checkpoint(files.checkpoint);
+    if (stop && saved != step_) keep();
     throw;
   }
   save(files.output);
@@ -389,29 +466,7 @@ void Trainer::save_checkpoint(const fs::path& path) const {
 void Trainer::load_checkpoint(const fs::path& path) {
   std::map<std::string, std::string> metadata;
   const auto tensors = read_safetensors(path, &metadata);
-  if (metadata["format"] != kFormat || metadata["version"] != kVersion) {
-    throw Error(Errc::mismatch,
-                fmt::format("{}: is no checkpoint of this version of mneme", path.string()));
-  }
-  const auto before = nlohmann::json::parse(metadata["recipe"], nullptr, false);
-  if (!before.is_array())
-    throw Error(Errc::corrupt, fmt::format("{}: the checkpoint has no recipe", path.string()));
-  for (std::size_t i = 0; i < std::max(before.size(), recipe_.size()); ++i) {
-    const auto text = [&](const nlohmann::json& pair, std::size_t part) {
-      return pair.is_array() && pair.size() == 2 && pair[part].is_string()
-                 ? pair[part].get<std::string>()
-                 : std::string();
-    };
-    const auto was = i < before.size() ? std::pair(text(before[i], 0), text(before[i], 1))
-                                       : std::pair<std::string, std::string>();
-    const auto is = i < recipe_.size() ? recipe_[i] : std::pair<std::string, std::string>();
-    if (was == is) continue;
-    throw of_another_training(
-        path, was.first == is.first
-                  ? fmt::format("{} was {}, now it is {}", is.first, was.second, is.second)
-                  : fmt::format("it had {} = {} where now is {} = {}", was.first, was.second,
-                                is.first, is.second));
-  }
+  check_recipe(path, metadata, recipe_);
   std::map<std::string, at::Tensor> weights, optimizer;
   for (const auto& [name, tensor] : tensors) {
     if (name.starts_with(kWeight)) weights[name.substr(std::string_view(kWeight).size())] = tensor;

@@ -43,16 +43,22 @@ struct TrainingFiles {
   /// Looks whether a training can begin so, before anything is loaded. Throws Error(usage) for an
   /// output that no adapter can have, Error(io) where its folder is missing or cannot be written,
   /// Error(invalid) for what is in the way of a fresh training, and for a file in the log's place
-  /// that is no log (a list of questions, say), which nothing overwrites; Error(not_found) where
-  /// there is nothing to resume.
-  void check(Begin begin) const;
+  /// that is no log (a list of questions, say) or in the adapter's that is no adapter (of `model`, the
+  /// model's own file or folder, say), which nothing overwrites; Error(not_found) where there is
+  /// nothing to resume.
+  void check(Begin begin, const std::filesystem::path& model = {}) const;
 };
+
+/// Looks whether a training can begin so, as far as that can be told before model and data are
+/// loaded. Throws as TrainingFiles::check, as Trainer's constructor, as locate_model, and, where a
+/// setting is not that of the checkpoint to resume, as Trainer::load_checkpoint.
+void check_training(const TrainConfig& config, Begin begin);
 
 /// How a training ended.
 struct TrainingReport {
   std::int64_t steps = 0, examples = 0, tokens = 0;
-  double seconds = 0;  ///< of the steps, those before a resumption included
-  double loss = 0;     ///< smoothed over the last steps of this run
+  double seconds = 0;          ///< of the steps, those before a resumption included
+  std::optional<double> loss;  ///< smoothed over the last steps of this run; none: it took no step
   ValidationReport validation;
   std::optional<ValidationReport> before;  ///< of the first step, where there was one
 };

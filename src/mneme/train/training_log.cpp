@@ -1,13 +1,19 @@
 #include "mneme/train/training_log.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/log.h"
 #include "mneme/train/plot.h"
 #include "mneme/weights/atomic_file.h"
 
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
+#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -33,6 +39,23 @@ Json as_json(const ValidationReport& report) {
   return {{"step", report.step}, {"validation", report.figures}, {"seconds", report.seconds}};
 }
 
+/// The steps from 1 to `last` that are not in `there`, as "3-5, 9"; empty if there are none.
+std::string missing_steps(const std::set<std::int64_t>& there, std::int64_t last) {
+  std::string out;
+  std::int64_t next = 1;
+  const auto up_to = [&](std::int64_t end) {
+    if (next >= end) return;
+    if (!out.empty()) out += ", ";
+    out += next == end - 1 ? fmt::format("{}", next) : fmt::format("{}-{}", next, end - 1);
+  };
+  for (const auto step : there) {
+    up_to(step);
+    next = std::max(next, step + 1);
+  }
+  up_to(last + 1);
+  return out;
+}
+
 }  // namespace
 
 TrainingLog::TrainingLog(std::filesystem::path path)
@@ -43,6 +66,7 @@ TrainingLog::TrainingLog(std::filesystem::path path)
 TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int64_t validated)
     : path_(std::move(path)) {
   std::string kept;
+  std::set<std::int64_t> there;
   std::ifstream in(path_);
   for (std::string line; std::getline(in, line);) {
     const auto entry = Json::parse(line, nullptr, false);
@@ -63,6 +87,7 @@ TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int
           report.loss.terms.emplace_back(name, value.get<double>());
         }
         steps_.push_back(std::move(report));
+        there.insert(at);
       }
     } catch (const Json::exception&) {  // not a line of ours
       continue;
@@ -70,6 +95,10 @@ TrainingLog::TrainingLog(std::filesystem::path path, std::int64_t step, std::int
     kept += line + "\n";
   }
   in.close();
+  if (const auto missing = missing_steps(there, step); !missing.empty()) {
+    log::warn("{}: the checkpoint is of step {}, but the log lacks of the steps before it: {}",
+              path_.string(), step, missing);
+  }
   AtomicFile file(path_);
   file.write(std::as_bytes(std::span(kept)));
   file.commit();
@@ -99,6 +128,19 @@ void TrainingLog::add(const StepReport& report) {
 void TrainingLog::add(const ValidationReport& report) {
   validations_.push_back(report);
   write(as_json(report).dump());
+}
+
+void TrainingLog::sync() const {
+  // What was flushed is the file's, whichever descriptor asks for it to be written.
+  const int descriptor = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (descriptor < 0 && errno == ENOENT) return;  // who takes the log away does not want it
+  const bool synced = descriptor >= 0 && (::fsync(descriptor) == 0 || errno == EINVAL);
+  const int code = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (!synced) {
+    throw Error(Errc::io, fmt::format("{}: the log cannot be written: {}", path_.string(),
+                                      std::strerror(code)));
+  }
 }
 
 void TrainingLog::plot(const std::filesystem::path& path, std::string_view title) const {

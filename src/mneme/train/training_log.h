@@ -38,7 +38,8 @@ class TrainingLog {
   /// Starts a log; what was in the file is gone. Throws Error(io).
   explicit TrainingLog(std::filesystem::path path);
   /// Goes on with a log behind this step: what is in it of later steps, or cannot be read, is left
-  /// out; so are validations behind `validated`. A missing file is an empty log. Throws Error(io).
+  /// out; so are validations behind `validated`. A missing file is an empty log. Warns of steps up to
+  /// this one that the log lacks. Throws Error(io).
   TrainingLog(std::filesystem::path path, std::int64_t step, std::int64_t validated);
 
   /// Whether a file is a log, perhaps one whose first line was cut off.
@@ -46,6 +47,9 @@ class TrainingLog {
 
   void add(const StepReport& report);
   void add(const ValidationReport& report);
+  /// Waits until all that was added is on the disk: before a checkpoint is, so that even a power cut
+  /// leaves no checkpoint ahead of its log. Throws Error(io).
+  void sync() const;
   [[nodiscard]] const std::vector<ValidationReport>& validations() const { return validations_; }
   /// The curves so far as an SVG file that appears whole or not at all. Throws Error(io).
   void plot(const std::filesystem::path& path, std::string_view title) const;

@@ -3,11 +3,8 @@
 usage: report.py ISSUE TITLE STEP=TITLE...
 """
 import datetime
-import json
 import os
-import pathlib
 import platform
-import subprocess
 import sys
 
 import step
@@ -29,22 +26,35 @@ def level():
     return "unknown"
 
 
-def commit():
-    git = lambda *a: subprocess.run(["git", "-C", step.ROOT, *a], capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short=12", "HEAD") + (" with changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+def begun_at(rows):
+    """The commit that a step's rows are of; those from before it was written down have none."""
+    return next((row["commit"] for row in rows if "commit" in row), "an earlier commit")
+
+
+def without_end(name, rows):
+    """A failed check, if the step did not come to its end."""
+    if all(row.get("state") != "begun" for row in rows):
+        return []
+    return [dict(step=name, what=f"{name} as a whole", ok=False, value="did not come to its end: it was killed, could not start, or still runs",
+                 wanted="")]
 
 
 def main(issue, title, *steps_in_order):
     titles = dict(s.split("=", 1) for s in steps_in_order)
     results = step.BUILD / "acceptance" / issue / "results.jsonl"
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     steps = {}
-    for row in rows:
+    for row in step.rows(results):
         steps.setdefault(row["step"], []).append(row)
+    of = {name: begun_at(found) for name, found in steps.items()}
+    for name, found in steps.items():
+        found += without_end(name, found)
+    rows = [row for found in steps.values() for row in found]
+    head = step.commit()
+    others = ", where a step names no other" if set(of.values()) - {head} else ""
     checks = [r for r in rows if "ok" in r]
     met = sum(r["ok"] for r in checks)
     out = [f"# {title}", "",
-           f"{datetime.date.today():%Y-%m-%d}, commit {commit()}. {cpu()}, {os.cpu_count()} cores seen, kernels at level {level()}; 2 threads. "
+           f"{datetime.date.today():%Y-%m-%d}, commit {head}{others}. {cpu()}, {os.cpu_count()} cores seen, kernels at level {level()}; 2 threads. "
            f"Made by `make acceptance ISSUE={issue}`; {met} of {len(checks)} checks met.", ""]
     if any(r.get("quick") for r in rows):
         out += ["**Some steps ran in their quick form: this is no result.**", ""]
@@ -53,15 +63,17 @@ def main(issue, title, *steps_in_order):
             out += [f"## {titles[name]}", "", "Not run.", ""]
             continue
         out += [f"## {titles.get(name, name)}", ""]
+        if of[name] != head:
+            out += [f"Found on {of[name] if ' ' in of[name] else 'commit ' + of[name]}.", ""]
         found = [r for r in steps[name] if "ok" in r]
-        notes = [r for r in steps[name] if "ok" not in r and r["what"] not in ("seconds", "report")]
+        notes = [r for r in steps[name] if "ok" not in r and r.get("what") not in (None, "seconds", "report")]
         cell = lambda x: str(x).replace("|", "\\|").replace("\n", " ")
         out += ["| check | found | wanted | |", "|---|---|---|---|"]
         out += [f"| {cell(r['what'])} | {cell(r['value'])} | {cell(r['wanted'])} | {'ok' if r['ok'] else '**FAIL**'} |" for r in found]
         if notes:
             out += ["", *(f"- {cell(r['what'])}: {cell(r['value'])}" for r in notes)]
         for r in steps[name]:
-            if r["what"] == "report":  # another program's own, one level deeper
+            if r.get("what") == "report":  # another program's own, one level deeper
                 out += ["", *(("#" + line if line.startswith("#") else line) for line in r["value"].split("\n## Bars")[0].splitlines()[1:])]
         out.append("")
     path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md"

@@ -1,7 +1,10 @@
 """What the steps of all acceptances share: where things are, running mneme, and writing down what was found.
 
 A step is a program in the folder of its issue. It prints a line a check, `ok` or `FAIL`, leaves the same in
-build/acceptance/ISSUE/results.jsonl, and exits 1 if a check failed, 2 if it could not be made.
+build/acceptance/ISSUE/results.jsonl, and exits 1 if a check failed, 2 if it could not be made. The first row of a step is
+`begun`; it becomes `ended` with the last one, so that a step that was killed does not pass for one that is through.
+
+usage: step.py ISSUE STEP      writes down that a step begins, before its program is started
 """
 import argparse
 import gzip
@@ -14,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(sys.argv[0]).resolve().parent  # of the step
@@ -21,11 +25,48 @@ BUILD = ROOT / "build"
 MNEME = BUILD / "mneme"
 WORK = BUILD / "acceptance" / HERE.name
 RESULTS = WORK / "results.jsonl"
+DEFAULT_ADAPTER = "smollm2-reader"
 DATA = pathlib.Path(os.environ.get("MNEME_DATA") or ROOT.parent / "shared" / "data")
 
 
 class CannotRun(Exception):
     """Something that the step needs is not here."""
+
+
+def commit():
+    """What is checked out. Reports do not count as changes: writing one would make every later step's commit another."""
+    git = lambda *a: subprocess.run(["git", "-C", ROOT, *a], capture_output=True, text=True).stdout.strip()
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/reports")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changes else "")
+
+
+def rows(results):
+    """The rows of a results file; a last line that a kill cut off is none."""
+    out = []
+    for line in results.read_text().splitlines() if results.exists() else []:
+        try:
+            out.append(json.loads(line))
+        except json.JSONDecodeError:
+            pass
+    return out
+
+
+def replace(results, keep):
+    """Writes the rows anew as keep(row) gives them, without those for which it is None; a kill leaves the old or the new file."""
+    kept = [row for row in map(keep, rows(results)) if row is not None]
+    new = results.with_suffix(".new")
+    new.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    new.replace(results)
+
+
+def begin(folder, name, **more):
+    """In place of what a step gave before: that it has begun, on which commit, and not ended."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.done").unlink(missing_ok=True)  # it says so of the rows that go
+    results = folder / "results.jsonl"
+    replace(results, lambda row: None if row["step"] == name else row)
+    with results.open("a") as out:
+        out.write(json.dumps(dict(step=name, state="begun", commit=commit(), **more)) + "\n")
 
 
 class Step:
@@ -43,12 +84,14 @@ class Step:
         self.failed = 0
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        others = [line for line in RESULTS.read_text().splitlines() if json.loads(line)["step"] != self.name] if RESULTS.exists() else []
-        RESULTS.write_text("".join(line + "\n" for line in others))
+        begin(WORK, self.name, **self._marks())
         self.started = time.time()
 
+    def _marks(self):
+        return {"quick": True} if self.quick else {}
+
     def _write(self, **row):
-        row = dict(step=self.name, **row, **({"quick": True} if self.quick else {}))
+        row = dict(step=self.name, **row, **self._marks())
         with RESULTS.open("a") as out:
             out.write(json.dumps(row) + "\n")
 
@@ -90,8 +133,13 @@ class Step:
         else:
             raise CannotRun(f"the machine stays busy (load {os.getloadavg()[0]:.1f}): stop what else runs, or give --noisy")
 
-    def finish(self):
+    def end(self):
+        """Writes down that no more rows come."""
         self.note("seconds", time.time() - self.started)
+        replace(RESULTS, lambda row: dict(row, state="ended") if row["step"] == self.name and "state" in row else row)
+
+    def finish(self):
+        self.end()
         shutil.rmtree(self.folder, ignore_errors=True)
         sys.exit(1 if self.failed else 0)
 
@@ -103,7 +151,13 @@ def main(body, arguments=lambda parser: None):
         body(step)
     except CannotRun as reason:
         step.check(f"{step.name} could be run", False, str(reason))
+        step.end()
         sys.exit(2)
+    except Exception as error:  # the checks that it did not come to are not met; its folder stays, to be looked at
+        traceback.print_exc()
+        step.check(f"{step.name} as a whole", False, " ".join(f"{type(error).__name__}: {error}".split()))
+        step.end()
+        sys.exit(1)
     step.finish()
 
 
@@ -125,11 +179,13 @@ def weights(name="smollm2"):
 
 
 def default_adapter():
-    """The adapter that comes with mneme: its name and path."""
-    adapters = mneme_json("models")["adapters"]
-    if not adapters:
-        raise CannotRun("no adapter is found by name")
-    return adapters[0]
+    """The adapter that comes with mneme: its name and path. Others may lie beside it."""
+    for adapter in mneme_json("models")["adapters"]:
+        if adapter["name"] == DEFAULT_ADAPTER:
+            if "problem" in adapter:
+                raise CannotRun(f"the adapter {DEFAULT_ADAPTER} cannot be used: {adapter['problem']}")
+            return adapter
+    raise CannotRun(f"no adapter {DEFAULT_ADAPTER} is found by name")
 
 
 def parity(s, script, *arguments, note=lambda line: True):
@@ -222,3 +278,9 @@ def query(memory, sql, *values):
 def lines(text):
     """What a person sees of an error output: lines that are not empty, without progress."""
     return [line for line in text.splitlines() if line.strip() and not re.search(r"\d(\.\d+)?k? ?(tokens|B|KiB|MiB)(/s| in )|: stopped at \d", line)]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    begin(BUILD / "acceptance" / sys.argv[1], sys.argv[2])

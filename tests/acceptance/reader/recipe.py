@@ -2,12 +2,13 @@
 import answers
 import step
 
+STEPS = 340  # of the shipped adapter, as its card says; reader.toml counts passes, which suit data of any size
+
 
 def body(s):
     count = 24 if s.quick else 500
     again = s.folder / "again.safetensors"
-    more = ["--steps", 6] if s.quick else []
-    step.mneme("train", "reader", "-o", again, "--data", step.DATA, *more, timeout=12 * 3600)
+    step.mneme("train", "reader", "-o", again, "--data", step.DATA, "--steps", 6 if s.quick else STEPS, timeout=12 * 3600)
     shipped, _ = answers.bench("", count)
     figures = step.mneme_json("bench", "answers", "--data", step.DATA, "--split", "final", "--questions", count, "--variants", "gold", "--adapter", again,
                               timeout=3600)
