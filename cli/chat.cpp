@@ -8,6 +8,7 @@
 #include "mneme/text/white_space.h"
 
 #include "cli/program/citations.h"
+#include "cli/program/forgotten.h"
 #include "cli/program/input.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
@@ -97,15 +98,16 @@ class FromMemory final : public Partner {
 
   void forget(const std::string& label) override {
     const auto report = memory_->file().forget(label);
-    say("  forgotten: {}; {}, {}\n", one_line(label), counted(report.spans, "span"),
-        counted(report.turns, "turn"));
+    say("  {}: {}; {}, {}\n", report.cleaned ? "forgotten" : "deleted", one_line(label),
+        counted(report.spans, "span"), counted(report.turns, "turn"));
+    require_cleaned(report);
   }
 
   void clear() override {
     const auto sessions = memory_->file().sessions();
     if (std::any_of(sessions.begin(), sessions.end(),
                     [&](const SessionInfo& s) { return s.name == session_; }))
-      memory_->file().clear_session(session_);
+      require_cleaned(memory_->file().clear_session(session_));
     say("  cleared\n");
   }
 

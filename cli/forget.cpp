@@ -1,7 +1,7 @@
 // mneme forget: takes a source out of a memory file so that no byte of it is left.
-#include "mneme/core/log.h"
 #include "mneme/memory/memory_file.h"
 
+#include "cli/program/forgotten.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
 
@@ -11,14 +11,16 @@ namespace {
 class Forget final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    return {Group::memory_file,
-            "forget",
-            "take a source out of a memory file, with all that was made from it",
-            {{"FILE", "a memory file"}, {"SOURCE", "the source's name, as `mneme show` lists it"}},
-            {"mneme forget handbook.mneme notes/private.md"},
-            "States of other sources that had it in their context, and what chats said from it, go "
-            "too; then the file is written anew, so that "
-            "no byte of the source is left in it."};
+    return {
+        Group::memory_file,
+        "forget",
+        "take a source out of a memory file, with all that was made from it",
+        {{"FILE", "a memory file"}, {"SOURCE", "the source's name, as `mneme show` lists it"}},
+        {"mneme forget handbook.mneme notes/private.md"},
+        "States of other sources that had it in their context, and what chats said from it, go "
+        "too; then the file is written anew, so that "
+        "no byte of the source is left in it. Exit status 1 if that could not be: the source is "
+        "deleted, and the next process that opens the file takes its bytes out."};
   }
 
   void declare(Flags& flags) override { flags("--json", json_, "print one JSON object"); }
@@ -34,16 +36,13 @@ class Forget final : public Verb {
                   {"turns", report.turns},
                   {"cleaned", report.cleaned}});
     } else {
-      say("forgotten: {}; {}, {}, {}\n", one_line(call.arguments[1]), counted(report.spans, "span"),
+      say("{}: {}; {}, {}, {}\n", report.cleaned ? "forgotten" : "deleted",
+          one_line(call.arguments[1]), counted(report.spans, "span"),
           counted(report.reps, "representation"), counted(report.turns, "turn"));
       for (std::size_t i = 1; i < report.labels.size(); ++i)
         say("  and what was made from it: {}\n", one_line(report.labels[i]));
     }
-    if (!report.cleaned) {
-      log::warn(
-          "deleted bytes are still in the file, since another process has it open or the disk is "
-          "full: the next process that opens it and may write it takes them out");
-    }
+    require_cleaned(report);
   }
 
  private:

@@ -54,8 +54,10 @@ class Import final : public Verb {
                   {"reps_stored", sum.states.stored},
                   {"reps_not_stored", sum.states.not_stored},
                   {"reps_left_out", sum.reps_left_out},
+                  {"documents_left_out", sum.documents_left_out},
                   {"sessions", sum.sessions},
-                  {"sessions_left_out", sum.sessions_left_out}});
+                  {"sessions_left_out", sum.sessions_left_out},
+                  {"turns_left_out", sum.turns_left_out}});
       return;
     }
     say("{}: {} added, {} replaced, {} unchanged; {}, {}\n", call.arguments[0],
@@ -63,7 +65,13 @@ class Import final : public Verb {
         counted(sum.states.stored, "representation"), counted(sum.sessions, "session"));
     for (const auto& label : sum.kept) say("  kept as it was here: {}\n", one_line(label));
     for (const auto& name : sum.sessions_left_out)
-      say("  left out, its name is taken here: session {}\n", one_line(name));
+      say("  left out, its name is taken here or cannot be one: session {}\n", one_line(name));
+    if (sum.documents_left_out > 0)
+      say("  {} left out: what they were made from was not imported\n",
+          counted(sum.documents_left_out, "document"));
+    if (sum.turns_left_out > 0)
+      say("  {} left out: damaged, or what they were made from was not imported\n",
+          counted(sum.turns_left_out, "turn"));
     if (sum.states.not_stored > 0)
       say("  {} not stored: {}\n",
           counted(sum.states.not_stored, "representation was", "representations were"),
@@ -84,6 +92,8 @@ class Import final : public Verb {
     sum.states.not_stored += part.states.not_stored;
     if (sum.states.reason.empty()) sum.states.reason = part.states.reason;
     sum.reps_left_out += part.reps_left_out;
+    sum.documents_left_out += part.documents_left_out;
+    sum.turns_left_out += part.turns_left_out;
     sum.sessions += part.sessions;
     sum.sessions_left_out.insert(sum.sessions_left_out.end(), part.sessions_left_out.begin(),
                                  part.sessions_left_out.end());

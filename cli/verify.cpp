@@ -51,7 +51,8 @@ class Verify final : public Verb {
       }
     }
     if (!report.ok())
-      throw Error(Errc::corrupt, fmt::format("{}: {} found; `mneme export` saves what can be read",
+      throw Error(Errc::corrupt, fmt::format("{}: {} found; what is damaged comes back only from a "
+                                             "backup, or by reading its sources into a new memory",
                                              call.arguments[0], problems));
   }
 

@@ -1,6 +1,8 @@
 // Chatting and writing on with the default model: what a reply came from, what forgetting takes along, what is placed.
 #include "mneme/core/error.h"
 #include "mneme/memory/memory.h"
+#include "mneme/memory/reader.h"
+#include "mneme/memory/span_states.h"
 
 #include "tests/memory/memory_fixture.h"
 #include "tests/tensor_check.h"
@@ -186,6 +188,26 @@ TEST(Memory, StreamedStatesAreNotComparedSpanBySpan) {
   auto memory = memory_of(folder, {{"harbour", kHarbour}}, stream);
   EXPECT_TRUE(memory->verify(0, 1).ok());
   check::expect_error(Errc::unsupported, "leave out --deep", [&] { (void)memory->verify(3, 1); });
+}
+
+TEST(Memory, AStateThatSawItsSpanAloneDoesNotPassForAStreams) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"harbour", kHarbour}});
+  auto& file = memory->file();
+  const std::pair<std::string, std::string> stream[] = {{"context", "stream"}};
+  file.set_meta(stream);
+  const Reader reader(models()->language_model(""), memory->prompt(), parse_chain(memory->kv()));
+  std::vector<std::int64_t> spans;
+  file.for_each_passage([&](const Span& span) { spans.push_back(span.id); });
+  ASSERT_FALSE(spans.empty());
+  {
+    memory::SpanStates states(file, reader);
+    EXPECT_FALSE(states.load(spans).front().from_file);
+    states.store();
+  }
+  memory::SpanStates states(file, reader);
+  EXPECT_FALSE(states.has(spans.front())) << "the stream has yet to come by";
+  EXPECT_TRUE(states.load(spans).front().from_file) << "until then it is not read again";
 }
 
 }  // namespace

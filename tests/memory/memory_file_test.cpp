@@ -428,7 +428,8 @@ TEST(Sessions, KeepTurnsInOrder) {
     EXPECT_EQ(file->append_turns("default", turns), 2);
     EXPECT_EQ(file->append_turn("default", {0, "user", "And then?", {}, {}, 0}), 3);
     EXPECT_EQ(file->append_turn("other", {0, "user", "Hello", {}, {}, 0}), 1);
-    for (const auto& name : {std::string(), std::string(257, 'x'), std::string("\xff")}) {
+    for (const auto& name : {std::string(), std::string(257, 'x'), std::string("\xff"),
+                             std::string("a\nb"), std::string("a\0b", 3), std::string("\x7f")}) {
       EXPECT_EQ(error_of([&] { MemoryFile::check_session_name(name); }), Errc::invalid);
       EXPECT_EQ(error_of([&] { file->append_turn(name, {0, "user", "x", {}, {}, 0}); }),
                 Errc::invalid);
@@ -437,6 +438,10 @@ TEST(Sessions, KeepTurnsInOrder) {
     EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "", "x", {}, {}, 0}); }),
               Errc::invalid);
     EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "\xff", {}, {}, 0}); }),
+              Errc::invalid);
+    EXPECT_EQ(error_of([&] {
+                file->append_turn("default", {0, "user", std::string("a\0b", 3), {}, {}, 0});
+              }),
               Errc::invalid);
     EXPECT_EQ(error_of([&] { file->append_turn("default", {0, "user", "x", {}, {99}, 0}); }),
               Errc::not_found);
@@ -813,6 +818,8 @@ TEST(Import, MergesWithNumbersTranslated) {
   EXPECT_EQ(report.reps_left_out, 1) << "its context was not imported";
   EXPECT_EQ(report.sessions, 2);
   EXPECT_EQ(report.sessions_left_out, std::vector<std::string>{"default"});
+  EXPECT_EQ(report.turns_left_out, 0);
+  EXPECT_EQ(report.documents_left_out, 0);
   EXPECT_EQ(file->meta("model"), "ours");
   EXPECT_EQ(file->meta("rule"), "theirs");
   const auto fresh = file->find_document("fresh");
@@ -841,6 +848,90 @@ TEST(Import, MergesWithNumbersTranslated) {
   EXPECT_EQ(again.replaced, 1);
   EXPECT_EQ(again.unchanged, 3);
   EXPECT_EQ(file->document_text(file->find_document("changed")->document.id), story(10, 3));
+  expect_sound(*file);
+}
+
+TEST(Import, CountsWhatItLeavesOutOfSessions) {
+  const Folder folder;
+  {
+    const auto other = MemoryFile::open(folder / "b.mneme", Access::create);
+    const auto changed = put_text(*other, "changed", story(10, 3));
+    const std::vector<Turn> turns{{0, "user", "Whose are the ships?", {}, {}, 0},
+                                  {0, "assistant", "From changed.", {}, {changed.document}, 0},
+                                  {0, "user", "Hello", {}, {}, 0},
+                                  {0, "assistant", "Good day.", {}, {}, 0}};
+    other->append_turns("talk", turns);
+    put_text(*other, "talk turns 1-2", "From changed.", {"talk", {changed.document}, 1, 2});
+    // As versions before this one let in.
+    ASSERT_EQ(sqlite3_exec(other->handle(),
+                           "INSERT INTO sessions (name, created_at) VALUES ('a' || char(10), 1)",
+                           nullptr, nullptr, nullptr),
+              SQLITE_OK);
+  }
+  const auto file = MemoryFile::open(folder / "a.mneme", Access::create);
+  put_text(*file, "changed", "Our own text.");
+  ImportOptions options;
+  options.conflict = ImportOptions::Conflict::keep;
+  const auto report = file->import_from(folder / "b.mneme", options);
+  EXPECT_EQ(report.turns_left_out, 2) << "an answer, and the question with it";
+  EXPECT_EQ(report.documents_left_out, 1);
+  EXPECT_EQ(report.sessions, 1);
+  EXPECT_EQ(report.sessions_left_out, std::vector<std::string>{"a\n"});
+  const auto turns = file->turns("talk");
+  ASSERT_EQ(turns.size(), 2u);
+  EXPECT_EQ(turns[0].text, "Hello");
+  EXPECT_EQ(file->documents().size(), 1u);
+  expect_sound(*file);
+}
+
+TEST(Import, RefusesNoConflictOfASessionThatStaysAway) {
+  const Folder folder;
+  for (const auto* name : {"a.mneme", "b.mneme"}) {
+    const auto file = MemoryFile::open(folder / name, Access::create);
+    const Turn turn{0, "user", name, {}, {}, 0};
+    file->append_turns("default", std::vector<Turn>{turn, turn});
+    put_text(*file, "default turns 1-2", std::string("Talk of ") + name, {"default", {}, 1, 2});
+  }
+  const auto file = MemoryFile::open(folder / "a.mneme", Access::read_write);
+  ImportOptions options;
+  options.conflict = ImportOptions::Conflict::refuse;
+  EXPECT_EQ(file->import_from(folder / "b.mneme", options).sessions_left_out,
+            std::vector<std::string>{"default"});
+  EXPECT_EQ(file->document_text(file->find_document("default turns 1-2")->document.id),
+            "Talk of a.mneme");
+}
+
+TEST(Import, AKilledOneLeavesNoSessionInPart) {
+  const Folder folder;
+  {
+    const auto other = MemoryFile::open(folder / "b.mneme", Access::create);
+    const auto book = put_text(*other, "book", story(0, 3));
+    const std::vector<Turn> turns{{0, "user", "Whose are the ships?", {}, {}, 0},
+                                  {0, "assistant", "The book's.", {}, {book.document}, 0}};
+    other->append_turns("talk", turns);
+    put_text(*other, "talk turns 1-2", "The book's.", {"talk", {book.document}, 1, 2});
+  }
+  const pid_t child = ::fork();
+  if (child == 0) {
+    const auto file = MemoryFile::open(folder / "a.mneme", Access::create);
+    const auto on_statement = [](unsigned, void*, void* statement, void*) -> int {
+      const char* sql = sqlite3_sql(static_cast<sqlite3_stmt*>(statement));
+      if (sql != nullptr && std::string_view(sql).starts_with("INSERT INTO turns")) ::_exit(7);
+      return 0;
+    };
+    sqlite3_trace_v2(file->handle(), SQLITE_TRACE_STMT, on_statement, nullptr);
+    file->import_from(folder / "b.mneme", {});
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << "killed between document and turns";
+  const auto file = MemoryFile::open(folder / "a.mneme", Access::read_write);
+  EXPECT_TRUE(file->sessions().empty());
+  const auto report = file->import_from(folder / "b.mneme", {});
+  EXPECT_EQ(report.sessions, 1);
+  EXPECT_EQ(file->turns("talk").size(), 2u);
+  EXPECT_EQ(file->moved_turns("talk"), 2);
   expect_sound(*file);
 }
 

@@ -28,7 +28,7 @@ void hidden(const std::string& path, mneme::Compute compute, const std::string& 
   mneme::Params params;
   const auto checkpoint = mneme::open_checkpoint(path);
   const auto architecture = mneme::load_architecture(*checkpoint, params);
-  const auto model = mneme::registry().make<mneme::Model>(architecture.spec, params);
+  const auto model = mneme::build_model(*checkpoint, architecture, params);
   const std::int64_t B = numbers.at(0), T = numbers.at(1);
   mneme::Batch batch;
   batch.compute = compute;

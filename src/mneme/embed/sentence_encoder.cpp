@@ -1,7 +1,6 @@
 #include "mneme/embed/sentence_encoder.h"
 
 #include "mneme/core/error.h"
-#include "mneme/core/registry.h"
 #include "mneme/models/architecture.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
@@ -50,7 +49,7 @@ std::unique_ptr<SentenceEncoder> SentenceEncoder::load(const std::string& name_o
   }
   const auto& metadata = checkpoint->metadata();
   check_pooling(metadata, out->path_);
-  out->model_ = registry().make<Model>(architecture.spec, out->params_);
+  out->model_ = build_model(*checkpoint, architecture, out->params_);
   out->tokenizer_ = tokenizer_from_directory(located.path);
   out->digest_ = checkpoint->digest();
   out->max_tokens_ = out->model_->shape().context;

@@ -131,6 +131,9 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
   const auto started = std::chrono::steady_clock::now();
   if (message.find_first_not_of(" \t\r\n") == std::string::npos)
     throw Error(Errc::usage, "the message is empty");
+  if (message.find('\0') != std::string::npos)
+    throw Error(Errc::invalid, "the message holds a zero byte");
+  MemoryFile::check_session_name(session);
   ChatReply out;
   auto& reader = this->reader();
   const auto turns = file_->turns(session);
@@ -224,6 +227,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
   }
   auto said = decode::generate(model, prompt, state, generation);
   out.text = said.text;
+  std::erase(out.text, '\0');  // a token of one byte may be this one, and no turn may hold it
   while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n'))
     out.text.pop_back();
   out.tokens = static_cast<std::int64_t>(said.ids.size());

@@ -109,8 +109,8 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
   return put_document(document, spans, reps, PutOptions{});
 }
 
-PutResult MemoryFile::put_document(const Document& document, std::span<const Span> spans,
-                                   std::span<const Rep> reps, const PutOptions& options) {
+void MemoryFile::check_document(const Document& document, std::span<const Span> spans,
+                                std::span<const Rep> reps, const PutOptions& options) {
   if (static_cast<std::int64_t>(document.text.size()) > kMaxDocumentBytes) {
     throw Error(Errc::full, document.label + ": holds more than " +
                                 std::to_string(kMaxDocumentBytes >> 30) +
@@ -145,9 +145,23 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
                                      std::to_string(spans.size()));
     }
   }
+}
 
+PutResult MemoryFile::put_document(const Document& document, std::span<const Span> spans,
+                                   std::span<const Rep> reps, const PutOptions& options) {
+  check_document(document, spans, reps, options);
   begin_writing(true);
   Transaction transaction(*db_, Transaction::Kind::write);
+  auto result = write_document(document, spans, reps, options);
+  if (result.outcome == PutResult::Outcome::unchanged) return result;
+  transaction.commit();
+  checkpoint();
+  return result;
+}
+
+// Stores a document that check_document took; part of the caller's transaction.
+PutResult MemoryFile::write_document(const Document& document, std::span<const Span> spans,
+                                     std::span<const Rep> reps, const PutOptions& options) {
   check_provenance(options.provenance);
   PutResult result;
   const auto now = memory::unix_seconds();
@@ -193,7 +207,8 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
         .run();
     result.document = db_->last_row();
   }
-  if (holds_turns) record_turns(result.document, *session, options.first_turn, options.last_turn);
+  if (options.first_turn != 0)
+    record_turns(result.document, *session, options.first_turn, options.last_turn);
   write_content(result.document, document, spans, reps, result);
   // FTS5 keeps deleted words beside a mark until it merges; a large part of them is merged away at
   // once.
@@ -202,9 +217,7 @@ PutResult MemoryFile::put_document(const Document& document, std::span<const Spa
   }
   bump_generation();
   release_free_pages();
-  transaction.commit();
   unpacked_ = {};
-  checkpoint();
   return result;
 }
 

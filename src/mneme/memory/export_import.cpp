@@ -45,6 +45,15 @@ class Scrap {
   std::filesystem::path path_;
 };
 
+bool can_be_named(std::string_view session) {
+  try {
+    MemoryFile::check_session_name(session);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 void MemoryFile::export_to(const std::filesystem::path& to) const {
@@ -98,8 +107,26 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
   // One version of the other file from beginning to end, whoever writes it meanwhile.
   Transaction snapshot(*other->db_, Transaction::Kind::read);
   const auto documents = other->documents();
+  ImportReport report;
+
+  // Sessions whose name is free come along; the documents of the others do not.
+  std::map<std::string, bool> session_comes;
+  const auto sessions_here = sessions();
+  for (const auto& session : other->sessions()) {
+    const bool comes =
+        can_be_named(session.name) &&
+        std::none_of(sessions_here.begin(), sessions_here.end(),
+                     [&](const SessionInfo& here) { return here.name == session.name; });
+    session_comes[session.name] = comes;
+    if (!comes) report.sessions_left_out.push_back(session.name);
+  }
+  const auto comes = [&](const DocumentInfo& info) {
+    return info.session.empty() || session_comes[info.session];
+  };
+
   if (options.conflict == ImportOptions::Conflict::refuse) {
     for (const auto& info : documents) {
+      if (!comes(info)) continue;
       const auto here = find_document(info.document.label);
       if (here && here->document.content_hash != info.document.content_hash) {
         throw Error(Errc::invalid, from.string() + ": \"" + info.document.label +
@@ -107,7 +134,6 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
       }
     }
   }
-  ImportReport report;
   const auto add = [](StoreReport& sum, const StoreReport& part) {
     sum.stored += part.stored;
     sum.not_stored += part.not_stored;
@@ -131,15 +157,6 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
     transaction.commit();
   }
 
-  // Sessions whose name is free come along; the documents of the others do not.
-  std::map<std::string, bool> session_comes;
-  for (const auto& session : other->sessions()) {
-    const auto here = sessions();
-    session_comes[session.name] = std::none_of(
-        here.begin(), here.end(), [&](const SessionInfo& s) { return s.name == session.name; });
-    if (!session_comes[session.name]) report.sessions_left_out.push_back(session.name);
-  }
-
   std::map<std::int64_t, std::int64_t> document_here, span_here;
   const auto translate =
       [&](const std::vector<std::int64_t>& provenance) -> std::optional<std::vector<std::int64_t>> {
@@ -151,21 +168,35 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
     }
     return here;
   };
+  const auto acceptable = [&](const Turn& turn) {
+    try {
+      check_turns({&turn, 1});
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  };
 
-  for (const auto& info : documents) {
-    if (!info.session.empty() && !session_comes[info.session]) continue;
+  // A document with its spans; one of a session is part of a transaction that is open.
+  const auto take = [&](const DocumentInfo& info) {
     const auto here = find_document(info.document.label);
     if (here && here->document.content_hash != info.document.content_hash &&
         options.conflict == ImportOptions::Conflict::keep) {
       report.kept.push_back(info.document.label);
-      continue;
+      return;
     }
     const auto provenance = translate(info.provenance);
-    if (!provenance) continue;
+    if (!provenance) {
+      ++report.documents_left_out;
+      return;
+    }
     auto document = info.document;
     document.text = other->document_text(info.document.id);
     const auto spans = other->spans(info.document.id);
-    const auto result = put_document(document, spans, {}, {info.session, *provenance});
+    const PutOptions belonging{info.session, *provenance};
+    check_document(document, spans, {}, belonging);
+    const auto result = info.session.empty() ? put_document(document, spans, {}, belonging)
+                                             : write_document(document, spans, {}, belonging);
     document_here[info.document.id] = result.document;
     switch (result.outcome) {
       case PutResult::Outcome::added:
@@ -187,6 +218,58 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
       if (const auto match = by_range.find({s.begin, s.end}); match != by_range.end())
         span_here[s.id] = match->second;
     }
+  };
+  for (const auto& info : documents) {
+    if (info.session.empty()) take(info);
+  }
+  // All or none: if an import is killed, the next one must not find the names taken by sessions that came in part.
+  if (std::any_of(session_comes.begin(), session_comes.end(),
+                  [](const auto& session) { return session.second; })) {
+    begin_writing(true);
+    Transaction transaction(*db_, Transaction::Kind::write);
+    for (const auto& info : documents) {
+      if (!info.session.empty() && comes(info)) take(info);
+    }
+    for (const auto& [name, free] : session_comes) {
+      if (!free) continue;
+      std::vector<Turn> kept;
+      for (auto& turn : other->turns(name)) {
+        if (turn.number < 1 || turn.number > memory::kMaxTurnNumber) {
+          throw Error(Errc::corrupt, from.string() + ": session \"" + name + "\" claims a turn " +
+                                         std::to_string(turn.number) +
+                                         "; run `mneme verify` on it");
+        }
+        auto provenance = translate(turn.provenance);
+        if (!provenance || !acceptable(turn)) {
+          ++report.turns_left_out;
+          // As in forgetting, a question goes with its answer.
+          if (turn.role == "assistant" && !kept.empty() && kept.back().role == "user" &&
+              kept.back().number == turn.number - 1) {
+            kept.pop_back();
+            ++report.turns_left_out;
+          }
+          continue;
+        }
+        turn.provenance = std::move(*provenance);
+        kept.push_back(std::move(turn));
+      }
+      const auto session = session_id(name, true);
+      // With the numbers that they have: documents of the session refer to them.
+      std::set<std::int64_t> numbers;
+      for (const auto& turn : kept) {
+        insert_turn(session, turn.number, turn);
+        numbers.insert(turn.number);
+      }
+      for (const auto& info : documents) {
+        const auto here = document_here.find(info.document.id);
+        if (info.session == name && here != document_here.end() &&
+            numbers.contains(info.first_turn) && numbers.contains(info.last_turn))
+          record_turns(here->second, session, info.first_turn, info.last_turn);
+      }
+      ++report.sessions;
+    }
+    transaction.commit();
+    checkpoint();
   }
 
   // Representations: small ones first, then states as far as the budget takes them.
@@ -218,39 +301,6 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
       }
     }
     if (!batch.empty()) flush();
-  }
-
-  for (const auto& [name, comes] : session_comes) {
-    if (!comes) continue;
-    std::vector<Turn> kept;
-    for (auto& turn : other->turns(name)) {
-      if (turn.number < 1 || turn.number > memory::kMaxTurnNumber) {
-        throw Error(Errc::corrupt, from.string() + ": session \"" + name + "\" claims a turn " +
-                                       std::to_string(turn.number) + "; run `mneme verify` on it");
-      }
-      if (auto provenance = translate(turn.provenance)) {
-        turn.provenance = std::move(*provenance);
-        kept.push_back(std::move(turn));
-      }
-    }
-    check_turns(kept);
-    begin_writing(true);
-    Transaction transaction(*db_, Transaction::Kind::write);
-    const auto session = session_id(name, true);
-    // With the numbers that they have: documents of the session refer to them.
-    std::set<std::int64_t> numbers;
-    for (const auto& turn : kept) {
-      insert_turn(session, turn.number, turn);
-      numbers.insert(turn.number);
-    }
-    for (const auto& info : documents) {
-      const auto here = document_here.find(info.document.id);
-      if (info.session == name && here != document_here.end() &&
-          numbers.contains(info.first_turn) && numbers.contains(info.last_turn))
-        record_turns(here->second, session, info.first_turn, info.last_turn);
-    }
-    transaction.commit();
-    ++report.sessions;
   }
   return report;
 }

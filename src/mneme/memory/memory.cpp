@@ -47,10 +47,14 @@ void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& e
   const std::string name = context == ContextMode::span ? "span" : "stream";
   const auto digest = file.meta("model_digest");
   if (!digest) {
+    // A memory may be opened from another folder: it keeps names, and paths that hold anywhere.
+    const auto anywhere = [](const std::string& path) {
+      return std::filesystem::absolute(path).lexically_normal().string();
+    };
     const std::pair<std::string, std::string> entries[] = {
-        {"model", model.name == "smollm2" ? model.name : model.path},
+        {"model", model.name == "smollm2" ? model.name : anywhere(model.path)},
         {"model_digest", model.digest},
-        {"embedder", embedder.name() == "minilm" ? embedder.name() : embedder.path()},
+        {"embedder", embedder.name() == "minilm" ? embedder.name() : anywhere(embedder.path())},
         {"embedder_digest", embedder.digest()},
         {"context", name}};
     file.set_meta(entries);

@@ -112,8 +112,12 @@ struct ImportReport {
   StoreReport states;
   std::int64_t reps_left_out =
       0;  ///< representations whose context was not imported as a whole, or damaged
+  std::int64_t documents_left_out = 0;  ///< what was made from a source that was not imported
   std::int64_t sessions = 0;
-  std::vector<std::string> sessions_left_out;  ///< sessions whose name is taken here
+  /// Sessions whose name is taken here, or cannot be one.
+  std::vector<std::string> sessions_left_out;
+  /// Turns of sessions that came: made from what was not imported, or damaged; and their questions.
+  std::int64_t turns_left_out = 0;
 };
 
 /// What a memory file holds, in bytes.
@@ -219,8 +223,10 @@ class MemoryFile {
   /// Stores a document with its spans (as cut_spans gives them) and their small representations, in
   /// one transaction that is on the disk when it returns. `reps[i].key.span` is an index into
   /// `spans`; they must not be states. The same label with the same content is left as it is; with
-  /// other content the old version goes with all that was made from it. Throws `invalid` if spans
-  /// do not fit the text, `not_found` if a turn or a document that it holds is gone meanwhile.
+  /// other content the old version goes, with its representations and those of other documents that
+  /// had it in their context. What chats said from it stays, turns and documents: only forget takes
+  /// that. Throws `invalid` if spans do not fit the text, `not_found` if a turn or a document that it
+  /// holds is gone meanwhile.
   PutResult put_document(const Document& document, std::span<const Span> spans,
                          std::span<const Rep> reps, const PutOptions& options);
   PutResult put_document(const Document& document, std::span<const Span> spans,
@@ -292,7 +298,8 @@ class MemoryFile {
   [[nodiscard]] Usage usage() const;
 
   // Chat sessions.
-  /// Throws `invalid` unless a session can have that name: 1 to 256 bytes of UTF-8.
+  /// Throws `invalid` unless a session can have that name: 1 to 256 bytes of UTF-8 without control
+  /// characters.
   static void check_session_name(std::string_view name);
   [[nodiscard]] std::vector<SessionInfo> sessions() const;
   [[nodiscard]] std::vector<Turn> turns(std::string_view session) const;
@@ -326,8 +333,9 @@ class MemoryFile {
   /// Writes a compact copy, also while others use the file; it appears whole or not at all. Throws
   /// `invalid` if `to` exists.
   void export_to(const std::filesystem::path& to) const;
-  /// Merges another memory file into this one, one transaction a document. Throws `invalid` on a
-  /// conflict to be refused, before anything is changed.
+  /// Merges another memory file into this one, one transaction a source and one for all sessions: a
+  /// name that is taken here is left out, so none may come in part. Throws `invalid` on a conflict
+  /// to be refused, before anything is changed.
   ImportReport import_from(const std::filesystem::path& from, const ImportOptions& options);
   /// Brings a file of an older format to this one; the format it had. Throws `mismatch` for a newer
   /// one.
@@ -350,6 +358,10 @@ class MemoryFile {
   std::vector<DocumentInfo> list_documents(std::optional<std::string_view> label) const;
   std::int64_t text_bytes(std::int64_t document) const;
   std::string read_text_part(std::int64_t document, std::int64_t part, std::int64_t bytes) const;
+  static void check_document(const Document& document, std::span<const Span> spans,
+                             std::span<const Rep> reps, const PutOptions& options);
+  PutResult write_document(const Document& document, std::span<const Span> spans,
+                           std::span<const Rep> reps, const PutOptions& options);
   void write_content(std::int64_t document, const Document& content, std::span<const Span> spans,
                      std::span<const Rep> reps, PutResult& result);
   void delete_content(std::int64_t document, bool from_fts, ForgetReport& report);

@@ -22,14 +22,17 @@ constexpr std::int64_t kMaxIndexBytes = std::int64_t{1} << 34;
 }  // namespace
 
 void MemoryFile::check_session_name(std::string_view name) {
-  if (name.empty() || name.size() > kMaxSessionNameBytes || find_invalid_utf8(name) >= 0) {
-    throw Error(Errc::invalid, "a session needs a name of 1 to 256 bytes of UTF-8");
+  // It becomes part of the labels of what the session's turns are moved into.
+  if (name.empty() || name.size() > kMaxSessionNameBytes || find_invalid_utf8(name) >= 0 ||
+      has_control_characters(name)) {
+    throw Error(Errc::invalid,
+                "a session needs a name of 1 to 256 bytes of UTF-8 without control characters");
   }
 }
 
 std::int64_t MemoryFile::session_id(std::string_view name, bool create) {
-  check_session_name(name);
   if (create) {
+    check_session_name(name);
     db_->prepare("INSERT INTO sessions (name, created_at) VALUES (?, ?) ON CONFLICT DO NOTHING")
         .bind(name, memory::unix_seconds())
         .run();
@@ -86,6 +89,9 @@ void MemoryFile::check_turns(std::span<const Turn> turns) const {
     }
     if (find_invalid_utf8(turn.text) >= 0)
       throw Error(Errc::invalid, path_.string() + ": a turn's text is not valid UTF-8");
+    // It could not be moved out of the context later: no document holds one.
+    if (turn.text.find('\0') != std::string::npos)
+      throw Error(Errc::invalid, path_.string() + ": a turn's text holds a zero byte");
   }
 }
 

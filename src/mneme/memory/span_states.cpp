@@ -30,7 +30,16 @@ double difference(const SpanState& a, const SpanState& b) {
 
 }  // namespace
 
+SpanStates::SpanStates(MemoryFile& file, const Reader& reader)
+    : file_(file), reader_(reader), stream_(file.meta("context") == "stream") {}
+
 RepKey SpanStates::key(std::int64_t span) const {
+  auto out = alone(span);
+  if (stream_) out.prefix_digest += "+stream";
+  return out;
+}
+
+RepKey SpanStates::alone(std::int64_t span) const {
   return {span, RepKind::kv, reader_.model().digest, -1, reader_.codec(), reader_.prefix_digest()};
 }
 
@@ -58,7 +67,9 @@ std::vector<SpanStates::Loaded> SpanStates::load(const std::vector<std::int64_t>
   std::vector<std::vector<std::int32_t>> ids;
   for (std::size_t i = 0; i < spans.size(); ++i) {
     used_.push_back(spans[i]);
-    if (auto rep = file_.get_any_codec(key(spans[i]))) {
+    auto rep = file_.get_any_codec(key(spans[i]));
+    if (!rep && stream_) rep = file_.get_any_codec(alone(spans[i]));
+    if (rep) {
       try {
         out[i] = {reader_.decode(rep->blob, rep->n_vec, rep->key.codec), true,
                   static_cast<std::int64_t>(rep->blob.size())};
@@ -78,6 +89,7 @@ std::vector<SpanStates::Loaded> SpanStates::load(const std::vector<std::int64_t>
     out[missing[j]] = {reader_.decode(blobs[j], tokens, reader_.codec()), false,
                        static_cast<std::int64_t>(blobs[j].size())};
     computed_.push_back(rep(spans[missing[j]], tokens, std::move(blobs[j])));
+    computed_.back().key = alone(spans[missing[j]]);
   }
   return out;
 }

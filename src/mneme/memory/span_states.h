@@ -17,9 +17,10 @@ class SpanStates {
   static constexpr std::int64_t kRungs = 1;
 
   /// Both must outlive this.
-  SpanStates(MemoryFile& file, const Reader& reader) : file_(file), reader_(reader) {}
+  SpanStates(MemoryFile& file, const Reader& reader);
 
-  /// Whether the file holds a state of the span for this model and prefix, in whatever codec is left of it.
+  /// Whether the file holds a state of the span for this model and prefix, in whatever codec is left of it; in a memory that
+  /// is read as a stream, one from that stream.
   [[nodiscard]] bool has(std::int64_t span) const;
 
   /// One span's state as it reads back from its codec.
@@ -28,13 +29,15 @@ class SpanStates {
     bool from_file = false;
     std::int64_t bytes = 0;
   };
-  /// The states of spans, in order. What the file lacks is computed in one go and remembered for `store`.
+  /// The states of spans, in order. What the file lacks is computed in one go, each span behind the prefix alone, and
+  /// remembered for `store`; where a stream's state is wanted, this stands in and is kept apart from the stream's.
   std::vector<Loaded> load(const std::vector<std::int64_t>& spans);
   /// Stores what load had to compute and counts the use of all that it gave.
   StoreReport store();
   /// Tokens of the spans that load had to compute.
   [[nodiscard]] std::int64_t tokens_evaluated() const { return tokens_evaluated_; }
 
+  /// What a state is kept under that was read as the memory is: as a stream or span by span.
   [[nodiscard]] RepKey key(std::int64_t span) const;
   [[nodiscard]] Rep rep(std::int64_t span, std::int64_t tokens, std::string blob) const;
   /// Makes a state smaller when the budget is full: 8 bits become 4.
@@ -43,8 +46,12 @@ class SpanStates {
   [[nodiscard]] std::string compare(std::int64_t span) const;
 
  private:
+  /// The key of a state that saw the prefix alone.
+  [[nodiscard]] RepKey alone(std::int64_t span) const;
+
   MemoryFile& file_;
   const Reader& reader_;
+  bool stream_;
   std::vector<Rep> computed_;
   std::vector<std::int64_t> used_;
   std::int64_t tokens_evaluated_ = 0;

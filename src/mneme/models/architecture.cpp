@@ -1,8 +1,11 @@
 #include "mneme/models/architecture.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/registry.h"
 #include "mneme/layers/stored_weight.h"
+#include "mneme/models/model.h"
 
+#include <algorithm>
 #include <fmt/format.h>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -90,6 +93,7 @@ std::optional<std::string> our_name(const Names& names, std::string_view file_na
 }
 
 /// Puts every weight that has a place into params; `prefix` stands before all names in some files ("bert.").
+/// Others are left alone: heads that an encoder was trained with.
 void load_weights(const Checkpoint& checkpoint, const Names& names, Params& params,
                   std::string_view prefix = "") {
   for (const auto& name : checkpoint.names()) {
@@ -97,6 +101,17 @@ void load_weights(const Checkpoint& checkpoint, const Names& names, Params& para
     if (!prefix.empty() && bare.starts_with(prefix)) bare.remove_prefix(prefix.size());
     if (const auto ours = our_name(names, bare))
       params.set(*ours, parameter_from(checkpoint.tensor(name)));
+  }
+}
+
+/// In a decoder every weight takes part: one without a place (a bias, a table of scaled rotary frequencies) is of a variant
+/// that would compute something else.
+void check_all_placed(const Checkpoint& checkpoint, const Names& names) {
+  for (const auto& name : checkpoint.names()) {
+    if (our_name(names, name) || name.ends_with("rotary_emb.inv_freq")) continue;
+    throw Error(Errc::unsupported, fmt::format("{}: the weight '{}' has no place in the llama "
+                                               "architecture: this variant is not supported",
+                                               checkpoint.path().string(), name));
   }
 }
 
@@ -173,8 +188,15 @@ Architecture gguf_llama(const Checkpoint& checkpoint, Params& params) {
   s.eps = value<double>(m, "llama.attention.layer_norm_rms_epsilon", checkpoint);
   s.theta = value<double>(m, "llama.rope.freq_base", checkpoint, 10000.0);
   s.rope_pairs = "adjacent";
+  check_all_placed(checkpoint, gguf_llama_names());
   load_weights(checkpoint, gguf_llama_names(), params);
-  s.vocabulary = checkpoint.tensor("token_embd.weight").shape.front();
+  const auto& embedding = checkpoint.tensor("token_embd.weight").shape;
+  if (embedding.size() != 2) {
+    throw Error(Errc::corrupt,
+                fmt::format("{}: 'token_embd.weight' has {} dimensions where 2 are wanted",
+                            checkpoint.path().string(), embedding.size()));
+  }
+  s.vocabulary = embedding.front();
   s.tied = !params.has("head.weight");
   return {"llama", llama_spec(s)};
 }
@@ -212,6 +234,7 @@ Architecture huggingface_llama(const Checkpoint& checkpoint, const json& config,
   s.activation = value<std::string>(config, "hidden_act", checkpoint, "silu");
   if (s.activation == "swish") s.activation = "silu";
   s.rope_pairs = "halves";
+  check_all_placed(checkpoint, huggingface_llama_names());
   load_weights(checkpoint, huggingface_llama_names(), params);
   s.tied =
       value<bool>(config, "tie_word_embeddings", checkpoint, false) || !params.has("head.weight");
@@ -269,6 +292,23 @@ Architecture load_architecture(const Checkpoint& checkpoint, Params& params) {
               fmt::format("{}: a bare safetensors file says nothing of its architecture: give the "
                           "directory with its config.json",
                           checkpoint.path().string()));
+}
+
+std::unique_ptr<Model> build_model(const Checkpoint& checkpoint, const Architecture& architecture,
+                                   Params& params) {
+  const auto loaded = params.names();  // sorted
+  auto model = registry().make<Model>(architecture.spec, params);
+  // A model makes a weight that is not there, at random: right for one to train, never for one that was loaded.
+  for (const auto& name : params.names()) {
+    if (std::binary_search(loaded.begin(), loaded.end(), name) ||
+        !params.find(name)->tied_to.empty())
+      continue;
+    throw Error(Errc::corrupt,
+                fmt::format("{}: the weight '{}' of the {} architecture is missing, or has a name "
+                            "that is not known",
+                            checkpoint.path().string(), name, architecture.name));
+  }
+  return model;
 }
 
 }  // namespace mneme

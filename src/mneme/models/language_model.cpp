@@ -1,7 +1,6 @@
 #include "mneme/models/language_model.h"
 
 #include "mneme/core/error.h"
-#include "mneme/core/registry.h"
 #include "mneme/models/architecture.h"
 #include "mneme/models/locate.h"
 #include "mneme/weights/checkpoint.h"
@@ -46,8 +45,8 @@ std::unique_ptr<LanguageModel> load_language_model(const std::string& name_or_pa
                 fmt::format("{} is a {} encoder: it embeds text and cannot generate it",
                             located.path.string(), architecture.name));
   }
+  out->model = build_model(*checkpoint, architecture, out->params);
   out->architecture = std::move(architecture.name);
-  out->model = registry().make<Model>(architecture.spec, out->params);
   out->tokenizer = checkpoint->format() == "gguf" ? tokenizer_from_gguf(checkpoint->metadata())
                                                   : tokenizer_from_directory(located.path);
   out->chat = chat_template(checkpoint->metadata());

@@ -231,10 +231,8 @@ void check_label(std::string_view label) {
   if (label.empty()) refuse("a document needs a label that is not empty");
   if (label.size() > kMaxLabelBytes) refuse("a label may hold at most 4096 bytes");
   if (find_invalid_utf8(label) >= 0) refuse("a label must be valid UTF-8; rename the file");
-  for (const char c : label) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F)
-      refuse("a label must have no control characters; rename the file");
-  }
+  if (has_control_characters(label))
+    refuse("a label must have no control characters; rename the file");
 }
 
 }  // namespace
@@ -256,6 +254,11 @@ std::string_view media_name(Media media) noexcept {
 std::int64_t find_invalid_utf8(std::string_view text) noexcept {
   const auto valid = text::valid_utf8_prefix(text);
   return valid == text.size() ? -1 : static_cast<std::int64_t>(valid);
+}
+
+bool has_control_characters(std::string_view name) noexcept {
+  return std::any_of(name.begin(), name.end(),
+                     [](unsigned char c) { return c < 0x20 || c == 0x7F; });
 }
 
 Document document_from_text(std::string label, std::string text) {

@@ -41,6 +41,9 @@ inline constexpr std::int64_t kMaxLineBytes = std::int64_t{64} << 20;
 /// code points above U+10FFFF are invalid.
 std::int64_t find_invalid_utf8(std::string_view text) noexcept;
 
+/// Whether a name holds bytes that a terminal or a citation cannot carry: control characters of ASCII.
+bool has_control_characters(std::string_view name) noexcept;
+
 /// Reads a file, or a pipe to its end, as a document named `label`. The media follows from the
 /// name's extension. Throws Error with one line that begins with the label: `not_found` (no such
 /// file), `io` (the system refused), `full` (over kMaxDocumentBytes), `invalid` (a folder, empty,

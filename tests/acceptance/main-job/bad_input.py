@@ -142,7 +142,7 @@ def disks(case):
             # Asking goes on without storing anything.
             (mount / "filler").write_bytes(b"\0" * 100) if not fill(mount) else None
             answer = step.mneme_json("ask", mount / "full.mneme", "What is said of the children?", "--always")
-            s.check("a full disk: questions are answered", bool(answer["answer"]), answer["states_obstacle"] or "states were stored")
+            s.check("a full disk: questions are answered", answer["found"], answer["states_obstacle"] or "states were stored")
         finally:
             subprocess.run(["umount", mount])
     else:

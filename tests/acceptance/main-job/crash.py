@@ -11,6 +11,7 @@ from secrets_of import marker, search, secret_text, secrets_of
 import step
 
 ROUNDS = {"read": 35, "ask": 20, "chat": 25, "forget": 20}
+TRIES = 10  # of a round whose victim had ended before the kill came
 
 
 class Victim:
@@ -46,7 +47,7 @@ class Victim:
         print(f"     problem: {what} {detail}", flush=True)
 
     def killed(self, arguments, longest, lines=()):
-        """Runs mneme, feeds it lines, and kills it at a random moment; what it had said until then."""
+        """Runs mneme, feeds it lines, and kills it at a random moment; what it had said until then, and whether it had ended."""
         process = subprocess.Popen([str(step.MNEME), *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         try:
             process.stdin.write("".join(line + "\n" for line in lines).encode())
@@ -54,11 +55,9 @@ class Victim:
         except BrokenPipeError:
             pass
         time.sleep(self.generator.uniform(0, 1.1 * longest))
-        ended = process.poll() is not None
         process.send_signal(signal.SIGKILL)
         said = process.stdout.read().decode(errors="replace")
-        process.wait()
-        return said, ended
+        return said, process.wait() != -signal.SIGKILL
 
     def examine(self):
         """What must hold after every crash."""
@@ -171,13 +170,19 @@ def body(s):
     victim.examine()
     order = [what for what, n in ROUNDS.items() for _ in range(max(1, n // 10) if s.quick else n)]
     victim.generator.shuffle(order)
-    too_late = collections.Counter()
+    too_late, killed = collections.Counter(), collections.Counter()
     for done, what in enumerate(order):
-        too_late[what] += getattr(victim, what)(longest[what])
+        for _ in range(TRIES):
+            ended = getattr(victim, what)(longest[what])
+            too_late[what] += ended
+            killed[what] += not ended
+            if not ended:
+                break
         if done % 10 == 9:
             print(f"     {done + 1} of {len(order)} crashes", flush=True)
-    s.note("killed at random moments of", dict(collections.Counter(order)))
-    s.note("had ended before the kill", dict(too_late))
+    s.note("killed at random moments of", dict(killed))
+    s.note("had ended before the kill, and were repeated", dict(too_late))
+    s.check("processes that the kill met at work", sum(killed.values()) == len(order), sum(killed.values()), f"{len(order)}")
     s.note("messages of the chat, acknowledged", victim.acknowledged)
     s.check(f"{len(order)} crashes: opens, verifies, resumes, nothing double, no acknowledged turn lost, no forgotten byte left", not victim.problems, dict(victim.problems) or "")
     s.check("in the end a deep verify is content", step.mneme("verify", memory, "--deep", 5, check=False).returncode == 0)

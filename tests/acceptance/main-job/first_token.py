@@ -18,6 +18,11 @@ def ask(memory, question, *more):
     return out
 
 
+def placed_by(memory, top):
+    """Median over the questions of the tokens that so many spans place."""
+    return statistics.median(ask(memory, q, "--place", "together", "--top", top)["usage"]["tokens_placed"] for q in QUESTIONS)
+
+
 def measure(s, memory, name, top, repeats):
     """Median first-token time over the questions, from states that are there."""
     together = ["--place", "together", "--top", top]
@@ -50,10 +55,11 @@ def body(s):
     small = s.folder / "small.mneme"
     step.mneme("read", text, "-o", small)
     top = 4
-    while top < 64 and ask(small, QUESTIONS[0], "--place", "together", "--top", top)["usage"]["tokens_placed"] < PLACED:
+    while top < 64 and placed_by(small, top) < PLACED:
         top += 1
     s.note("spans placed", top)
     placed, first = measure(s, small, "10k tokens", top, repeats)
+    s.at_least("tokens placed, median", placed, PLACED)
 
     engine = llama.Llama(4096)
     ids = engine.ids(step.novel_text(16_000))[:int(placed)]
