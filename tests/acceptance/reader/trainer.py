@@ -40,6 +40,12 @@ checkpoint_every = 3
     return path
 
 
+def last_step(folder):
+    """The last step in the log, 0 for none; a resumed training cuts what is behind its checkpoint off."""
+    log = folder / "trained.jsonl"
+    return max([0, *map(int, re.findall(r'"step":(\d+),"loss"', log.read_text() if log.exists() else ""))])
+
+
 def body(s):
     step.parity(s, "trainer_parity.py", step.BUILD / "trainer_tool", "--gguf", step.weights(), "--steps", 4 if s.quick else 20, "--slowest", 0 if s.quick else 0.9,
                 note=lambda line: not line.startswith("step "))
@@ -53,21 +59,17 @@ def body(s):
         if name == "through":
             started = time.time()
             subprocess.run(command, check=True, capture_output=True)
-            lasts = time.time() - started
         else:
-            draw, done, at = random.Random(7), False, []
-            for kill in range(kills):
+            at, done = [], False
+            # Behind the last of these there are steps left to go on with.
+            for kill, wanted in enumerate(sorted(random.Random(7).sample(range(1, steps - 2), kills))):
                 process = subprocess.Popen([*command, *(["--resume"] if kill else [])], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                checkpoint = folder / "trained.safetensors.checkpoint"
-                while not checkpoint.exists() and process.poll() is None:
-                    time.sleep(0.05)
-                # Starting takes the same time every time; what is drawn is where in its share of the steps it dies.
-                time.sleep(max(0.0, lasts * (0.3 + draw.random() * 0.6 / kills)))
+                while process.poll() is None and last_step(folder) < wanted:
+                    time.sleep(0.01)
                 done = process.poll() is not None
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                log = (folder / "trained.jsonl").read_text()
-                at.append(max([0, *map(int, re.findall(r'"step":(\d+),"loss"', log))]))
+                at.append(last_step(folder))
                 if done:
                     break
             s.note("killed behind steps", ", ".join(map(str, at)))
