@@ -57,7 +57,6 @@ def body(s):
         folder.mkdir()
         command = [step.MNEME, "train", config(folder, steps), "--data", s.folder / "own.jsonl"]
         if name == "through":
-            started = time.time()
             subprocess.run(command, check=True, capture_output=True)
         else:
             at, done = [], False
