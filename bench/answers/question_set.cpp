@@ -104,11 +104,13 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
   }
   out.all = tuning ? range(0, kTuningArticles) : range(0, squad.size());
 
+  const auto add_questions = [](std::vector<std::string>& to, const auto& article) {
+    for (const auto& question : article.questions) to.push_back(tasks::trimmed(question.text));
+  };
   std::vector<std::string> strangers;
   for (const auto a : tuning ? range(0, kTuningArticles) : range(kTuningArticles, squad.size())) {
     if (std::binary_search(out.asked.begin(), out.asked.end(), a)) continue;
-    for (const auto& question : squad[a].questions)
-      strangers.push_back(tasks::trimmed(question.text));
+    add_questions(strangers, squad[a]);
   }
   out.strangers = pick(std::move(strangers), kStrangers);
   if (tuning) {
@@ -124,9 +126,8 @@ QuestionSet choose_questions(const std::filesystem::path& data, const std::strin
     std::vector<std::string> unseen;
     for (const auto& article : squad) {
       const auto& held = tasks::squad_tuning_titles();
-      if (std::find(held.begin(), held.end(), article.title) == held.end()) continue;
-      for (const auto& question : article.questions)
-        unseen.push_back(tasks::trimmed(question.text));
+      if (std::find(held.begin(), held.end(), article.title) != held.end())
+        add_questions(unseen, article);
     }
     out.unseen_strangers = pick(std::move(unseen), kStrangers);
     for (const auto a : out.all) {

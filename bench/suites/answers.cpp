@@ -81,8 +81,7 @@ class Answers final : public Suite {
         recall(small, set, set.others, setup, fmt::format("{} whole articles", set.small.size()));
     findings.small_refusal =
         refusal(small, set, findings.small, set.strangers, "articles that are not in it");
-    for (const auto& question : set.unanswerable)
-      findings.small_refusal.unanswerable.push_back({small.relevance(question)});
+    findings.small_refusal.unanswerable = evidence_on(set.unanswerable, small);
     {
       ArticleMemory large(scratch.path() / "large.mneme", set, set.all, models);
       findings.large =
@@ -186,7 +185,15 @@ class Answers final : public Suite {
     if (set.split == "tuning") {
       for (const auto& r : found.others) out.answerable.push_back({r.relevance});
     }
-    for (const auto& question : strangers) out.strangers.push_back({memory.relevance(question)});
+    out.strangers = evidence_on(strangers, memory);
+    return out;
+  }
+
+  /// What retrieval alone tells.
+  static std::vector<Evidence> evidence_on(const std::vector<std::string>& questions,
+                                           ArticleMemory& memory) {
+    std::vector<Evidence> out;
+    for (const auto& question : questions) out.push_back({memory.relevance(question)});
     return out;
   }
 
@@ -207,10 +214,8 @@ class Answers final : public Suite {
     RefusalFindings out = known;
     out.memory += ", strangers never trained on";
     out.strangers_are = "the articles held back";
-    out.strangers.clear();
+    out.strangers = evidence_on(set.unseen_strangers, memory);
     out.unanswerable.clear();
-    for (const auto& question : set.unseen_strangers)
-      out.strangers.push_back({memory.relevance(question)});
     read_in_doubt(memory, "unseen strangers", set.unseen_strangers, setup, out.strangers, rows);
     return out;
   }
@@ -219,9 +224,6 @@ class Answers final : public Suite {
   static void weigh_answers(ArticleMemory& memory, const QuestionSet& set, const SuiteSetup& setup,
                             std::span<const Variant> answered, RefusalFindings& findings,
                             AnswerRows& rows) {
-    const auto confidence = [&](std::string_view variant, const std::string& id) {
-      return rows.row(variant, id).at("confidence").get<double>();
-    };
     const auto weigh = [&](const std::string& which, const std::vector<std::string>& questions,
                            std::vector<Evidence>& evidence) {
       read_in_doubt(memory, which, questions, setup, evidence, rows);
@@ -231,7 +233,8 @@ class Answers final : public Suite {
     if (std::any_of(answered.begin(), answered.end(),
                     [&](const auto& v) { return v.name == kAsk; })) {
       for (std::size_t i = 0; i < set.questions.size(); ++i)
-        findings.answerable[i].confidence = confidence(kAsk, set.questions[i].id);
+        findings.answerable[i].confidence =
+            rows.row(kAsk, set.questions[i].id).at("confidence").get<double>();
     } else {
       std::vector<std::string> texts;
       for (const auto& question : set.questions) texts.push_back(question.text);

@@ -12,7 +12,6 @@
 #include "tests/memory/memory_fixture.h"
 #include "tests/smollm2.h"
 #include "tests/tensor_check.h"
-#include <algorithm>
 #include <gtest/gtest.h>
 
 namespace mneme {
@@ -148,11 +147,9 @@ TEST(MemoryAdapter, ThatIsNotThereIsNamedBeforeThereIsAFile) {
 }
 
 TEST(MemoryAdapter, OfAModelGivenByItsPathIsThatOfItsName) {
-  const auto known = known_models();
-  const auto model =
-      std::find_if(known.begin(), known.end(), [](const auto& m) { return m.name == "smollm2"; });
-  if (model == known.end()) GTEST_SKIP() << "smollm2 is not installed";
-  const auto path = model->path.parent_path() / "." / model->path.filename();
+  MNEME_NEEDS_SMOLLM2();
+  const auto model = locate_model("smollm2").path;
+  const auto path = model.parent_path() / "." / model.filename();
   EXPECT_TRUE(same_model(path.string(), "smollm2"));
   EXPECT_FALSE(same_model(path.string(), "minilm"));
   EXPECT_FALSE(same_model("nowhere", "smollm2"));

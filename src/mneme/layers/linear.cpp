@@ -4,6 +4,7 @@
 #include "mneme/kernels/level.h"
 #include "mneme/kernels/low_rank.h"
 #include "mneme/kernels/quantized.h"
+#include "mneme/layers/saved_object.h"
 #include "mneme/layers/stored_weight.h"
 
 #include <ATen/ATen.h>
@@ -25,11 +26,6 @@ constexpr std::int64_t kFusedRows = 8;
 // Rows of a stored weight that are dequantized at a time: 8 MiB of f32 at 512 columns stay near the cache.
 constexpr std::int64_t kTileRows = 4096;
 
-struct HeldWeight final : torch::CustomClassHolder {
-  explicit HeldWeight(std::shared_ptr<const StoredWeight> held) : weight(std::move(held)) {}
-  std::shared_ptr<const StoredWeight> weight;
-};
-
 /// Rows of a stored weight as numbers of `type`.
 at::Tensor rows_as(const StoredWeight& weight, std::int64_t begin, std::int64_t end,
                    at::ScalarType type) {
@@ -44,8 +40,7 @@ class StoredProduct : public torch::autograd::Function<StoredProduct> {
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
                             const std::shared_ptr<const StoredWeight>& weight,
                             at::ScalarType type) {
-    context->saved_data["weight"] =
-        at::IValue::make_capsule(c10::make_intrusive<HeldWeight>(weight));
+    context->saved_data["weight"] = saved(weight);
     context->saved_data["type"] = static_cast<std::int64_t>(type);
     const auto N = weight->sizes().front();
     const auto input = x.to(type);
@@ -58,10 +53,9 @@ class StoredProduct : public torch::autograd::Function<StoredProduct> {
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
-    const auto held =
-        c10::static_intrusive_pointer_cast<HeldWeight>(context->saved_data["weight"].toCapsule());
+    const auto held = saved_object<StoredWeight>(context->saved_data["weight"]);
     const auto type = static_cast<at::ScalarType>(context->saved_data["type"].toInt());
-    const auto& weight = *held->weight;
+    const auto& weight = *held;
     const auto N = weight.sizes().front();
     const auto g = gradients[0].to(type);
     const auto part = [&](std::int64_t n) {

@@ -2,6 +2,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/kernels/attend.h"
+#include "mneme/layers/saved_object.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -11,32 +12,26 @@
 namespace mneme {
 namespace {
 
-struct HeldKernel final : torch::CustomClassHolder {
-  explicit HeldKernel(std::shared_ptr<const kernels::Rope> held) : kernel(std::move(held)) {}
-  std::shared_ptr<const kernels::Rope> kernel;
-};
-
 /// x [B,H,T,d] f32 turned to positions [B,T] by the kernel. A turn's gradient is turned back.
 class Turned : public torch::autograd::Function<Turned> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
                             const at::Tensor& positions,
-                            const c10::intrusive_ptr<HeldKernel>& held) {
-    context->saved_data["kernel"] = at::IValue::make_capsule(held);
+                            const std::shared_ptr<const kernels::Rope>& kernel) {
+    context->saved_data["kernel"] = saved(kernel);
     context->saved_data["positions"] = positions;
     auto y = x.clone(at::MemoryFormat::Contiguous);
     const auto H = x.size(1), T = x.size(2), d = x.size(3);
     for (std::int64_t b = 0; b < x.size(0); ++b)
-      held->kernel->rotate(y.mutable_data_ptr<float>() + b * H * T * d, H, T, T * d, d,
-                           positions.const_data_ptr<std::int64_t>() + b * T);
+      kernel->rotate(y.mutable_data_ptr<float>() + b * H * T * d, H, T, T * d, d,
+                     positions.const_data_ptr<std::int64_t>() + b * T);
     return y;
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
-    const auto held =
-        c10::static_intrusive_pointer_cast<HeldKernel>(context->saved_data["kernel"].toCapsule());
-    return {apply(gradients[0], -context->saved_data["positions"].toTensor(), held), at::Tensor(),
-            at::Tensor()};
+    return {apply(gradients[0], -context->saved_data["positions"].toTensor(),
+                  saved_object<kernels::Rope>(context->saved_data["kernel"])),
+            at::Tensor(), at::Tensor()};
   }
 };
 
@@ -59,7 +54,7 @@ at::Tensor Rope::operator()(const at::Tensor& x, const at::Tensor& positions, bo
   // next, as its two threads set up MKL's at once, and no run could be repeated exactly.
   if (x.is_cpu() && x.scalar_type() == at::kFloat && positions.is_cpu()) {
     const auto p = positions.to(at::kLong).expand({x.size(0), x.size(2)}).contiguous();
-    return Turned::apply(x, back ? -p : p, c10::make_intrusive<HeldKernel>(kernel_));
+    return Turned::apply(x, back ? -p : p, kernel_);
   }
   auto angle = positions.to(at::kDouble).unsqueeze(-1) *
                at::tensor(frequencies_, at::kDouble).to(positions.device());  // [B,T,d/2]

@@ -2,6 +2,7 @@
 #include "mneme/memory/memory_file.h"
 #include "mneme/memory/schema.h"
 #include "mneme/memory/sqlite.h"
+#include "mneme/weights/atomic_file.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -20,14 +21,10 @@ using memory::Transaction;
 
 namespace {
 
-void sync_to_disk(const std::filesystem::path& path, int flags,
-                  const std::filesystem::path& named) {
-  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
-  const bool synced = descriptor >= 0 && (::fsync(descriptor) == 0 || errno == EINVAL);
-  const int code = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (!synced)
-    throw Error(Errc::io, named.string() + ": cannot be written: " + std::strerror(code));
+void sync_or_throw(const std::filesystem::path& path, int flags,
+                   const std::filesystem::path& named) {
+  if (!sync_to_disk(path, flags))
+    throw Error(Errc::io, named.string() + ": cannot be written: " + std::strerror(errno));
 }
 
 // A file that goes unless it is kept.
@@ -45,9 +42,10 @@ class Scrap {
   std::filesystem::path path_;
 };
 
-bool can_be_named(std::string_view session) {
+template <class Check>
+bool passes(const Check& check) {
   try {
-    MemoryFile::check_session_name(session);
+    check();
     return true;
   } catch (const Error&) {
     return false;
@@ -88,12 +86,12 @@ void MemoryFile::export_to(const std::filesystem::path& to) const {
         "'state_parts')");
     transaction.commit();
   }
-  sync_to_disk(partial, O_RDONLY, to);
+  sync_or_throw(partial, O_RDONLY, to);
   if (std::rename(partial.c_str(), to.c_str()) != 0) {
     throw Error(Errc::io, to.string() + ": cannot be created: " + std::strerror(errno));
   }
   scrap.keep();
-  sync_to_disk(folder, O_RDONLY | O_DIRECTORY, to);
+  sync_or_throw(folder, O_RDONLY | O_DIRECTORY, to);
 }
 
 ImportReport MemoryFile::import_from(const std::filesystem::path& from,
@@ -114,7 +112,7 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
   const auto sessions_here = sessions();
   for (const auto& session : other->sessions()) {
     const bool comes =
-        can_be_named(session.name) &&
+        passes([&] { check_session_name(session.name); }) &&
         std::none_of(sessions_here.begin(), sessions_here.end(),
                      [&](const SessionInfo& here) { return here.name == session.name; });
     session_comes[session.name] = comes;
@@ -168,14 +166,6 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
     }
     return here;
   };
-  const auto acceptable = [&](const Turn& turn) {
-    try {
-      check_turns({&turn, 1});
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  };
 
   // A document with its spans; one of a session is part of a transaction that is open.
   const auto take = [&](const DocumentInfo& info) {
@@ -194,9 +184,12 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
     document.text = other->document_text(info.document.id);
     const auto spans = other->spans(info.document.id);
     const PutOptions belonging{info.session, *provenance};
-    check_document(document, spans, {}, belonging);
-    const auto result = info.session.empty() ? put_document(document, spans, {}, belonging)
-                                             : write_document(document, spans, {}, belonging);
+    const auto store = [&] {
+      if (info.session.empty()) return put_document(document, spans, {}, belonging);
+      check_document(document, spans, {}, belonging);
+      return write_document(document, spans, {}, belonging);
+    };
+    const auto result = store();
     document_here[info.document.id] = result.document;
     switch (result.outcome) {
       case PutResult::Outcome::added:
@@ -240,7 +233,7 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
                                          "; run `mneme verify` on it");
         }
         auto provenance = translate(turn.provenance);
-        if (!provenance || !acceptable(turn)) {
+        if (!provenance || !passes([&] { check_turns({&turn, 1}); })) {
           ++report.turns_left_out;
           // As in forgetting, a question goes with its answer.
           if (turn.role == "assistant" && !kept.empty() && kept.back().role == "user" &&

@@ -40,6 +40,11 @@ std::vector<Span> passages_of(const std::vector<Span>& spans) {
   return out;
 }
 
+/// A path that holds anywhere: a memory, which keeps names and such paths, may be opened from another folder.
+std::string anywhere(const std::string& path) {
+  return std::filesystem::absolute(path).lexically_normal().string();
+}
+
 /// Writes into a new memory which models and which way of reading it is of, and refuses others for one that has been read
 /// into.
 void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& embedder,
@@ -47,10 +52,6 @@ void bind(MemoryFile& file, const LanguageModel& model, const SentenceEncoder& e
   const std::string name = context == ContextMode::span ? "span" : "stream";
   const auto digest = file.meta("model_digest");
   if (!digest) {
-    // A memory may be opened from another folder: it keeps names, and paths that hold anywhere.
-    const auto anywhere = [](const std::string& path) {
-      return std::filesystem::absolute(path).lexically_normal().string();
-    };
     const std::pair<std::string, std::string> entries[] = {
         {"model", model.name == "smollm2" ? model.name : anywhere(model.path)},
         {"model_digest", model.digest},
@@ -99,14 +100,12 @@ MemoryModels::MemoryModels(std::string language_model, std::string embedder, std
       embedder_name_(std::move(embedder)),
       compute_(compute) {
   if (adapter.empty()) return;
-  // A memory may be opened from another folder: it keeps names, and paths that hold anywhere.
   std::error_code ignored;
   const auto known = known_adapters();
   const bool named =
       adapter == kNoAdapter || std::find(known.begin(), known.end(), adapter) != known.end();
-  adapter_ = named || !std::filesystem::exists(adapter, ignored)
-                 ? std::move(adapter)
-                 : std::filesystem::absolute(adapter).lexically_normal().string();
+  adapter_ =
+      named || !std::filesystem::exists(adapter, ignored) ? std::move(adapter) : anywhere(adapter);
 }
 
 const std::string& MemoryModels::adapter(const std::optional<std::string>& model,
@@ -535,8 +534,9 @@ void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
       }
       std::vector<Rep> reps;
       for (std::size_t i = 0; i < n; ++i)
-        reps.push_back(states.rep(passages[first + i].id, static_cast<std::int64_t>(ids[i].size()),
-                                  std::move(blobs[i])));
+        reps.push_back(memory::SpanStates::rep(states.key(passages[first + i].id),
+                                               static_cast<std::int64_t>(ids[i].size()),
+                                               std::move(blobs[i])));
       const auto stored = file_->put(reps, Admission::ahead);
       report.states_computed += static_cast<std::int64_t>(n);
       report.states_stored += stored.stored;

@@ -231,7 +231,6 @@ std::vector<double> Reader::take_refusals(at::Tensor& logits, const State& state
     refuses[row] = best[static_cast<std::int64_t>(row)].item<std::int64_t>() == first;
   }
   // "not" may begin "not found" or "not guilty": where it is what comes first, the rest decides.
-  std::vector<bool> other(refused.size());
   std::optional<State> ahead;
   for (std::size_t i = 1; i < refusal_ids_.size(); ++i) {
     if (std::find(refuses.begin(), refuses.end(), true) == refuses.end()) break;
@@ -245,11 +244,12 @@ std::vector<double> Reader::take_refusals(at::Tensor& logits, const State& state
       const auto of_row = next.select(0, static_cast<std::int64_t>(row));
       refused[row] *= at::softmax(of_row, -1)[refusal_ids_[i]].item<double>();
       refuses[row] = of_row.argmax().item<std::int64_t>() == refusal_ids_[i];
-      other[row] = !refuses[row];
     }
   }
   for (std::size_t row = 0; row < refused.size(); ++row) {
-    if (!other[row])
+    const bool begins_another =
+        best[static_cast<std::int64_t>(row)].item<std::int64_t>() == first && !refuses[row];
+    if (!begins_another)
       flat.select(0, static_cast<std::int64_t>(row))[first] = std::numeric_limits<float>::lowest();
   }
   return refused;

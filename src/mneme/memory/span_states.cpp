@@ -52,9 +52,9 @@ bool SpanStates::has(std::int64_t span) const {
   });
 }
 
-Rep SpanStates::rep(std::int64_t span, std::int64_t tokens, std::string blob) const {
+Rep SpanStates::rep(RepKey key, std::int64_t tokens, std::string blob) {
   Rep rep;
-  rep.key = key(span);
+  rep.key = std::move(key);
   rep.n_vec = tokens;
   rep.d = tokens > 0 ? static_cast<std::int64_t>(blob.size()) / tokens : 0;
   rep.blob = std::move(blob);
@@ -88,8 +88,7 @@ std::vector<SpanStates::Loaded> SpanStates::load(const std::vector<std::int64_t>
     tokens_evaluated_ += tokens;
     out[missing[j]] = {reader_.decode(blobs[j], tokens, reader_.codec()), false,
                        static_cast<std::int64_t>(blobs[j].size())};
-    computed_.push_back(rep(spans[missing[j]], tokens, std::move(blobs[j])));
-    computed_.back().key = alone(spans[missing[j]]);
+    computed_.push_back(rep(alone(spans[missing[j]]), tokens, std::move(blobs[j])));
   }
   return out;
 }

@@ -39,7 +39,8 @@ class SpanStates {
 
   /// What a state is kept under that was read as the memory is: as a stream or span by span.
   [[nodiscard]] RepKey key(std::int64_t span) const;
-  [[nodiscard]] Rep rep(std::int64_t span, std::int64_t tokens, std::string blob) const;
+  /// A state of so many tokens as it is stored.
+  [[nodiscard]] static Rep rep(RepKey key, std::int64_t tokens, std::string blob);
   /// Makes a state smaller when the budget is full: 8 bits become 4.
   [[nodiscard]] MemoryFile::Consolidate consolidation() const;
   /// Computes a span's state anew and compares it with the stored one: one line on what differs, empty if nothing does.

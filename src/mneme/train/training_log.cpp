@@ -13,7 +13,6 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
-#include <unistd.h>
 
 namespace mneme {
 namespace {
@@ -132,15 +131,10 @@ void TrainingLog::add(const ValidationReport& report) {
 
 void TrainingLog::sync() const {
   // What was flushed is the file's, whichever descriptor asks for it to be written.
-  const int descriptor = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-  if (descriptor < 0 && errno == ENOENT) return;  // who takes the log away does not want it
-  const bool synced = descriptor >= 0 && (::fsync(descriptor) == 0 || errno == EINVAL);
-  const int code = errno;
-  if (descriptor >= 0) ::close(descriptor);
-  if (!synced) {
-    throw Error(Errc::io, fmt::format("{}: the log cannot be written: {}", path_.string(),
-                                      std::strerror(code)));
-  }
+  // Who takes the log away does not want it.
+  if (sync_to_disk(path_, O_WRONLY) || errno == ENOENT) return;
+  throw Error(Errc::io, fmt::format("{}: the log cannot be written: {}", path_.string(),
+                                    std::strerror(errno)));
 }
 
 void TrainingLog::plot(const std::filesystem::path& path, std::string_view title) const {

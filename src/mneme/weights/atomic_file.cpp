@@ -18,6 +18,16 @@ Error writing_error(const std::filesystem::path& path, const char* action) {
   return Error(Errc::io, path.string() + ": cannot " + action + ": " + std::strerror(errno));
 }
 
+/// False, with errno, if that failed.
+bool sync_and_close(int descriptor) {
+  const bool synced =
+      ::fsync(descriptor) == 0 || errno == EINVAL;  // some file systems cannot sync a folder
+  const int code = errno;
+  ::close(descriptor);
+  errno = code;
+  return synced;
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
@@ -58,12 +68,12 @@ void AtomicFile::commit(bool durable) {
   const auto folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
   const int directory = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (directory < 0) throw writing_error(folder, "open");
-  const bool synced =
-      ::fsync(directory) == 0 || errno == EINVAL;  // some file systems cannot sync a folder
-  const int code = errno;
-  ::close(directory);
-  errno = code;
-  if (!synced) throw writing_error(folder, "write");
+  if (!sync_and_close(directory)) throw writing_error(folder, "write");
+}
+
+bool sync_to_disk(const std::filesystem::path& path, int flags) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
+  return descriptor >= 0 && sync_and_close(descriptor);
 }
 
 }  // namespace mneme

@@ -28,4 +28,8 @@ class AtomicFile {
   int descriptor_ = -1;
 };
 
+/// Waits until what was written to a file, or the names in a folder, are on the disk; `flags` to open it with. False, with
+/// errno, if that failed; a file system that cannot sync it has done what it can.
+bool sync_to_disk(const std::filesystem::path& path, int flags);
+
 }  // namespace mneme

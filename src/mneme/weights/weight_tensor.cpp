@@ -5,20 +5,18 @@
 #include <ATen/ATen.h>
 
 #include <cstring>
+#include <utility>
 
 namespace mneme {
 namespace {
 
+// The types that are numbers as they stand.
+constexpr std::pair<WeightType, at::ScalarType> kPlain[] = {
+    {WeightType::f32, at::kFloat}, {WeightType::f16, at::kHalf}, {WeightType::bf16, at::kBFloat16}};
+
 at::ScalarType scalar_type(const WeightTensor& weight) {
-  switch (weight.type) {
-    case WeightType::f32:
-      return at::kFloat;
-    case WeightType::f16:
-      return at::kHalf;
-    case WeightType::bf16:
-      return at::kBFloat16;
-    default:
-      break;
+  for (const auto& [stored, number] : kPlain) {
+    if (stored == weight.type) return number;
   }
   throw Error(Errc::unsupported,
               "weight '" + weight.name + "' is quantized (" + std::string(name(weight.type)) +
@@ -80,16 +78,10 @@ std::int64_t WeightTensor::elements() const noexcept {
 }
 
 std::optional<WeightType> weight_type(at::ScalarType type) noexcept {
-  switch (type) {
-    case at::kFloat:
-      return WeightType::f32;
-    case at::kHalf:
-      return WeightType::f16;
-    case at::kBFloat16:
-      return WeightType::bf16;
-    default:
-      return std::nullopt;
+  for (const auto& [stored, number] : kPlain) {
+    if (number == type) return stored;
   }
+  return std::nullopt;
 }
 
 at::Tensor to_tensor(const WeightTensor& weight) {
