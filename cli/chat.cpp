@@ -215,16 +215,19 @@ class FromModel final : public Partner {
 class Chat final : public Verb {
  public:
   [[nodiscard]] About about() const override {
-    return {Group::main_job,
-            "chat",
-            "talk with a memory file, or with the model alone",
-            {{"FILE", "a memory file; without one nothing is kept", false}},
-            {"mneme chat handbook.mneme --session monday",
-             "printf 'What is covered?\\nSince when?\\n' | mneme chat handbook.mneme"},
-            "The conversation is kept in the file, under the session's name; what no longer fits "
-            "the model's context can still be found. Where "
-            "standard input is no terminal, every line is a message. Commands: /sources, /forget "
-            "LABEL, /clear, /help, /quit."};
+    return {
+        Group::main_job,
+        "chat",
+        "talk with a memory file, or with the model alone",
+        {{"FILE", "a memory file; without one nothing is kept", false}},
+        {"mneme chat handbook.mneme --session monday",
+         "printf 'What is covered?\\nSince when?\\n' | mneme chat handbook.mneme"},
+        "The conversation is kept in the file, under the session's name; what no longer fits "
+        "the model's context can still be found. Where "
+        "standard input is no terminal, every line is a message. With an adapter that learned to "
+        "answer, what is in the memory is told in its likeliest words; --temp and its like "
+        "act on other replies. Commands: /sources, /forget "
+        "LABEL, /clear, /help, /quit."};
   }
 
   void declare(Flags& flags) override {

@@ -99,6 +99,37 @@ TEST(Conversation, AFollowUpIsAboutWhatWasTalkedOfThoughOthersHoldItsWords) {
   EXPECT_EQ(reply.citations[0].source, "ferry") << reply.text;
 }
 
+TEST(Conversation, AWordThatPointsBackDoesNotHoldToTheTopicBefore) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  say(*memory, "Who dug the harbour of Tarrow?");
+  say(*memory, "And when was that?");
+  const auto reply = say(*memory, "What is the password that opens that Zephyrine archive?");
+  ASSERT_FALSE(reply.citations.empty()) << reply.note;
+  EXPECT_EQ(reply.citations[0].source, "secret") << reply.text;
+  EXPECT_EQ(reply.text, "quokkabramble");
+}
+
+TEST(Conversation, AReaderRepliesAsItAnswers) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  std::string streamed;
+  for (const auto* question :
+       {"Who dug the harbour of Tarrow?", "What is the password of the Zephyrine archive?"}) {
+    streamed.clear();
+    const auto reply = memory->chat("default", question, 24, {}, 1, [&](std::string_view text) {
+      streamed += text;
+      return true;
+    });
+    const auto answer = memory->ask(question, {});
+    EXPECT_EQ(reply.text, answer.answer);
+    EXPECT_EQ(streamed, reply.text);
+    ASSERT_FALSE(reply.citations.empty());
+    EXPECT_EQ(reply.citations[0].start, answer.citations.at(0).start);
+    EXPECT_EQ(reply.citations[0].source, answer.citations.at(0).source);
+  }
+}
+
 TEST(Conversation, AVeryLongTurnDoesNotBlockTheNext) {
   const check::Folder folder;
   auto memory = memory_of(folder, {{"harbour", kHarbour}});

@@ -1,7 +1,10 @@
-// Chatting and writing on from memory: spans are placed together, earlier turns stand between them and the new question.
+// Chatting and writing on from memory. A reader, a model that learned to answer questions from passages, replies as it
+// answers: from each span apart, the best answer chosen; earlier turns say what a follow-up is about. Any other model has
+// the spans placed together, and the earlier turns between them and the new message.
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
 #include "mneme/decode/generate.h"
+#include "mneme/memory/choice.h"
 #include "mneme/memory/clock.h"
 #include "mneme/memory/embedding_rep.h"
 #include "mneme/memory/memory.h"
@@ -80,8 +83,157 @@ bool is_follow_up(std::string_view message, const LexicalIndex& index) {
          search::inverse_document_frequency(index.size(), 0);
 }
 
+/// The candidates of both, each once with its better score, best first.
+std::vector<Candidate> merged(std::vector<Candidate> one, const std::vector<Candidate>& other) {
+  for (const auto& candidate : other) {
+    const auto same = std::find_if(one.begin(), one.end(),
+                                   [&](const Candidate& c) { return c.id == candidate.id; });
+    if (same == one.end()) {
+      one.push_back(candidate);
+    } else if (candidate.score > same->score) {
+      *same = candidate;
+    }
+  }
+  std::stable_sort(one.begin(), one.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+  return one;
+}
+
 std::string moved_label(const std::string& session, std::int64_t first, std::int64_t last) {
   return fmt::format("{} turns {}-{}", session, first, last);
+}
+
+/// What a reply is made to, and how.
+struct Wanted {
+  const std::string& message;
+  std::int64_t max_tokens;
+  const Chain& sampler;
+  std::uint64_t seed;
+  const std::function<bool(std::string_view)>& on_text;
+
+  [[nodiscard]] GenerateOptions generation() const {
+    GenerateOptions out;
+    out.max_tokens = max_tokens;
+    out.sampler = sampler;
+    out.seed = seed;
+    out.on_text = on_text;
+    return out;
+  }
+};
+
+/// A reply and what it was made from.
+struct Said {
+  std::string text, stop_reason, note;
+  std::int64_t tokens = 0;
+  std::vector<Citation> citations;
+  std::vector<std::int64_t> provenance;  ///< documents
+};
+
+std::vector<std::int64_t> ids_of(std::span<const memory::PlacedSpan> spans) {
+  std::vector<std::int64_t> out;
+  for (const auto& placed : spans) out.push_back(placed.span.id);
+  return out;
+}
+
+/// What a turn may hold: a token of one byte may be zero, which no turn may hold.
+std::string turn_text(std::string text) {
+  std::erase(text, '\0');
+  while (!text.empty() && (text.back() == ' ' || text.back() == '\n')) text.pop_back();
+  return text;
+}
+
+Said said_by(Generation&& generation) {
+  return {turn_text(std::move(generation.text)),
+          std::move(generation.stop_reason),
+          "",
+          static_cast<std::int64_t>(generation.ids.size()),
+          {},
+          {}};
+}
+
+/// A reader's reply: the best of the answers that it reads from each span apart.
+Said reply_apart(const Reader& reader, memory::SpanStates& states,
+                 std::span<const memory::PlacedSpan> spans, double relevance,
+                 const Wanted& wanted) {
+  Said out;
+  out.text = reader.prompt().refusal;
+  for (const auto& placed : spans) out.provenance.push_back(placed.span.document);
+  if (!spans.empty()) {
+    std::vector<State> rows;
+    for (const auto& loaded : states.load(ids_of(spans))) {
+      rows.push_back(reader.prefix());
+      reader.place(rows.back(), loaded.state);
+    }
+    const auto read = reader.answer(std::move(rows), wanted.message, wanted.max_tokens);
+    std::vector<memory::ScoredAnswer> answers;
+    for (std::size_t i = 0; i < spans.size(); ++i)
+      answers.push_back({&read.rows[i], spans[i].score});
+    const auto choice = memory::choose_answer(answers, relevance, reader.prompt());
+    const auto& best = read.rows[choice.best];
+    if (choice.refused || best.text.empty()) {
+      out.note = "the passages found do not say";
+    } else {
+      out.text = turn_text(best.text);
+      out.tokens = best.tokens;
+      out.stop_reason = best.ended ? "stop" : "length";
+      out.citations = memory::citations_of(spans, out.text, choice.best).list;
+      out.provenance = {spans[choice.best].span.document};
+    }
+  }
+  if (wanted.on_text) wanted.on_text(out.text);
+  return out;
+}
+
+/// A reply behind the spans placed together and the earlier turns, in the form that the prompt gives questions and answers.
+Said reply_together(const Reader& reader, memory::SpanStates& states,
+                    std::span<const memory::PlacedSpan> spans, std::span<const Exchange> earlier,
+                    const Wanted& wanted) {
+  const auto& prompt = reader.prompt();
+  auto state = reader.prefix();
+  const auto loaded = states.load(ids_of(spans));
+  for (auto i = loaded.size(); i-- > 0;) reader.place(state, loaded[i].state);
+  std::string turns;
+  for (const auto& exchange : earlier) {
+    turns += prompt.question_before + exchange.question + prompt.question_after + exchange.answer +
+             prompt.answer_ends_at + prompt.span_after;
+  }
+  auto ids = reader.model().tokenizer->encode(turns);
+  const auto question = reader.question_ids(wanted.message);
+  ids.insert(ids.end(), question.begin(), question.end());
+  auto generation = wanted.generation();
+  generation.stop = {"\n"};
+  if (!prompt.answer_ends_at.empty()) generation.stop.push_back(prompt.answer_ends_at);
+  auto out = said_by(decode::generate(reader.model(), ids, state, generation));
+  out.citations = memory::citations_of(spans, out.text).list;
+  for (const auto& placed : spans) out.provenance.push_back(placed.span.document);
+  for (const auto& exchange : earlier)
+    out.provenance.insert(out.provenance.end(), exchange.provenance.begin(),
+                          exchange.provenance.end());
+  return out;
+}
+
+/// A reply that is not from memory.
+Said reply_freely(const LanguageModel& model, std::span<const Exchange> earlier,
+                  const Wanted& wanted) {
+  if (!model.chat)
+    throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} has "
+                                               "no chat template to talk without it",
+                                               model.name));
+  std::vector<ChatMessage> messages;
+  for (const auto& exchange : earlier) {
+    messages.push_back({"user", exchange.question});
+    messages.push_back({"assistant", exchange.answer});
+  }
+  messages.push_back({"user", wanted.message});
+  auto state = model.model->start(1);
+  auto out =
+      said_by(decode::generate(model, model.chat->encode_chat(*model.tokenizer, messages, true),
+                               state, wanted.generation()));
+  out.note = "not from memory: nothing in it has to do with this";
+  for (const auto& exchange : earlier)
+    out.provenance.insert(out.provenance.end(), exchange.provenance.begin(),
+                          exchange.provenance.end());
+  return out;
 }
 
 }  // namespace
@@ -156,88 +308,52 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     for (auto i = turns.size() - std::min(turns.size(), kTurnsForRetrieval); i < turns.size(); ++i)
       query += turns[i].text + "\n";
   }
-  const auto candidates = retrieve(query + message, kChatRetrieved, {}, true);
+  // A reader learned to answer from passages, not from the turns before: these only find passages.
+  const bool apart = !prompt_.refusal.empty();
+  auto candidates = retrieve(query + message, kChatRetrieved, {}, true);
+  // A word that points back may also stand in a message that begins something new.
+  if (follow_up && apart)
+    candidates = merged(std::move(candidates), retrieve(message, kChatRetrieved, {}, true));
   // What goes on from an answer from memory is answered from memory.
   const bool goes_on = follow_up && !turns.back().provenance.empty() && !candidates.empty();
   const bool from_memory = goes_on || search::relevance(candidates) >= prompt_.not_found_below;
 
-  State state;
-  std::vector<std::int32_t> prompt;
-  // What is not read from memory is said by the model as it came: a reader learned short answers from passages.
-  const auto base = from_memory ? nullptr : models_->base_language_model(model_name());
-  const auto& model = from_memory ? reader.model() : *base;
-  // What the reply was made from: the spans placed, and what earlier turns in its prompt were made from.
-  std::vector<std::int64_t> provenance;
-  for (const auto& exchange : recent)
-    provenance.insert(provenance.end(), exchange.provenance.begin(), exchange.provenance.end());
-  std::vector<memory::PlacedSpan> placed;
-  std::optional<memory::SpanStates> states;
-  GenerateOptions generation;
-  generation.max_tokens = max_tokens;
-  generation.sampler = sampler;
-  generation.seed = seed;
-  generation.on_text = on_text;
-  if (from_memory) {
-    state = reader.prefix();
-    states.emplace(*file_, reader);
-    const auto labels = this->labels();
-    auto room = reader.room(message, max_tokens) - kTurnTokens;
-    std::vector<std::int64_t> ids;
-    // A reader learned to answer a question from passages, not from the turns before it: of two passages that a
-    // follow-up fits, it would not know which was talked of. Retrieval does.
-    const auto most = follow_up && !prompt_.refusal.empty() ? 1 : kChatSpans;
+  const auto labels = this->labels();
+  // The first spans that fit; placed together they share the room.
+  const auto place = [&](std::int64_t most, std::int64_t room) {
+    std::vector<memory::PlacedSpan> spans;
     for (const auto& candidate : candidates) {
-      if (static_cast<std::int64_t>(placed.size()) == most) break;
+      if (static_cast<std::int64_t>(spans.size()) == most) break;
       const auto span = file_->find_span(candidate.id);
       if (!span || span->tokens + 16 > room) continue;
-      room -= span->tokens + 16;
-      placed.push_back({file_.get(), *span, labels.at(span->document), candidate.score});
-      ids.push_back(span->id);
-      provenance.push_back(span->document);
+      if (!apart) room -= span->tokens + 16;
+      spans.push_back({file_.get(), *span, labels.at(span->document), candidate.score});
     }
-    if (ids.empty())
-      out.note = "no passage fits the model's context beside the message and the earlier turns";
-    auto loaded = states->load(ids);
-    for (auto i = loaded.size(); i-- > 0;) reader.place(state, loaded[i].state);
-    // Earlier turns take the form that the prompt gives questions and answers.
-    std::string earlier;
-    for (const auto& exchange : recent) {
-      earlier += prompt_.question_before + exchange.question + prompt_.question_after +
-                 exchange.answer + prompt_.answer_ends_at + prompt_.span_after;
-    }
-    prompt = model.tokenizer->encode(earlier);
-    const auto question = reader.question_ids(message);
-    prompt.insert(prompt.end(), question.begin(), question.end());
-    generation.stop = {"\n"};
-    if (!prompt_.answer_ends_at.empty()) generation.stop.push_back(prompt_.answer_ends_at);
+    return spans;
+  };
+  const Wanted wanted{message, max_tokens, sampler, seed, on_text};
+  std::optional<memory::SpanStates> states;
+  Said said;
+  if (from_memory) {
+    states.emplace(*file_, reader);
+    const auto room = reader.room(message, max_tokens);
+    const auto spans =
+        apart ? place(prompt_.spans_apart, room) : place(kChatSpans, room - kTurnTokens);
+    said = apart ? reply_apart(reader, *states, spans, search::relevance(candidates), wanted)
+                 : reply_together(reader, *states, spans, recent, wanted);
+    if (spans.empty())
+      said.note = "no passage fits the model's context beside the message and the earlier turns";
   } else {
-    if (!model.chat)
-      throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} "
-                                                 "has no chat template to talk without it",
-                                                 model.name));
-    state = model.model->start(1);
-    std::vector<ChatMessage> messages;
-    for (const auto& exchange : recent) {
-      messages.push_back({"user", exchange.question});
-      messages.push_back({"assistant", exchange.answer});
-    }
-    messages.push_back({"user", message});
-    prompt = model.chat->encode_chat(*model.tokenizer, messages, true);
-    out.note = "not from memory: nothing in it has to do with this";
+    // What is not read from memory is said by the model as it came: a reader learned short answers from passages.
+    said = reply_freely(*models_->base_language_model(model_name()), recent, wanted);
   }
-  auto said = decode::generate(model, prompt, state, generation);
-  out.text = said.text;
-  std::erase(out.text, '\0');  // a token of one byte may be this one, and no turn may hold it
-  while (!out.text.empty() && (out.text.back() == ' ' || out.text.back() == '\n'))
-    out.text.pop_back();
-  out.tokens = static_cast<std::int64_t>(said.ids.size());
-  if (said.stop_reason == "length") out.cut = true;
+  out.text = std::move(said.text);
+  out.tokens = said.tokens;
+  out.cut = said.stop_reason == "length";
+  out.note = std::move(said.note);
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
-  if (from_memory && !prompt_.refusal.empty() && out.text == prompt_.refusal) {
-    out.note = "the passages found do not say";
-  } else {
-    out.citations = memory::citations_of(placed, out.text).list;
-  }
+  out.citations = std::move(said.citations);
+  auto& provenance = said.provenance;
   std::sort(provenance.begin(), provenance.end());
   provenance.erase(std::unique(provenance.begin(), provenance.end()), provenance.end());
   // Both turns together: a question without its answer would stand in the way of the next.
