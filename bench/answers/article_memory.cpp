@@ -4,11 +4,7 @@
 #include "mneme/core/progress.h"
 #include "mneme/search/ranking.h"
 
-#include <cerrno>
-#include <cstring>
 #include <fmt/format.h>
-#include <stdlib.h>
-#include <system_error>
 
 namespace mneme::bench {
 namespace {
@@ -25,18 +21,6 @@ std::vector<Candidate> candidates_of(const std::vector<CandidateReport>& reports
 }
 
 }  // namespace
-
-ScratchFolder::ScratchFolder() {
-  auto name = (std::filesystem::temp_directory_path() / "mneme-bench-XXXXXX").string();
-  if (!mkdtemp(name.data()))
-    throw Error(Errc::io, fmt::format("{}: {}", name, std::strerror(errno)));
-  path_ = name;
-}
-
-ScratchFolder::~ScratchFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
 
 ArticleMemory::ArticleMemory(const std::filesystem::path& file, const QuestionSet& set,
                              const std::vector<std::size_t>& articles,

@@ -13,20 +13,6 @@
 
 namespace mneme::bench {
 
-/// A folder of its own for files that are of no use afterwards.
-class ScratchFolder {
- public:
-  /// Throws Error(io).
-  ScratchFolder();
-  ~ScratchFolder();
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 /// What retrieval gave for one question.
 struct Retrieval {
   std::vector<std::int64_t> spans;  ///< best first

@@ -16,6 +16,8 @@
 #include "bench/answers/article_memory.h"
 #include "bench/answers/question_set.h"
 #include "bench/answers/summary.h"
+#include "bench/list.h"
+#include "bench/scratch_folder.h"
 #include "bench/suite.h"
 #include <algorithm>
 #include <filesystem>
@@ -123,9 +125,7 @@ class Answers final : public Suite {
     if (o_.variants == "all") return {all.begin(), all.end()};
     if (o_.variants == "none") return {};
     std::vector<Variant> out;
-    for (std::size_t begin = 0; begin <= o_.variants.size();) {
-      const auto end = std::min(o_.variants.find(',', begin), o_.variants.size());
-      const auto name = std::string_view(o_.variants).substr(begin, end - begin);
+    for (const auto& name : listed(o_.variants)) {
       const auto found =
           std::find_if(all.begin(), all.end(), [&](const Variant& v) { return v.name == name; });
       if (found == all.end()) {
@@ -135,7 +135,6 @@ class Answers final : public Suite {
                                              fmt::join(names, ", ")));
       }
       out.push_back(*found);
-      begin = end + 1;
     }
     return out;
   }

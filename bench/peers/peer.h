@@ -1,0 +1,39 @@
+// Peer: another engine in a process of its own, asked in turns with ours so that both meet the same machine.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace mneme::bench {
+
+/// A Python program of bench/peers/. It prints a line when it is ready, then answers every line with one: a number, or
+/// `error` and why.
+class Peer {
+ public:
+  /// Starts `program` (a file name in bench/peers/) with `python` and waits until it is ready. Throws Error(not_found)
+  /// without the interpreter, Error(unsupported) with the program's own reason, such as a package that is missing.
+  Peer(const std::filesystem::path& python, std::string_view program,
+       const std::vector<std::string>& arguments);
+  ~Peer();
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+
+  /// Sends a line and gives the number that comes back. Throws Error(io) if the program ends or says `error`.
+  double ask(const std::string& line);
+
+  /// The interpreter of the checkout's virtual environment.
+  [[nodiscard]] static std::filesystem::path default_python();
+
+ private:
+  std::string answer();
+  void close();
+
+  std::string name_;
+  int process_ = -1;
+  int to_ = -1;
+  std::FILE* from_ = nullptr;
+};
+
+}  // namespace mneme::bench

@@ -1,0 +1,547 @@
+// speed: how fast this machine reads, decodes, embeds and answers, beside what its memory and its products allow at most,
+// and beside other engines that run the same weights on the same text in turns with ours.
+//
+//   prefill      a prompt of `depth` tokens, to the logits of its last one
+//   decode       tokens one by one behind `depth` others
+//   first-token  from the stored states of spans of about `depth` tokens to the first token of an answer
+//   restore      those states from their bytes to their places
+//   embedding    passages of mixed length at once, and single sentences one by one
+//   reading      a text of `depth` tokens into a memory file, with embeddings, states and index
+//
+// The share of the limit is the time that the work would take at the measured bandwidth or product rate, whichever takes
+// longer, as part of the time that it took. Bytes are the weights once a step and the keys and values that it looks at;
+// FLOPs are those of all products and of attention, 4 x heads x width a context token and layer.
+#include "mneme/core/error.h"
+#include "mneme/core/progress.h"
+#include "mneme/kernels/level.h"
+#include "mneme/kv/plan.h"
+#include "mneme/memory/memory.h"
+#include "mneme/models/locate.h"
+#include "mneme/text/span.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
+
+#include "bench/list.h"
+#include "bench/machine/limits.h"
+#include "bench/peers/peer.h"
+#include "bench/scratch_folder.h"
+#include "bench/speed/sample_text.h"
+#include "bench/speed/turns.h"
+#include "bench/suite.h"
+#include <algorithm>
+#include <fmt/format.h>
+#include <fstream>
+#include <iterator>
+#include <numeric>
+#include <optional>
+
+namespace mneme::suites::speed {
+
+using namespace mneme::bench;
+using nlohmann::json;
+
+namespace {
+
+constexpr std::array<std::string_view, 6> kMeasures = {"prefill", "decode",    "first-token",
+                                                       "restore", "embedding", "reading"};
+constexpr std::string_view kLlama = "llama.cpp", kSentenceTransformers = "sentence-transformers";
+// Prompt tokens of one pass, as generation and reading feed them.
+constexpr std::int64_t kChunk = 512;
+// Passages and sentences that are embedded in a round.
+constexpr std::size_t kPassages = 128, kSentences = 32;
+// A machine that is busier gives times that are worth nothing.
+constexpr double kBusy = 0.5;
+constexpr std::string_view kQuestion = "What did the captain say about the harbour?";
+
+/// One thing that is measured: our side, those of peers, and what it takes at least.
+struct Case {
+  std::string measure;
+  std::int64_t depth = 0, batch = 1;
+  std::string kv = {};  ///< how keys and values are kept; empty where there are none
+  double amount = 0;    ///< of `unit`, in one run
+  std::string unit = "tokens";
+  std::function<double()> ours = {};  ///< runs once; the seconds that it took
+  std::vector<std::pair<std::string, std::function<double()>>> peers = {};
+  double bytes = 0, flops = 0;  ///< of one run; 0: not counted
+};
+
+json row_of(const Timing& timing, double amount) {
+  return {{"median_s", timing.median},
+          {"least_s", timing.least},
+          {"most_s", timing.most},
+          {"rounds_s", timing.rounds},
+          {"per_s", amount / timing.median}};
+}
+
+std::string file_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::string out{std::istreambuf_iterator<char>(in), {}};
+  if (!in || out.empty()) throw Error(Errc::not_found, fmt::format("{}: cannot be read", path));
+  return out;
+}
+
+}  // namespace
+
+class Speed final : public Suite {
+ public:
+  struct Options {
+    std::string measures = "all", depth = "128,512,2048", batch = "1", kv, against, text, rows;
+    std::int64_t rounds = 5, tokens = 64;
+    std::string python = Peer::default_python().string();
+    bool noisy = false;
+  };
+  static void describe(Describe& d, Options& o) {
+    d("measures", o.measures, "what is measured, separated by commas; all: everything");
+    d("depth", o.depth, "tokens of the context, one number or several");
+    d("batch", o.batch, "sequences that are run together in prefill and decode");
+    d("kv", o.kv, "how decode keeps keys and values, specs separated by ';'; empty: as computed");
+    d("tokens", o.tokens, at_least(1), "tokens that are decoded in a round");
+    d("rounds", o.rounds, at_least(1), "rounds of which the median counts");
+    d("against", o.against,
+      "engines that take turns with ours: llama.cpp, sentence-transformers or both");
+    d("text", o.text, "file with the text; empty: made up, the same every time");
+    d("python", o.python, "interpreter that has the other engines' packages");
+    d("rows", o.rows, "file that gets a line of JSON a measurement");
+    d("noisy", o.noisy, "measure although the machine is busy; every row then says so");
+  }
+  explicit Speed(const Options& o) : o_(o) {}
+
+  SuiteReport run(const SuiteSetup& setup) override {
+    check_options();
+    if (const double load = machine_load(); load > kBusy && !o_.noisy)
+      throw Error(Errc::busy,
+                  fmt::format("the machine is busy (load {:.1f}): wait, or give --noisy", load));
+    const c10::InferenceMode inference;
+    between_ = setup.between;
+    models_ = std::make_shared<MemoryModels>(setup.language_model, setup.embedder, setup.adapter);
+    base_ = models_->base_language_model("");
+    embedder_ = models_->embedder("");
+    prepare_text();
+    start_peers();
+    bandwidth_ = read_bandwidth();
+    rate_f32_ = product_rate(at::kFloat);
+    if (kernels::has_bf16_products()) rate_bf16_ = product_rate(at::kBFloat16);
+
+    json rows = json::array();
+    const auto cases = this->cases();
+    Progress progress("measuring", static_cast<std::int64_t>(cases.size()), "measurements");
+    std::ofstream out;
+    if (!o_.rows.empty()) out.open(o_.rows, std::ios::app);
+    for (const auto& make : cases) {
+      rows.push_back(measure(make()));
+      if (!o_.rows.empty() && !(out << rows.back().dump() << std::endl))
+        throw Error(Errc::io, fmt::format("{}: cannot be written", o_.rows));
+      progress.advance(1);
+    }
+    progress.finish();
+    return report(std::move(rows));
+  }
+
+ private:
+  // ---- what is measured ----
+
+  void check_options() {
+    depths_ = listed_numbers("depth", o_.depth, 1);
+    batches_ = listed_numbers("batch", o_.batch, 1);
+    for (const auto& name : listed(o_.measures == "all" ? std::string() : o_.measures)) {
+      if (std::find(kMeasures.begin(), kMeasures.end(), name) == kMeasures.end())
+        throw Error(Errc::usage, fmt::format("--measures: no '{}'; there are {}", name,
+                                             fmt::join(kMeasures, ", ")));
+      measures_.push_back(name);
+    }
+    if (measures_.empty()) measures_.assign(kMeasures.begin(), kMeasures.end());
+    for (const auto& name : listed(o_.against)) {
+      if (name != kLlama && name != kSentenceTransformers)
+        throw Error(Errc::usage, fmt::format("--against: no '{}'; there are {}, {}", name, kLlama,
+                                             kSentenceTransformers));
+      against_.push_back(name);
+    }
+    if (o_.kv.empty()) {
+      plans_.emplace_back("as computed", nullptr);
+    } else {
+      for (const auto& chain : parse_chains(o_.kv))
+        plans_.emplace_back(print(chain), std::make_shared<KvPlan>(chain));
+    }
+  }
+
+  [[nodiscard]] bool beside(std::string_view peer) const {
+    return std::find(against_.begin(), against_.end(), peer) != against_.end();
+  }
+
+  void prepare_text() {
+    const auto deepest = *std::max_element(depths_.begin(), depths_.end()) + o_.tokens;
+    const auto context = base_->model->shape().context;
+    if (context > 0 && deepest > context)
+      throw Error(Errc::usage,
+                  fmt::format("--depth: {} tokens and {} decoded ones do not fit the {} of {}",
+                              deepest - o_.tokens, o_.tokens, context, base_->name));
+    text_ = o_.text.empty() ? sample_text(8 * deepest + (1 << 16)) : file_text(o_.text);
+    ids_ = base_->tokenizer->encode(text_);
+    if (static_cast<std::int64_t>(ids_.size()) < deepest)
+      throw Error(Errc::usage, fmt::format("--text: {} has {} tokens, {} are wanted", o_.text,
+                                           ids_.size(), deepest));
+    std::int64_t tokens = 0;
+    for (const auto& span : cut_spans(text_, Media::text, [&](std::string_view piece) {
+           return static_cast<std::int64_t>(base_->tokenizer->encode(piece).size());
+         })) {
+      if (span.kind != "passage") continue;
+      passages_.push_back(span);
+      tokens += span.tokens;
+      if (tokens > deepest && passages_.size() >= kPassages) break;
+    }
+    for (const auto& span : passages_) {
+      if (embedded_[0].size() == kPassages) break;
+      embedded_[0].emplace_back(text_of(span));
+    }
+    for (const auto& passage : embedded_[0]) {
+      if (embedded_[1].size() == kSentences) break;
+      const auto end = std::min(passage.find_first_of(".?!"), passage.size());
+      embedded_[1].push_back(passage.substr(0, std::min<std::size_t>(end + 1, 120)));
+    }
+  }
+
+  [[nodiscard]] std::string_view text_of(const Span& span) const {
+    return std::string_view(text_).substr(static_cast<std::size_t>(span.begin),
+                                          static_cast<std::size_t>(span.end - span.begin));
+  }
+
+  void start_peers() {
+    const auto threads = std::to_string(at::get_num_threads());
+    if (beside(kLlama)) {
+      const auto path = scratch_.path() / "ids.txt";
+      std::ofstream(path) << fmt::format("{}", fmt::join(ids_, " "));
+      const auto deepest = *std::max_element(depths_.begin(), depths_.end());
+      llama_.emplace(
+          o_.python, "llama_cpp_peer.py",
+          std::vector<std::string>{base_->path, std::to_string(deepest + o_.tokens + kChunk),
+                                   threads, path.string()});
+    }
+    if (beside(kSentenceTransformers)) {
+      const auto path = scratch_.path() / "texts.json";
+      std::ofstream(path) << json(embedded_).dump();
+      sentence_transformers_.emplace(
+          o_.python, "sentence_transformers_peer.py",
+          std::vector<std::string>{embedder_->path(), threads, path.string()});
+    }
+  }
+
+  /// A case is made when its turn comes: what it holds is large.
+  [[nodiscard]] std::vector<std::function<Case()>> cases() {
+    std::vector<std::function<Case()>> out;
+    for (const auto& name : measures_) {
+      if (name == "embedding") {
+        out.push_back([this] { return embedding(true); });
+        out.push_back([this] { return embedding(false); });
+        continue;
+      }
+      for (const auto depth : depths_) {
+        if (name == "first-token") out.push_back([=, this] { return first_token(depth); });
+        if (name == "restore") out.push_back([=, this] { return restore(depth); });
+        if (name == "reading") out.push_back([=, this] { return reading(depth); });
+        for (const auto batch : batches_) {
+          if (name == "prefill") out.push_back([=, this] { return prefill(depth, batch); });
+          if (name != "decode") continue;
+          for (const auto& plan : plans_)
+            out.push_back([=, this] { return decode(depth, batch, plan.first, plan.second); });
+        }
+      }
+    }
+    return out;
+  }
+
+  /// Feeds tokens [from, from + n) of the text to every row, with the logits of the last one.
+  void feed(State& state, std::int64_t batch, std::int64_t from, std::int64_t n,
+            Cost* cost = nullptr) const {
+    for (std::int64_t at = from; at < from + n; at += kChunk) {
+      const auto T = std::min(kChunk, from + n - at);
+      Batch some;
+      some.ids = at::empty({batch, T}, at::kLong);
+      for (std::int64_t b = 0; b < batch; ++b)
+        std::copy_n(ids_.begin() + at, T, some.ids[b].mutable_data_ptr<std::int64_t>());
+      some.logits_at = at + T == from + n ? LogitsAt::last : LogitsAt::none;
+      some.cost = cost;
+      static_cast<void>(base_->model->forward(some, state));
+    }
+  }
+
+  /// FLOPs of attention of n tokens behind `depth` others.
+  [[nodiscard]] double attention_flops(std::int64_t depth, std::int64_t n) const {
+    const auto& shape = base_->model->shape();
+    const auto looked_at =
+        static_cast<double>(n) * (static_cast<double>(depth) + static_cast<double>(n + 1) / 2);
+    return 4.0 * static_cast<double>(shape.layers * shape.heads * shape.head) * looked_at;
+  }
+
+  Case prefill(std::int64_t depth, std::int64_t batch) {
+    Case out{"prefill", depth, batch};
+    out.amount = static_cast<double>(depth * batch);
+    Cost cost;
+    auto counted = base_->model->start(batch);
+    feed(counted, batch, 0, depth, &cost);
+    out.flops = cost.flops + static_cast<double>(batch) * attention_flops(0, depth);
+    out.bytes = cost.bytes;
+    out.ours = [=, this] {
+      auto state = base_->model->start(batch);
+      return seconds([&] { feed(state, batch, 0, depth); });
+    };
+    if (batch == 1)
+      beside_llama(out, [=](int flash) { return fmt::format("prefill {} {}", flash, depth); });
+    return out;
+  }
+
+  Case decode(std::int64_t depth, std::int64_t batch, const std::string& kv,
+              const std::shared_ptr<const KvPlan>& plan) {
+    Case out{"decode", depth, batch, kv};
+    out.amount = static_cast<double>(o_.tokens * batch);
+    auto held = std::make_shared<State>(base_->model->start(batch));
+    if (plan) use_plan(*held, plan);
+    feed(*held, batch, 0, depth);
+    Cost cost;
+    auto counted = held->fork();
+    feed(counted, batch, depth, 1, &cost);
+    const auto steps = static_cast<double>(o_.tokens);
+    out.flops = steps * cost.flops + static_cast<double>(batch) * attention_flops(depth, o_.tokens);
+    out.bytes = steps * (cost.bytes + static_cast<double>(kv_usage(*held).bytes));
+    out.ours = [=, this] {
+      auto state = held->fork();
+      return seconds([&] {
+        for (std::int64_t i = 0; i < o_.tokens; ++i) feed(state, batch, depth + i, 1);
+      });
+    };
+    if (batch == 1 && !plan)
+      beside_llama(out, [=, this](int flash) {
+        return fmt::format("decode {} {} {}", flash, depth, o_.tokens);
+      });
+    return out;
+  }
+
+  /// Both of llama.cpp's ways with attention: the better one is what we are compared with.
+  void beside_llama(Case& out, const std::function<std::string(int flash)>& command) {
+    if (!llama_) return;
+    for (const int flash : {0, 1}) {
+      out.peers.emplace_back(fmt::format("{}{}", kLlama, flash == 1 ? ", flash attention" : ""),
+                             [this, line = command(flash)] { return llama_->ask(line); });
+    }
+  }
+
+  /// The bytes of the states of spans of about `depth` tokens.
+  struct Stored {
+    std::shared_ptr<Reader> reader;
+    std::vector<std::string> bytes;
+    std::vector<std::int64_t> tokens;
+  };
+  Stored stored(std::int64_t depth) {
+    ScratchFolder folder;
+    MemoryOptions options;
+    options.access = MemoryFile::Access::create;
+    auto memory = Memory::open(folder.path() / "m.mneme", models_, options);
+    Stored out;
+    out.reader = std::make_shared<Reader>(models_->language_model(""), memory->prompt(),
+                                          parse_chain(memory->kv()));
+    std::vector<std::vector<std::int32_t>> ids;
+    for (std::int64_t tokens = 0; const auto& span : passages_) {
+      if (tokens >= depth) break;
+      ids.push_back(out.reader->span_ids(text_of(span)));
+      out.tokens.push_back(static_cast<std::int64_t>(ids.back().size()));
+      tokens += out.tokens.back();
+    }
+    out.bytes = out.reader->compute(ids);
+    return out;
+  }
+
+  static State placed(const Stored& stored) {
+    auto state = stored.reader->prefix();
+    for (std::size_t i = 0; i < stored.bytes.size(); ++i)
+      stored.reader->place(
+          state, stored.reader->decode(stored.bytes[i], stored.tokens[i], stored.reader->codec()));
+    return state;
+  }
+
+  Case restore(std::int64_t depth) {
+    const auto held = std::make_shared<Stored>(stored(depth));
+    Case out{"restore", depth, 1, held->reader->codec()};
+    for (std::size_t i = 0; i < held->bytes.size(); ++i) {
+      out.amount += static_cast<double>(held->tokens[i]);
+      out.bytes += static_cast<double>(held->bytes[i].size());
+    }
+    out.ours = [held] { return seconds([&] { static_cast<void>(placed(*held)); }); };
+    return out;
+  }
+
+  Case first_token(std::int64_t depth) {
+    const auto held = std::make_shared<Stored>(stored(depth));
+    Case out{"first-token", depth, 1, held->reader->codec()};
+    const auto tokens = std::accumulate(held->tokens.begin(), held->tokens.end(), std::int64_t{0});
+    const auto asked = static_cast<std::int64_t>(held->reader->question_ids(kQuestion).size());
+    out.amount = static_cast<double>(tokens + asked);
+    out.ours = [held] {
+      std::vector<State> rows;
+      const auto placing = seconds([&] { rows.push_back(placed(*held)); });
+      return placing + held->reader->answer(std::move(rows), kQuestion, 1).first_token_seconds;
+    };
+    const auto all = std::min(tokens + asked, static_cast<std::int64_t>(ids_.size()));
+    beside_llama(out, [=](int flash) { return fmt::format("prefill {} {}", flash, all); });
+    return out;
+  }
+
+  Case embedding(bool passages) {
+    const auto which = passages ? 0U : 1U;
+    Case out{passages ? "embedding, passages" : "embedding, single sentences"};
+    auto texts = std::make_shared<std::vector<std::string_view>>(embedded_[which].begin(),
+                                                                 embedded_[which].end());
+    for (const auto& embedding : embedder_->embed(*texts))
+      out.amount += static_cast<double>(std::min(embedding.tokens, embedder_->max_tokens()));
+    out.ours = [=, this] {
+      return seconds([&] {
+        if (passages) {
+          static_cast<void>(embedder_->embed(*texts));
+        } else {
+          for (const auto text : *texts) static_cast<void>(embedder_->embed(text));
+        }
+      });
+    };
+    if (sentence_transformers_) {
+      out.peers.emplace_back(
+          kSentenceTransformers,
+          [this, line = fmt::format("{} {}", passages ? "embed" : "each", which)] {
+            return sentence_transformers_->ask(line);
+          });
+    }
+    return out;
+  }
+
+  Case reading(std::int64_t depth) {
+    Case out{"reading", depth};
+    std::int64_t end = 0, tokens = 0;
+    for (const auto& span : passages_) {
+      if (tokens >= depth) break;
+      tokens += span.tokens;
+      end = span.end;
+    }
+    out.amount = static_cast<double>(tokens);
+    out.ours = [this, text = text_.substr(0, static_cast<std::size_t>(end))] {
+      const ScratchFolder folder;
+      MemoryOptions options;
+      options.access = MemoryFile::Access::create;
+      const auto memory = Memory::open(folder.path() / "m.mneme", models_, options);
+      memory->reader();  // loading models is not part of reading
+      return seconds([&] {
+        ReadOptions eager;
+        eager.eager = true;
+        std::vector<Document> documents;
+        documents.push_back(document_from_text("text", text));
+        memory->read(std::move(documents), eager);
+      });
+    };
+    beside_llama(out, [=](int flash) { return fmt::format("prefill {} {}", flash, tokens); });
+    return out;
+  }
+
+  // ---- measuring and telling ----
+
+  [[nodiscard]] double product_limit() const { return std::max(rate_f32_, rate_bf16_); }
+
+  [[nodiscard]] json measure(const Case& c) const {
+    std::vector<std::function<double()>> sides{c.ours};
+    for (const auto& peer : c.peers) sides.push_back(peer.second);
+    const auto timings = in_turns(sides, o_.rounds, between_);
+    auto row = row_of(timings.front(), c.amount);
+    row.update({{"measure", c.measure},
+                {"depth", c.depth},
+                {"batch", c.batch},
+                {"kv", c.kv},
+                {"amount", c.amount},
+                {"unit", c.unit}});
+    if (o_.noisy) row["noisy"] = true;
+    if (c.bytes > 0 || c.flops > 0) {
+      row["bytes"] = c.bytes;
+      row["flops"] = c.flops;
+      const auto limit = std::max(c.bytes / bandwidth_, c.flops / product_limit());
+      row["limited_by"] = c.bytes / bandwidth_ > c.flops / product_limit() ? "memory" : "products";
+      row["share_of_limit"] = limit / timings.front().median;
+    }
+    for (std::size_t i = 0; i < c.peers.size(); ++i) {
+      auto peer = row_of(timings[i + 1], c.amount);
+      peer["name"] = c.peers[i].first;
+      row["peers"].push_back(std::move(peer));
+      const auto ratio = timings[i + 1].median / timings.front().median;
+      if (!row.contains("ratio") || ratio < row["ratio"].get<double>()) {
+        row["ratio"] = ratio;
+        row["best_peer"] = c.peers[i].first;
+      }
+    }
+    return row;
+  }
+
+  [[nodiscard]] SuiteReport report(json rows) const {
+    SuiteReport out;
+    const auto level = std::string(kernels::name(kernels::level()));
+    out.text = fmt::format(
+        "{}, level {}, {} threads; {} and {}; median of {} rounds{}.\n\nThis machine reads {:.1f} "
+        "GB/s "
+        "and multiplies {:.0f} GFLOP/s in f32{}.\n\n",
+        kernels::cpu_model(), level, at::get_num_threads(), base_->name, embedder_->name(),
+        o_.rounds, o_.noisy ? ", on a busy machine" : "", bandwidth_ * 1e-9, rate_f32_ * 1e-9,
+        rate_bf16_ > 0 ? fmt::format(", {:.0f} in bf16", rate_bf16_ * 1e-9) : "");
+    out.text +=
+        "| measured | depth | batch | kv | tokens/s (least, most) | share of the limit | beside | "
+        "its tokens/s | ratio |\n|---|--:|--:|---|--:|--:|---|--:|--:|\n";
+    for (const auto& row : rows) {
+      const auto amount = row["amount"].get<double>();
+      out.text += fmt::format(
+          "| {} | {} | {} | {} | {:.0f} ({:.0f}, {:.0f}) | {} |", row["measure"].get<std::string>(),
+          row["depth"].get<std::int64_t>() > 0 ? std::to_string(row["depth"].get<std::int64_t>())
+                                               : "",
+          row["batch"].get<std::int64_t>(), row["kv"].get<std::string>(),
+          row["per_s"].get<double>(), amount / row["most_s"].get<double>(),
+          amount / row["least_s"].get<double>(),
+          row.contains("share_of_limit")
+              ? fmt::format("{:.0f} % of {}", 100 * row["share_of_limit"].get<double>(),
+                            row["limited_by"].get<std::string>())
+              : "");
+      if (row.contains("ratio")) {
+        const auto best =
+            std::find_if(row["peers"].begin(), row["peers"].end(),
+                         [&](const json& peer) { return peer["name"] == row["best_peer"]; });
+        out.text += fmt::format(" {} | {:.0f} | {:.2f} |\n", row["best_peer"].get<std::string>(),
+                                (*best)["per_s"].get<double>(), row["ratio"].get<double>());
+      } else {
+        out.text += " | | |\n";
+      }
+    }
+    out.figures = {{"rows", std::move(rows)},
+                   {"cpu", kernels::cpu_model()},
+                   {"level", level},
+                   {"threads", at::get_num_threads()},
+                   {"model", base_->name},
+                   {"embedder", embedder_->name()},
+                   {"read_bytes_per_s", bandwidth_},
+                   {"f32_flops_per_s", rate_f32_},
+                   {"bf16_flops_per_s", rate_bf16_}};
+    return out;
+  }
+
+  Options o_;
+  std::function<void()> between_;
+  std::vector<std::int64_t> depths_, batches_;
+  std::vector<std::string> measures_, against_;
+  std::vector<std::pair<std::string, std::shared_ptr<const KvPlan>>> plans_;
+  std::shared_ptr<MemoryModels> models_;
+  std::shared_ptr<const LanguageModel> base_;
+  std::shared_ptr<const SentenceEncoder> embedder_;
+  std::string text_;
+  std::vector<std::int32_t> ids_;
+  std::vector<Span> passages_;
+  std::array<std::vector<std::string>, 2> embedded_;  // passages, single sentences
+  ScratchFolder scratch_;
+  std::optional<Peer> llama_, sentence_transformers_;
+  double bandwidth_ = 0, rate_f32_ = 0, rate_bf16_ = 0;  // bytes and FLOPs a second
+};
+
+void enrol(Registry& r) {
+  r.add<Suite, Speed>("speed", "tokens a second, beside the machine's limits and other engines");
+}
+
+}  // namespace mneme::suites::speed
