@@ -69,16 +69,8 @@ def random_models(tool):
 
 
 def default_model(tool, gguf, text):
-    from transformers import AutoTokenizer
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
-    folder, file = os.path.split(gguf)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    config = LlamaConfig(**{k: v for k, v in load_gguf_checkpoint(gguf)["config"].items() if k not in ("model_type", "architectures", "_model_name_or_path")})
-    model = LlamaForCausalLM(config).eval()
-    raw = load_gguf_checkpoint(gguf, return_tensors=True, model_to_load=model)["tensors"]
-    missing, unexpected = model.load_state_dict({k: torch.as_tensor(v).float() for k, v in raw.items()}, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    model.tie_weights()
+    import dequantized
+    model, tokenizer = dequantized.load(gguf)
     ids = tokenizer.encode(text, add_special_tokens=False)[:2000]
     want = torch.cat([model(torch.tensor([ids[i:i + 500]])).logits[0].float() for i in range(0, len(ids), 500)])
     pieces = [ids[i:i + 500] for i in range(0, len(ids), 500)]

@@ -20,8 +20,7 @@ try:
     import torch
     import torch.nn.functional as F
     from safetensors.torch import load_file
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    import dequantized
 except ImportError as missing:
     print(f"skipped: {missing}")
     sys.exit(77)
@@ -37,14 +36,7 @@ def check(name, value, bar):
 
 
 def load(gguf):
-    folder, file = os.path.split(gguf)
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    config = LlamaConfig(**{k: v for k, v in load_gguf_checkpoint(gguf)["config"].items() if k not in ("model_type", "architectures", "_model_name_or_path")})
-    model = LlamaForCausalLM(config).eval()
-    raw = load_gguf_checkpoint(gguf, return_tensors=True, model_to_load=model)["tensors"]
-    missing, unexpected = model.load_state_dict({k: torch.as_tensor(v).float() for k, v in raw.items()}, strict=False)
-    assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
-    model.tie_weights()
+    model, tokenizer = dequantized.load(gguf)
     for p in model.parameters():
         p.requires_grad_(False)
     return model, tokenizer
