@@ -1,15 +1,16 @@
 // mneme ask: one question, answered from memory files, with citations.
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
+#include "mneme/kv/plan.h"
 #include "mneme/memory/memory.h"
 
 #include "cli/program/citations.h"
 #include "cli/program/input.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
-#include "cli/program/states.h"
 #include "cli/program/verb.h"
 #include <algorithm>
+#include <filesystem>
 #include <fmt/format.h>
 #include <memory>
 
@@ -52,7 +53,15 @@ class Ask final : public Verb {
   }
 
   void run(const Invocation& call) override {
-    const std::vector<std::string> files(call.arguments.begin(), call.arguments.end() - 1);
+    std::vector<std::string> files;
+    for (auto file = call.arguments.begin(); file + 1 != call.arguments.end(); ++file) {
+      // One memory given twice would cite everything twice.
+      std::error_code not_there;
+      if (std::none_of(files.begin(), files.end(), [&](const std::string& other) {
+            return std::filesystem::equivalent(*file, other, not_there);
+          }))
+        files.push_back(*file);
+    }
     const auto question = text_or_input(call.arguments.back(), "question");
     auto models = std::make_shared<MemoryModels>(model_, embedder_, adapter_);
     MemoryOptions open;

@@ -27,6 +27,7 @@ constexpr const char* kCommands =
     "  /forget LABEL   take a source out of the memory for good\n"
     "  /clear          forget this conversation\n"
     "  /help           this list\n"
+    "  //TEXT          say what begins with a slash\n"
     "  /quit           leave (so does Ctrl-D)\n";
 
 /// How replies are made.
@@ -67,14 +68,21 @@ class FromMemory final : public Partner {
   }
 
   void reply(const std::string& message) override {
-    const auto reply = memory_->chat(session_, message, wishes_.max_tokens, wishes_.sampler,
-                                     wishes_.seed, stream_to_output());
+    ChatOptions options;
+    options.max_tokens = wishes_.max_tokens;
+    options.sampler = wishes_.sampler;
+    options.seed = wishes_.seed;
+    options.on_text = stream_to_output();
+    // Told first: who reads a reply that no source stands behind must know it from the first word on.
+    options.on_note = [](std::string_view note) { say("{}\n", faint(fmt::format("({})", note))); };
+    const auto reply = memory_->chat(session_, message, options);
     say("\n");
     const bool quotation =
         std::any_of(reply.citations.begin(), reply.citations.end(),
                     [](const Citation& citation) { return citation.holds_answer; });
-    // A reply without citations and with a note is not from memory, as the note says.
-    if (!reply.text.empty() && !quotation && (!reply.citations.empty() || reply.note.empty()))
+    // One without citations and with a note is "not found".
+    if (reply.from_memory && !reply.text.empty() && !quotation &&
+        (!reply.citations.empty() || reply.note.empty()))
       say("{}\n", not_a_quotation());
     write(faint(describe_citations(reply.citations, false)));
     if (reply.cut) say("{}\n", faint("(" + cut_at(wishes_.max_tokens) + ")"));
@@ -262,20 +270,38 @@ class Chat final : public Verb {
     if (terminal && !call.everywhere.quiet)
       say("{}\n", faint(partner->greeting() + " /help lists commands."));
     LineReader lines;
+    // What a message is refused for is told when the next one comes, or by the exit status.
+    std::optional<Error> refusal;
+    std::int64_t messages = 0, refused = 0;
     while (const auto line = lines.next("> ")) {
-      const std::string message(text::trimmed(*line));
+      std::string message(text::trimmed(*line));
       if (message.empty()) continue;
       if (message == "/quit" || message == "/exit") break;
+      if (refusal) {
+        log::error("{}", refusal->what());
+        refusal.reset();
+      }
+      ++messages;
       try {
-        if (message.starts_with('/')) {
+        if (message.starts_with("//"))
+          message.erase(0, 1);
+        else if (message.starts_with('/')) {
           obey(*partner, message);
-        } else {
+          message.clear();
+        }
+        if (!message.empty()) {
           check_utf8(message, "message");
           partner->reply(message);
         }
       } catch (const Error& error) {
-        if (!terminal) throw;
-        say("{}\n", one_line(error.what()));
+        if (terminal) {
+          say("{}\n", one_line(error.what()));
+        } else if (is_of_the_message(error.code())) {
+          refusal = error;
+          ++refused;
+        } else {
+          throw;
+        }
       }
       flush();
       if (interrupted()) {
@@ -283,6 +309,11 @@ class Chat final : public Verb {
         resume_after_interrupt();  // Ctrl-C ended the reply, not the conversation
       }
     }
+    if (refusal && messages > 1) log::error("{}", refusal->what());
+    if (refused > 0 && messages == 1) throw Error(*refusal);
+    if (refused > 0)
+      throw Error(Errc::invalid,
+                  fmt::format("{} of {} had no reply", refused, counted(messages, "message")));
     if (!terminal) stop_if_interrupted();
   }
 
@@ -294,6 +325,12 @@ class Chat final : public Verb {
     } catch (const Error& error) {
       throw Error(Errc::usage, fmt::format("--session: {}", error.what()));
     }
+  }
+
+  /// Whether only this message is at fault: those after it may be answered.
+  static bool is_of_the_message(Errc code) {
+    return code == Errc::usage || code == Errc::invalid || code == Errc::full ||
+           code == Errc::not_found;
   }
 
   static void obey(Partner& partner, const std::string& message) {
@@ -313,8 +350,9 @@ class Chat final : public Verb {
     } else {
       throw Error(
           Errc::usage,
-          fmt::format("no command {}{}; /help lists them", command,
-                      did_you_mean(command, {"/sources", "/forget", "/clear", "/help", "/quit"})));
+          fmt::format("no command {}{}; /help lists them, and //{} says it", command,
+                      did_you_mean(command, {"/sources", "/forget", "/clear", "/help", "/quit"}),
+                      command.substr(1)));
     }
   }
 

@@ -266,11 +266,10 @@ class Read final : public Verb {
 
   /// `consolidated`: whether states gave way to the budget.
   void describe(const ReadReport& report, std::int64_t file_bytes, bool consolidated) const {
-    std::int64_t spans = 0, with_states = 0, unchanged = 0;
+    std::int64_t spans = 0, unchanged = 0;
     std::vector<std::string> replaced, resumed;
     for (const auto& source : report.sources) {
       spans += source.spans;
-      with_states += source.with_states;
       unchanged += source.outcome == "unchanged";
       if (source.outcome == "replaced") replaced.push_back(source.name);
       if (source.outcome == "resumed") resumed.push_back(source.name);
@@ -290,7 +289,7 @@ class Read final : public Verb {
       say("  resumed: {}, where an earlier reading was interrupted\n", named(resumed));
     say("  {} on disk; states {} of {} for {} of {}\n", as_size(file_bytes),
         as_size(report.usage.state_bytes), as_size(report.usage.budget_bytes),
-        with_separators(with_states), counted(spans, "span"));
+        with_separators(report.usage.spans_with_states), counted(report.usage.spans, "span"));
     if (consolidated || !report.obstacle.empty()) say("  {}\n", describe_states(report.usage));
     if (!report.obstacle.empty()) say("  not all states were stored: {}\n", report.obstacle);
     if (report.interrupted)

@@ -1,4 +1,5 @@
 // mneme show: what a memory file holds.
+#include "mneme/kv/plan.h"
 #include "mneme/memory/memory.h"
 
 #include "cli/program/output.h"

@@ -39,21 +39,30 @@ class Verify final : public Verb {
       print_json({{"ok", report.ok()},
                   {"problems", report.problems},
                   {"documents", report.documents},
-                  {"spans", report.spans},
+                  {"spans", report.passages},
                   {"reps", report.reps},
-                  {"turns", report.turns}});
+                  {"turns", report.turns},
+                  {"compared", report.compared}});
     } else {
       for (const auto& problem : report.problems) say("{}\n", one_line(problem));
       if (report.ok()) {
         say("{}: sound ({}, {}, {}, {})\n", call.arguments[0],
-            counted(report.documents, "document"), counted(report.spans, "span"),
+            counted(report.documents, "document"), counted(report.passages, "span"),
             counted(report.reps, "representation"), counted(report.turns, "turn"));
+        if (deep_ > 0)
+          say("  the states of {} were computed again and are as stored{}\n",
+              counted(report.compared, "span"),
+              report.compared < deep_ ? ": no other has states" : "");
       }
     }
-    if (!report.ok())
-      throw Error(Errc::corrupt, fmt::format("{}: {} found; what is damaged comes back only from a "
-                                             "backup, or by reading its sources into a new memory",
-                                             call.arguments[0], problems));
+    if (report.ok()) return;
+    const bool mends = report.remade == static_cast<std::int64_t>(report.problems.size());
+    throw Error(Errc::corrupt,
+                fmt::format("{}: {} found; {}", call.arguments[0], problems,
+                            mends ? "what is damaged was computed from the text, which is sound, "
+                                    "and is made again when it is needed"
+                                  : "what is damaged comes back only from a backup, or by reading "
+                                    "its sources into a new memory"));
   }
 
  private:

@@ -60,3 +60,8 @@ endforeach()
 add_executable(speed_tool ${CMAKE_CURRENT_SOURCE_DIR}/acceptance/main-job/speed_tool.cpp)
 target_link_libraries(speed_tool PRIVATE mneme_registry)
 target_precompile_headers(speed_tool REUSE_FROM mneme_pch)
+
+# What every program pays that uses libtorch: tests/acceptance/speed tells mneme's own costs beyond it.
+add_executable(empty_tool ${CMAKE_CURRENT_SOURCE_DIR}/acceptance/speed/empty_tool.cpp)
+target_link_libraries(empty_tool PRIVATE ${TORCH_LIBRARIES})
+target_precompile_headers(empty_tool REUSE_FROM mneme_pch)

@@ -27,10 +27,11 @@ def without_amx_buffers(api):
 class Llama:
     """One model with its context; its defaults but for what is given."""
 
-    def __init__(self, weights, context, threads, flash=False):
+    def __init__(self, weights, context, threads, flash=False, logits_all=False):
         import llama_cpp
         without_amx_buffers(llama_cpp)
-        self.model = llama_cpp.Llama(weights, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, flash_attn=flash, verbose=False)
+        self.model = llama_cpp.Llama(weights, n_ctx=context, n_batch=512, n_threads=threads, n_threads_batch=threads, flash_attn=flash,
+                                     logits_all=logits_all, verbose=False)
 
     def ids(self, text):
         return self.model.tokenize(text.encode(), add_bos=False, special=True)

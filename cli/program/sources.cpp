@@ -80,6 +80,9 @@ std::string describe_skipped(const std::vector<SkippedFile>& skipped) {
   if (skipped.empty()) return "";
   std::map<std::string, std::int64_t> reasons;
   for (const auto& file : skipped) ++reasons[file.reason];
+  if (skipped.size() == 1)
+    return fmt::format("1 file left out: {}: {}", skipped.front().path.generic_string(),
+                       skipped.front().reason);
   std::vector<std::pair<std::int64_t, std::string>> by_count;
   for (const auto& [reason, n] : reasons) by_count.emplace_back(-n, reason);
   std::sort(by_count.begin(), by_count.end());

@@ -48,7 +48,10 @@ std::unique_ptr<Memory> memory_of(const check::Folder& folder,
 }
 
 ChatReply say(Memory& memory, const std::string& message, std::int64_t max_tokens = 24) {
-  return memory.chat("default", message, max_tokens, {}, 1, {});
+  ChatOptions options;
+  options.max_tokens = max_tokens;
+  options.seed = 1;
+  return memory.chat("default", message, options);
 }
 
 TEST(Conversation, WhatRepeatsAForgottenSourceGoesWithIt) {
@@ -117,10 +120,12 @@ TEST(Conversation, AReaderRepliesAsItAnswers) {
   for (const auto* question :
        {"Who dug the harbour of Tarrow?", "What is the password of the Zephyrine archive?"}) {
     streamed.clear();
-    const auto reply = memory->chat("default", question, 24, {}, 1, [&](std::string_view text) {
+    ChatOptions options;
+    options.on_text = [&](std::string_view text) {
       streamed += text;
       return true;
-    });
+    };
+    const auto reply = memory->chat("default", question, options);
     const auto answer = memory->ask(question, {});
     EXPECT_EQ(reply.text, answer.answer);
     EXPECT_EQ(streamed, reply.text);
@@ -128,6 +133,28 @@ TEST(Conversation, AReaderRepliesAsItAnswers) {
     EXPECT_EQ(reply.citations[0].start, answer.citations.at(0).start);
     EXPECT_EQ(reply.citations[0].source, answer.citations.at(0).source);
   }
+}
+
+TEST(Conversation, AQuestionOnOtherThingsIsNotAnsweredByInvention) {
+  const check::Folder folder;
+  auto memory = memory_of(folder, {{"secret", kSecret}, {"harbour", kHarbour}});
+  const auto reply = say(*memory, "Who won the football championship of Brazil?");
+  EXPECT_EQ(reply.text, "not found in memory");
+  EXPECT_TRUE(reply.from_memory);
+  EXPECT_TRUE(reply.citations.empty());
+  // What is no question has no answer to look for; that the reply is no reading is told before it.
+  std::string order;
+  ChatOptions options;
+  options.max_tokens = 8;
+  options.on_note = [&](std::string_view) { order += 'n'; };
+  options.on_text = [&](std::string_view) {
+    order += 't';
+    return true;
+  };
+  const auto greeting = memory->chat("default", "Hello!", options);
+  EXPECT_FALSE(greeting.from_memory);
+  EXPECT_TRUE(order.starts_with("nt")) << order;
+  EXPECT_EQ(order.find('n', 1), std::string::npos) << order;
 }
 
 TEST(Conversation, AVeryLongTurnDoesNotBlockTheNext) {

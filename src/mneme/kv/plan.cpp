@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <utility>
 
 namespace mneme {
 namespace {
@@ -23,6 +24,22 @@ std::vector<std::string> layer_names(const State& state) {
   std::sort(names.begin(), names.end(),
             [](const auto& a, const auto& b) { return layer_number(a) < layer_number(b); });
   return names;
+}
+
+Stage with_defaults(const Stage& stage) {
+  const auto& component = registry().find(KvStage::kKind, stage.name);
+  auto out = component.canonicalize(stage);
+  const auto given = std::exchange(out.arguments, {});
+  for (const auto& option : component.options) {
+    const auto at = std::find_if(given.begin(), given.end(), [&](const Argument& argument) {
+      return argument.key == option.name;
+    });
+    out.arguments.push_back(at != given.end() ? *at
+                                              : parse_stage(fmt::format("stage({}={})", option.name,
+                                                                        option.default_value))
+                                                    .arguments.front());
+  }
+  return out;
 }
 
 }  // namespace
@@ -113,6 +130,16 @@ KvUsage kv_usage(const State& state, std::int64_t row) {
     out.bytes += store->allocated_bytes();
   }
   return out;
+}
+
+std::string spelled_out(std::string_view kv) {
+  try {
+    auto chain = parse_chain(kv);
+    for (auto& stage : chain) stage = with_defaults(stage);
+    return print(chain);
+  } catch (const Error&) {
+    return std::string(kv);
+  }
 }
 
 }  // namespace mneme

@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mneme {
@@ -35,6 +36,10 @@ class KvPlan {
   std::unique_ptr<Codec> codec_;
   std::string codec_name_;
 };
+
+/// A KV spec with every option in it, defaults too: "quantize(bits=8)" for "quantize", which programs know it by. A spec
+/// that this program cannot build is given back as it is.
+std::string spelled_out(std::string_view kv);
 
 /// Makes every KV store in a model's State keep entries as the plan says.
 void use_plan(State& state, const std::shared_ptr<const KvPlan>& plan);

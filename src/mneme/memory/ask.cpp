@@ -15,11 +15,11 @@
 namespace mneme {
 namespace {
 
+using memory::kNotFound;
 using memory::seconds_since;
 
 constexpr std::int64_t kRetrieved = 20;
 constexpr std::int64_t kTopTogether = 2;
-constexpr const char* kNotFound = "not found in memory";
 
 /// A span that may be placed: which memory it is from and what is known of it.
 struct Found {

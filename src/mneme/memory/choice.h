@@ -14,8 +14,12 @@
 
 #include <cstddef>
 #include <span>
+#include <string_view>
 
 namespace mneme::memory {
+
+/// What stands in place of an answer that the memory does not hold.
+inline constexpr std::string_view kNotFound = "not found in memory";
 
 /// One answer and the retrieval score of what it was read from.
 struct ScoredAnswer {

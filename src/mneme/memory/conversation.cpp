@@ -11,6 +11,7 @@
 #include "mneme/memory/span_states.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/models/locate.h"
+#include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
 
 #include <ATen/ATen.h>
@@ -103,23 +104,16 @@ std::string moved_label(const std::string& session, std::int64_t first, std::int
   return fmt::format("{} turns {}-{}", session, first, last);
 }
 
-/// What a reply is made to, and how.
-struct Wanted {
-  const std::string& message;
-  std::int64_t max_tokens;
-  const Chain& sampler;
-  std::uint64_t seed;
-  const std::function<bool(std::string_view)>& on_text;
+GenerateOptions generation_of(const ChatOptions& options) {
+  GenerateOptions out;
+  out.max_tokens = options.max_tokens;
+  out.sampler = options.sampler;
+  out.seed = options.seed;
+  out.on_text = options.on_text;
+  return out;
+}
 
-  [[nodiscard]] GenerateOptions generation() const {
-    GenerateOptions out;
-    out.max_tokens = max_tokens;
-    out.sampler = sampler;
-    out.seed = seed;
-    out.on_text = on_text;
-    return out;
-  }
-};
+bool is_question(std::string_view message) { return text::trimmed(message).ends_with('?'); }
 
 /// A reply and what it was made from.
 struct Said {
@@ -154,9 +148,9 @@ Said said_by(Generation&& generation) {
 /// A reader's reply: the best of the answers that it reads from each span apart.
 Said reply_apart(const Reader& reader, memory::SpanStates& states,
                  std::span<const memory::PlacedSpan> spans, double relevance,
-                 const Wanted& wanted) {
+                 const std::string& message, const ChatOptions& options) {
   Said out;
-  out.text = reader.prompt().refusal;
+  out.text = memory::kNotFound;
   for (const auto& placed : spans) out.provenance.push_back(placed.span.document);
   if (!spans.empty()) {
     std::vector<State> rows;
@@ -164,7 +158,7 @@ Said reply_apart(const Reader& reader, memory::SpanStates& states,
       rows.push_back(reader.prefix());
       reader.place(rows.back(), loaded.state);
     }
-    const auto read = reader.answer(std::move(rows), wanted.message, wanted.max_tokens);
+    const auto read = reader.answer(std::move(rows), message, options.max_tokens);
     std::vector<memory::ScoredAnswer> answers;
     for (std::size_t i = 0; i < spans.size(); ++i)
       answers.push_back({&read.rows[i], spans[i].score});
@@ -180,14 +174,14 @@ Said reply_apart(const Reader& reader, memory::SpanStates& states,
       out.provenance = {spans[choice.best].span.document};
     }
   }
-  if (wanted.on_text) wanted.on_text(out.text);
+  if (options.on_text) options.on_text(out.text);
   return out;
 }
 
 /// A reply behind the spans placed together and the earlier turns, in the form that the prompt gives questions and answers.
 Said reply_together(const Reader& reader, memory::SpanStates& states,
                     std::span<const memory::PlacedSpan> spans, std::span<const Exchange> earlier,
-                    const Wanted& wanted) {
+                    const std::string& message, const ChatOptions& options) {
   const auto& prompt = reader.prompt();
   auto state = reader.prefix();
   const auto loaded = states.load(ids_of(spans));
@@ -198,9 +192,9 @@ Said reply_together(const Reader& reader, memory::SpanStates& states,
              prompt.answer_ends_at + prompt.span_after;
   }
   auto ids = reader.model().tokenizer->encode(turns);
-  const auto question = reader.question_ids(wanted.message);
+  const auto question = reader.question_ids(message);
   ids.insert(ids.end(), question.begin(), question.end());
-  auto generation = wanted.generation();
+  auto generation = generation_of(options);
   generation.stop = {"\n"};
   if (!prompt.answer_ends_at.empty()) generation.stop.push_back(prompt.answer_ends_at);
   auto out = said_by(decode::generate(reader.model(), ids, state, generation));
@@ -214,7 +208,7 @@ Said reply_together(const Reader& reader, memory::SpanStates& states,
 
 /// A reply that is not from memory.
 Said reply_freely(const LanguageModel& model, std::span<const Exchange> earlier,
-                  const Wanted& wanted) {
+                  const std::string& message, const ChatOptions& options) {
   if (!model.chat)
     throw Error(Errc::unsupported, fmt::format("nothing in memory has to do with this, and {} has "
                                                "no chat template to talk without it",
@@ -224,12 +218,13 @@ Said reply_freely(const LanguageModel& model, std::span<const Exchange> earlier,
     messages.push_back({"user", exchange.question});
     messages.push_back({"assistant", exchange.answer});
   }
-  messages.push_back({"user", wanted.message});
+  messages.push_back({"user", message});
+  if (options.on_note)
+    options.on_note("nothing in memory has to do with this: the model's own words");
   auto state = model.model->start(1);
   auto out =
       said_by(decode::generate(model, model.chat->encode_chat(*model.tokenizer, messages, true),
-                               state, wanted.generation()));
-  out.note = "not from memory: nothing in it has to do with this";
+                               state, generation_of(options)));
   for (const auto& exchange : earlier)
     out.provenance.insert(out.provenance.end(), exchange.provenance.begin(),
                           exchange.provenance.end());
@@ -277,8 +272,7 @@ std::int64_t Memory::move_old_turns(const std::string& session, const std::vecto
 }
 
 ChatReply Memory::chat(const std::string& session, const std::string& message,
-                       std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
-                       const std::function<bool(std::string_view)>& on_text) {
+                       const ChatOptions& options) {
   const c10::InferenceMode inference;
   const auto started = std::chrono::steady_clock::now();
   if (message.find_first_not_of(" \t\r\n") == std::string::npos)
@@ -331,27 +325,33 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     }
     return spans;
   };
-  const Wanted wanted{message, max_tokens, sampler, seed, on_text};
   std::optional<memory::SpanStates> states;
   Said said;
   if (from_memory) {
     states.emplace(*file_, reader);
-    const auto room = reader.room(message, max_tokens);
+    const auto room = reader.room(message, options.max_tokens);
     const auto spans =
         apart ? place(prompt_.spans_apart, room) : place(kChatSpans, room - kTurnTokens);
-    said = apart ? reply_apart(reader, *states, spans, search::relevance(candidates), wanted)
-                 : reply_together(reader, *states, spans, recent, wanted);
+    said =
+        apart ? reply_apart(reader, *states, spans, search::relevance(candidates), message, options)
+              : reply_together(reader, *states, spans, recent, message, options);
     if (spans.empty())
       said.note = "no passage fits the model's context beside the message and the earlier turns";
+  } else if (is_question(message)) {
+    said.text = memory::kNotFound;
+    said.note = "nothing in memory has to do with this question";
+    if (options.on_text) options.on_text(said.text);
   } else {
     // What is not read from memory is said by the model as it came: a reader learned short answers from passages.
-    said = reply_freely(*models_->base_language_model(model_name()), recent, wanted);
+    said = reply_freely(*models_->base_language_model(model_name()), recent, message, options);
   }
+  out.from_memory = from_memory || is_question(message);
   out.text = std::move(said.text);
   out.tokens = said.tokens;
   out.cut = said.stop_reason == "length";
   out.note = std::move(said.note);
   if (said.stop_reason == "context") out.note = "the reply ends early: the model's context is full";
+  if (said.stop_reason == "interrupted") out.note = "the reply was interrupted here";
   out.citations = std::move(said.citations);
   auto& provenance = said.provenance;
   std::sort(provenance.begin(), provenance.end());

@@ -282,9 +282,9 @@ void MemoryFile::delete_content(std::int64_t document, bool from_fts, ForgetRepo
   reps.erase(std::unique(reps.begin(), reps.end()), reps.end());
   for (const auto rep : reps) delete_rep(rep);
   report.reps += static_cast<std::int64_t>(reps.size());
-  auto spans = db_->prepare("DELETE FROM spans WHERE document_id = ?");
-  spans.bind(document).run();
-  report.spans += db_->changes();
+  report.spans += db_->integer("SELECT count(*) FROM spans WHERE leaf AND document_id = " +
+                               std::to_string(document));
+  db_->prepare("DELETE FROM spans WHERE document_id = ?").bind(document).run();
   db_->prepare("DELETE FROM texts WHERE document_id = ?").bind(document).run();
   db_->prepare("DELETE FROM index_parts").run();
   db_->prepare("DELETE FROM indexes").run();

@@ -189,7 +189,7 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
     if (!options.kv.empty() && print(KvPlan(parse_chain(options.kv)).chain()) != out->kv_spec_) {
       throw Error(Errc::usage,
                   fmt::format("{} keeps its states as '{}': another --kv wants a new memory",
-                              path.string(), out->kv_spec_));
+                              path.string(), spelled_out(out->kv_spec_)));
     }
   } else {
     out->prompt_ = prompt_of(out->adapter_);
@@ -292,7 +292,7 @@ void Memory::store_index() {
 std::vector<Candidate> Memory::retrieve(const std::string& query, std::int64_t limit,
                                         const std::vector<std::string>& sources, bool session_too) {
   if (query.find_first_not_of(" \t\r\n") == std::string::npos)
-    throw Error(Errc::usage, "the question is empty");
+    throw Error(Errc::usage, "there is nothing to look for: the question is empty");
   auto& current = index();
   const auto embedding = models_->embedder("")->embed(query);
   const HybridSearch search(current.dense, *current.lexical);
@@ -573,6 +573,7 @@ VerifyReport Memory::verify(std::int64_t deep, std::uint64_t seed) {
     std::swap(held[pick], held.back());
     const auto span = held.back();
     held.pop_back();
+    ++report.compared;
     if (const auto problem = states.compare(span.id); !problem.empty())
       report.problems.push_back(problem);
   }

@@ -117,9 +117,19 @@ struct Answer {
   std::string model, adapter, kv;
 };
 
-/// A turn of a chat answered from memory.
+struct ChatOptions {
+  std::int64_t max_tokens = 256;
+  Chain sampler;           ///< of replies that a reader does not read from passages; empty: greedy
+  std::uint64_t seed = 0;  ///< of the sampler
+  std::function<bool(std::string_view)> on_text;  ///< streamed reply; false stops
+  /// Told before a reply that is not from memory.
+  std::function<void(std::string_view)> on_note;
+};
+
+/// A turn of a chat.
 struct ChatReply {
   std::string text;
+  bool from_memory = false;  ///< read from passages, or "not found in memory"; else the model's own
   std::vector<Citation> citations;  ///< as an answer's
   std::int64_t tokens = 0;
   bool cut = false;  ///< the reply ends where its tokens were used up
@@ -167,10 +177,10 @@ class Memory {
                              const std::string& source,
                              const std::function<bool(std::string_view)>& on_text);
 
-  /// One turn of a session kept in the file; the turn is on the disk before this returns, or the reply says why not.
-  ChatReply chat(const std::string& session, const std::string& message, std::int64_t max_tokens,
-                 const Chain& sampler, std::uint64_t seed,
-                 const std::function<bool(std::string_view)>& on_text);
+  /// One turn of a session kept in the file; the turn is on the disk before this returns, or the reply says why not. A
+  /// question that the memory has nothing on is told so; to what is no question the model replies in its own words.
+  ChatReply chat(const std::string& session, const std::string& message,
+                 const ChatOptions& options);
 
   /// Structure and checksums, and `deep` random spans' states recomputed from the text and compared.
   VerifyReport verify(std::int64_t deep, std::uint64_t seed = 0);

@@ -92,7 +92,10 @@ struct ForgetReport {
 /// What verify found: one line a problem, none if all is well.
 struct VerifyReport {
   std::vector<std::string> problems;
-  std::int64_t documents = 0, spans = 0, reps = 0, turns = 0;
+  std::int64_t documents = 0, passages = 0, reps = 0, turns = 0;
+  std::int64_t remade =
+      0;  ///< of the problems, those of what is computed, and made again when it is wanted
+  std::int64_t compared = 0;  ///< spans whose states were computed again and compared
   [[nodiscard]] bool ok() const { return problems.empty(); }
 };
 

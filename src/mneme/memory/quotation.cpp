@@ -1,5 +1,7 @@
 #include "mneme/memory/quotation.h"
 
+#include "mneme/text/white_space.h"
+
 #include <vector>
 
 namespace mneme::memory {
@@ -37,10 +39,30 @@ std::vector<Word> words_of(std::string_view text) {
   return out;
 }
 
+bool in_word(char c) {
+  const auto byte = static_cast<unsigned char>(c);
+  return byte >= 0x80 || (!is_space(byte) && !is_punctuation(byte) && byte > 32);
+}
+
+/// Where the answer's own bytes stand, its ends not inside a word.
+std::optional<std::pair<std::int64_t, std::int64_t>> find_as_it_is(std::string_view text,
+                                                                   std::string_view answer) {
+  if (answer.empty()) return std::nullopt;
+  for (auto at = text.find(answer); at != std::string_view::npos; at = text.find(answer, at + 1)) {
+    const auto end = at + answer.size();
+    const bool begins_inside = at > 0 && in_word(text[at - 1]) && in_word(answer.front());
+    const bool ends_inside = end < text.size() && in_word(text[end]) && in_word(answer.back());
+    if (!begins_inside && !ends_inside)
+      return std::pair(static_cast<std::int64_t>(at), static_cast<std::int64_t>(end));
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 std::optional<std::pair<std::int64_t, std::int64_t>> find_quotation(std::string_view text,
                                                                     std::string_view answer) {
+  if (const auto found = find_as_it_is(text, text::trimmed(answer))) return found;
   const auto wanted = words_of(answer), held = words_of(text);
   if (wanted.empty() || wanted.size() > held.size()) return std::nullopt;
   for (std::size_t i = 0; i + wanted.size() <= held.size(); ++i) {

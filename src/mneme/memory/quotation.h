@@ -9,8 +9,8 @@
 
 namespace mneme::memory {
 
-/// Bytes [begin, end) of the first place where the normalised words of `answer` stand one after another in `text`;
-/// nothing if they do not, or the answer has no words.
+/// Bytes [begin, end) of the first place where `answer` stands in `text` as it is and not inside a word ("7" in "depth=7",
+/// not in "1971"), else where its normalised words stand one after another; nothing if there is none.
 std::optional<std::pair<std::int64_t, std::int64_t>> find_quotation(std::string_view text,
                                                                     std::string_view answer);
 

@@ -303,9 +303,9 @@ void Database::fail(int code, const std::filesystem::path& path) const {
     case SQLITE_CONSTRAINT:
     case SQLITE_MISMATCH:
     case SQLITE_SCHEMA:
-      throw Error(Errc::corrupt,
-                  where + "the memory file is damaged (" + sqlite3_errstr(code & 0xff) +
-                      "); run `mneme verify`, or read the sources again into a new file");
+      throw Error(Errc::corrupt, where + "the memory file is damaged (" +
+                                     sqlite3_errstr(code & 0xff) +
+                                     "): take a backup, or read the sources again into a new file");
     case SQLITE_NOMEM:
       throw std::bad_alloc();
     default:

@@ -77,7 +77,7 @@ VerifyReport MemoryFile::verify() const {
         const auto all = spans(info.document.id);
         for (std::size_t i = 0; i < all.size(); ++i) {
           const auto& s = all[i];
-          ++report.spans;
+          report.passages += s.kind == "passage";
           const auto which = name + ": span " + std::to_string(s.id);
           if (s.begin < 0 || s.end < s.begin || s.end > static_cast<std::int64_t>(text.size())) {
             problem(which + " is outside the text");
@@ -112,8 +112,10 @@ VerifyReport MemoryFile::verify() const {
                          std::to_string(row.integer(1));
       const auto damaged = damaged_reps_;
       check("representations", [&] {
-        if (!get_by_id(row.integer(0)))
+        if (!get_by_id(row.integer(0))) {
           problem(which + ": its bytes do not have its checksum; it will be made again");
+          ++report.remade;
+        }
       });
       damaged_reps_ = damaged;
       if (row.is_null(2)) continue;
@@ -181,9 +183,11 @@ VerifyReport MemoryFile::verify() const {
     }
     for (const auto& name : names) {
       const auto damaged = damaged_reps_;
-      if (!get_index(name))
+      if (!get_index(name)) {
         problem("index \"" + name +
                 "\": its bytes do not have its checksum; it will be made again");
+        ++report.remade;
+      }
       damaged_reps_ = damaged;
     }
   });

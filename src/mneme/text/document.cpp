@@ -183,6 +183,7 @@ std::optional<std::string> reason_to_skip(const std::filesystem::directory_entry
   const auto [head, failed] = read_bytes(file.get(), kSniffed);
   if (failed != 0) return "cannot be read: " + system_says(failed);
   if (head.find('\0') != std::string::npos) return "binary";
+  if (head.size() >= size && blank(head)) return "nothing but white space";
   return complaint(head, head.size() >= size);
 }
 
@@ -198,6 +199,9 @@ void list_folder(const std::filesystem::path& folder, DocumentListing& out) {
     std::error_code ignored;
     if (entry.path().filename().native().starts_with('.')) {
       out.skipped.push_back({entry.path(), "hidden"});
+    } else if (const auto name = entry.path().filename().string();
+               has_control_characters(name) || find_invalid_utf8(name) >= 0) {
+      out.skipped.push_back({entry.path(), "a name that cannot be cited"});
     } else if (entry.is_directory(ignored)) {
       // Links to folders are not followed: they can lead in circles or out of what the person
       // named.

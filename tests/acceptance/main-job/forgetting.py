@@ -54,6 +54,8 @@ def body(s):
     folder = s.folder / "text"
     folder.mkdir()
     secret, kept = secret_text(generator, words, 20_000), step.novel_text(60_000)
+    # What a reader repeats word by word: it answers in few words, and of novels in other ones each time.
+    secret += "\nThe watchword of the night watch at Tarrow was seven copper lanterns burning upstream, and nobody else knew it.\n"
     (folder / "secret.txt").write_text(secret)
     (folder / "kept.txt").write_text(kept)
     memory = s.folder / "memory.mneme"
@@ -61,7 +63,7 @@ def body(s):
     label = next(x["name"] for x in step.mneme_json("show", memory)["sources"] if x["name"].endswith("secret.txt"))
     # A chat whose replies were made from it, and an answer from it. The questions do not name it: they are not its text.
     step.mneme("ask", memory, "Who said it again?", "--always")
-    messages = ["Whom did Mr. Weston come to see?", "What did Maister Weston read to the labourer?", "Repeat what you told me."]
+    messages = ["What was the watchword of the night watch at Tarrow?", "Whom did Mr. Weston come to see?", "Repeat what you told me."]
     step.mneme("chat", memory, "--max-tokens", 24, input="".join(message + "\n" for message in messages))
     secrets = secrets_of(memory, label, words)
     repeated = quoted(memory, secret, [kept, *messages])

@@ -1,0 +1,47 @@
+"""The fast path against our own f32 on book text, beside llama.cpp against the same."""
+import struct
+import subprocess
+import sys
+
+import numpy
+import step
+
+sys.path.insert(0, str(step.ROOT / "bench" / "peers"))
+import llama_cpp_peer  # noqa: E402
+
+TOKENS, PIECE = 2000, 500
+
+
+def ours(ids, compute):
+    out = subprocess.run([step.BUILD / "logits_tool", "smollm2", compute, "0"], input=struct.pack(f"={len(ids)}i", *ids), capture_output=True, check=True)
+    return numpy.frombuffer(out.stdout, numpy.float32).reshape(len(ids), -1)
+
+
+def log_probabilities(logits):
+    logits = logits.astype(numpy.float64) - logits.max(axis=1, keepdims=True)
+    return logits - numpy.log(numpy.exp(logits).sum(axis=1, keepdims=True))
+
+
+def divergence(exact, other):
+    p, q = log_probabilities(exact), log_probabilities(other)
+    return (numpy.exp(p) * (p - q)).sum(axis=1)
+
+
+def body(s):
+    engine = llama_cpp_peer.Llama(step.weights(), 1024, 2, logits_all=True)
+    ids = engine.ids(step.novel_text(16_000))[:200 if s.quick else TOKENS]
+    fast, theirs = [], []
+    for i in range(0, len(ids), PIECE):
+        piece = ids[i:i + PIECE]
+        exact = ours(piece, "f32")
+        fast += list(divergence(exact, ours(piece, "automatic")))
+        engine.forget()
+        engine.read(piece)
+        theirs += list(divergence(exact, engine.model.scores[:len(piece)]))
+    mine, other = float(numpy.mean(fast)), float(numpy.mean(theirs))
+    s.note(f"{len(ids)} tokens of novels, KL from f32: llama.cpp", other)
+    s.at_most("KL of the fast path from f32, beside llama.cpp's", mine, other)
+
+
+if __name__ == "__main__":
+    step.main(body)
