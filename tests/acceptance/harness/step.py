@@ -99,6 +99,8 @@ class Step:
         """Writes down one check; `value` is what was found, `wanted` in words what it must be."""
         if isinstance(value, float):
             value = float(f"{value:.4g}")
+        if isinstance(value, str):
+            value = value.replace(f"{ROOT}/", "")  # a report names no machine's paths
         tail = (f": {value}" if value != "" else "") + (f" ({wanted})" if wanted else "")
         print(f"{'ok  ' if ok else 'FAIL'} {what}{tail}", flush=True)
         self._write(what=what, ok=bool(ok), value=value, wanted=wanted)
