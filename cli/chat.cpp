@@ -283,13 +283,10 @@ class Chat final : public Verb {
       }
       ++messages;
       try {
-        if (message.starts_with("//"))
-          message.erase(0, 1);
-        else if (message.starts_with('/')) {
+        if (message.starts_with('/') && !message.starts_with("//")) {
           obey(*partner, message);
-          message.clear();
-        }
-        if (!message.empty()) {
+        } else {
+          if (message.starts_with('/')) message.erase(0, 1);
           check_utf8(message, "message");
           partner->reply(message);
         }

@@ -16,6 +16,8 @@
 
 #include <ATen/Parallel.h>
 
+#include "bench/list.h"
+#include "bench/machine/limits.h"
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -24,7 +26,6 @@
 #include <cstring>
 #include <ctime>
 #include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -409,23 +410,6 @@ void bench_exp() {
          1e-9 * static_cast<double>(x.size()), "Gnumber");
 }
 
-// Load of the last minute by processes, this one not yet among them; 0 where the system does not tell.
-double machine_load() {
-  double load = 0;
-  if (std::FILE* file = std::fopen("/proc/loadavg", "r")) {
-    if (std::fscanf(file, "%lf", &load) != 1) load = 0;
-    std::fclose(file);
-  }
-  return load;
-}
-
-std::vector<std::string> split(const std::string& list) {
-  std::vector<std::string> parts;
-  std::stringstream stream(list);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  return parts;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -435,13 +419,13 @@ int main(int argc, char** argv) {
       threads{std::to_string(at::get_num_threads())};
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];
-    if (flag == "--only") only = split(argv[i + 1]);
-    if (flag == "--level") levels = split(argv[i + 1]);
-    if (flag == "--threads") threads = split(argv[i + 1]);
+    if (flag == "--only") only = mneme::bench::listed(argv[i + 1]);
+    if (flag == "--level") levels = mneme::bench::listed(argv[i + 1]);
+    if (flag == "--threads") threads = mneme::bench::listed(argv[i + 1]);
     if (flag == "--rounds") g_rounds = std::max(1, std::atoi(argv[i + 1]));
     if (flag == "--noisy") g_noisy = std::strcmp(argv[i + 1], "0") != 0;
   }
-  if (const double load = machine_load(); load > 0.5 && !g_noisy) {
+  if (const double load = mneme::bench::machine_load(); load > 0.5 && !g_noisy) {
     std::fprintf(stderr,
                  "bench_kernels: the machine is busy (load %.2f): wait, or give --noisy 1\n", load);
     return 1;

@@ -1,6 +1,7 @@
 // Peer: another engine in a process of its own, asked in turns with ours so that both meet the same machine.
 #pragma once
 
+#include <cstdio>
 #include <filesystem>
 #include <string>
 #include <string_view>

@@ -325,6 +325,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     }
     return spans;
   };
+  const bool unanswerable = !from_memory && is_question(message);
   std::optional<memory::SpanStates> states;
   Said said;
   if (from_memory) {
@@ -337,7 +338,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
               : reply_together(reader, *states, spans, recent, message, options);
     if (spans.empty())
       said.note = "no passage fits the model's context beside the message and the earlier turns";
-  } else if (is_question(message)) {
+  } else if (unanswerable) {
     said.text = memory::kNotFound;
     said.note = "nothing in memory has to do with this question";
     if (options.on_text) options.on_text(said.text);
@@ -345,7 +346,7 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
     // What is not read from memory is said by the model as it came: a reader learned short answers from passages.
     said = reply_freely(*models_->base_language_model(model_name()), recent, message, options);
   }
-  out.from_memory = from_memory || is_question(message);
+  out.from_memory = from_memory || unanswerable;
   out.text = std::move(said.text);
   out.tokens = said.tokens;
   out.cut = said.stop_reason == "length";

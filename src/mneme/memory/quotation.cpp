@@ -41,7 +41,7 @@ std::vector<Word> words_of(std::string_view text) {
 
 bool in_word(char c) {
   const auto byte = static_cast<unsigned char>(c);
-  return byte >= 0x80 || (!is_space(byte) && !is_punctuation(byte) && byte > 32);
+  return byte > 32 && !is_punctuation(byte);
 }
 
 /// Where the answer's own bytes stand, its ends not inside a word.

@@ -29,6 +29,10 @@ VerifyReport MemoryFile::verify() const {
   const auto problem = [&](std::string line) {
     if (report.problems.size() < kMaxProblems) report.problems.push_back(std::move(line));
   };
+  const auto to_be_remade = [&](const std::string& which) {
+    if (report.problems.size() < kMaxProblems) ++report.remade;
+    problem(which + ": its bytes do not have its checksum; it will be made again");
+  };
   // Damage that SQLite meets ends one check, not the others.
   const auto check = [&](const char* what, const auto& body) {
     try {
@@ -112,10 +116,7 @@ VerifyReport MemoryFile::verify() const {
                          std::to_string(row.integer(1));
       const auto damaged = damaged_reps_;
       check("representations", [&] {
-        if (!get_by_id(row.integer(0))) {
-          problem(which + ": its bytes do not have its checksum; it will be made again");
-          ++report.remade;
-        }
+        if (!get_by_id(row.integer(0))) to_be_remade(which);
       });
       damaged_reps_ = damaged;
       if (row.is_null(2)) continue;
@@ -183,11 +184,7 @@ VerifyReport MemoryFile::verify() const {
     }
     for (const auto& name : names) {
       const auto damaged = damaged_reps_;
-      if (!get_index(name)) {
-        problem("index \"" + name +
-                "\": its bytes do not have its checksum; it will be made again");
-        ++report.remade;
-      }
+      if (!get_index(name)) to_be_remade("index \"" + name + "\"");
       damaged_reps_ = damaged;
     }
   });
