@@ -148,6 +148,8 @@ class Doctor final : public Verb {
       levels += (levels.empty() ? "" : ", ") + std::string(kernels::name(level));
     add("kernels",
         fmt::format("{} in use; this processor runs {}", kernels::name(kernels::level()), levels));
+    for (const auto& [kernel, form] : kernels::forms(kernels::level()))
+      add(fmt::format("  {}", kernel), std::string(form));
     add("compute type", kernels::has_bf16_products()
                             ? "bf16 to read and to generate, f32 to answer from memory"
                             : "f32: this processor has no fast bf16 products");

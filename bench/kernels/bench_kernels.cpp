@@ -8,10 +8,12 @@
 //
 // names: memory (plain reading of as many bytes, the ceiling of what follows), weights (all products of
 // one decoded token), batch (the same for several rows), adapter (the same with a low-rank update of every matrix
-// of a layer and without, in turns), unpack, attend_step, attend_prefill, codec, rope, exp
+// of a layer and without, in turns), unpack, attend_step, attend_prefill, observe_step, observe_prefill, codec, rope,
+// exp
 #include "mneme/kernels/attend.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/observe.h"
 #include "mneme/kernels/quantized.h"
 
 #include <ATen/Parallel.h>
@@ -25,6 +27,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -78,7 +81,7 @@ Timing measure(const Work& work) {
   return rounds.timing();
 }
 
-// `amount` is what one run does, in units of 1e9 of `unit` (GB, GFLOP, Gnumber).
+// `amount` is what one run does, in `unit`: GB, GFLOP, Gnumber, Mpair.
 void report(const std::string& what, const std::string& spec, const Timing& t, double amount,
             const std::string& unit) {
   const std::string processor =
@@ -147,51 +150,62 @@ struct Updates {
 };
 
 struct Weights {
-  using Bytes = std::vector<std::uint8_t>;
+  /// As in a file, and as products with 8-bit rows read it.
+  struct Matrix {
+    WeightType type;
+    std::vector<std::uint8_t> rows;
+    PackedMatrix packed;
+    Matrix(WeightType type_, std::int64_t N, std::int64_t K)
+        : type(type_), rows(random_rows(type, N, K)), packed(type, rows.data(), N, K) {}
+    [[nodiscard]] MatvecPart part(float* y) const {
+      return {type, rows.data(), packed.rows(), y, packed.rows(), {}, &packed};
+    }
+  };
   struct Layer {
-    Bytes q, k, v, o, gate, up, down;
+    Matrix q, k, v, o, gate, up, down;
   };
   std::vector<Layer> layers;
-  Bytes head;
+  Matrix head{WeightType::q8_0, kVocabulary, kModel};
   double bytes = 0;
 
   Weights() {
-    const auto of = [&](WeightType type, std::int64_t N, std::int64_t K) {
-      Bytes b = random_rows(type, N, K);
-      bytes += static_cast<double>(b.size());
-      return b;
-    };
-    const auto q4 = [&](std::int64_t N, std::int64_t K) { return of(WeightType::q4_1, N, K); };
+    const auto q4 = [&](std::int64_t N, std::int64_t K) { return Matrix(WeightType::q4_1, N, K); };
     for (std::int64_t i = 0; i < kLayers; ++i) {
       layers.push_back({q4(kModel, kModel), q4(kKvHeads * kWidth, kModel),
                         q4(kKvHeads * kWidth, kModel), q4(kModel, kModel), q4(kInner, kModel),
                         q4(kInner, kModel), q4(kModel, kInner)});
     }
-    head = of(WeightType::q8_0, kVocabulary, kModel);
+    for (const Matrix* matrix : all()) bytes += static_cast<double>(matrix->rows.size());
+  }
+
+  [[nodiscard]] std::vector<const Matrix*> all() const {
+    std::vector<const Matrix*> out{&head};
+    for (const auto& l : layers)
+      out.insert(out.end(), {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down});
+    return out;
   }
 
   void run(const std::vector<float>& x, std::int64_t M, std::vector<float>& y,
            Activations activations, const Updates* updates = nullptr) const {
     const LowRankPart* update = updates != nullptr ? updates->parts.data() : nullptr;
-    const auto part = [&](const Bytes& w, std::int64_t N, float* to) {
-      MatvecPart out{WeightType::q4_1, w.data(), N, to, N};
+    const auto part = [&](const Matrix& w, float* to) {
+      MatvecPart out = w.part(to);
       if (update != nullptr) out.low_rank = {update++, 1};
       return out;
     };
     for (const Layer& l : layers) {
-      const MatvecPart qkv[] = {
-          part(l.q, kModel, y.data()), part(l.k, kKvHeads * kWidth, y.data() + M * kModel),
-          part(l.v, kKvHeads * kWidth, y.data() + M * (kModel + kKvHeads * kWidth))};
+      const MatvecPart qkv[] = {part(l.q, y.data()), part(l.k, y.data() + M * kModel),
+                                part(l.v, y.data() + M * (kModel + kKvHeads * kWidth))};
       matvec(qkv, x.data(), M, kModel, activations);
-      const MatvecPart o = part(l.o, kModel, y.data());
+      const MatvecPart o = part(l.o, y.data());
       matvec({&o, 1}, x.data(), M, kModel, activations);
-      const MatvecPart gate_up[] = {part(l.gate, kInner, y.data()),
-                                    part(l.up, kInner, y.data() + M * kInner)};
+      const MatvecPart gate_up[] = {part(l.gate, y.data()), part(l.up, y.data() + M * kInner)};
       matvec(gate_up, x.data(), M, kModel, activations);
-      const MatvecPart down = part(l.down, kModel, y.data());
+      const MatvecPart down = part(l.down, y.data());
       matvec({&down, 1}, x.data(), M, kInner, activations);
     }
-    matvec(WeightType::q8_0, head.data(), kVocabulary, kModel, x.data(), M, y.data(), activations);
+    const MatvecPart logits = head.part(y.data());
+    matvec({&logits, 1}, x.data(), M, kModel, activations);
   }
 };
 
@@ -202,15 +216,13 @@ const Weights& weights() {
 
 void bench_memory() {
   const Weights& w = weights();
-  std::vector<const Weights::Bytes*> all{&w.head};
-  for (const auto& l : w.layers)
-    all.insert(all.end(), {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down});
   std::atomic<std::uint64_t> sink{0};
   report("memory", "smollm2 weights", measure([&] {
-           for (const auto* bytes : all) {
-             const auto words = static_cast<std::int64_t>(bytes->size() / 8);
+           for (const auto* matrix : w.all()) {
+             const auto& bytes = matrix->rows;
+             const auto words = static_cast<std::int64_t>(bytes.size() / 8);
              at::parallel_for(0, words, 4096, [&](std::int64_t begin, std::int64_t end) {
-               const auto* from = reinterpret_cast<const std::uint64_t*>(bytes->data());
+               const auto* from = reinterpret_cast<const std::uint64_t*>(bytes.data());
                std::uint64_t sum[8] = {};
                for (; begin + 8 <= end; begin += 8) {
                  for (int i = 0; i < 8; ++i) sum[i] ^= from[begin + i];
@@ -238,8 +250,11 @@ void bench_weights(const std::vector<std::int64_t>& batch) {
   for (WeightType type : kWeightTypes) {
     constexpr std::int64_t kN = 16384;
     const auto rows = random_rows(type, kN, kInner);
+    std::optional<PackedMatrix> packed;
+    MatvecPart part{type, rows.data(), kN, y.data(), kN};
+    if (is_quantized(type)) part.packed = &packed.emplace(type, rows.data(), kN, kInner);
     report("matvec", std::string(name(type)) + " [16384,1536]",
-           measure([&] { matvec(type, rows.data(), kN, kInner, x.data(), 1, y.data()); }),
+           measure([&] { matvec({&part, 1}, x.data(), 1, kInner); }),
            static_cast<double>(rows.size()) * 1e-9, "GB");
   }
 }
@@ -285,35 +300,63 @@ void bench_unpack() {
   }
 }
 
+// How a cache keeps its numbers.
+struct Form {
+  const char* name;
+  KvType type;
+  bool encoded = false;
+  NumberCodec keys{}, values{};
+};
+constexpr Form kForms[] = {{"f32", KvType::f32},
+                           {"f16", KvType::f16},
+                           {"bf16", KvType::bf16},
+                           {"q8", KvType::f32, true, NumberCodec::group8, NumberCodec::group8},
+                           {"q4", KvType::f32, true, NumberCodec::channel4, NumberCodec::group4}};
+
+// The bytes of a page of keys or values.
+std::vector<std::uint8_t> page_bytes(const Form& form, NumberCodec codec) {
+  const auto some = numbers(kPageEntries * kWidth);
+  if (form.encoded) {
+    std::vector<std::uint8_t> bytes(
+        static_cast<std::size_t>(encoded_bytes(codec, kPageEntries, kWidth)));
+    encode(codec, some.data(), kPageEntries, kWidth, bytes.data());
+    return bytes;
+  }
+  if (form.type == KvType::f32) {
+    const auto* from = reinterpret_cast<const std::uint8_t*>(some.data());
+    return {from, from + some.size() * sizeof(float)};
+  }
+  const std::vector<std::uint16_t> ones(some.size(), 0x3c00);
+  const auto* from = reinterpret_cast<const std::uint8_t*>(ones.data());
+  return {from, from + ones.size() * sizeof(std::uint16_t)};
+}
+
 struct Cache {
   std::vector<std::uint8_t> memory;
   std::vector<std::int64_t> positions;
   std::vector<std::vector<PageView>> heads;  // of all layers
 
-  Cache(KvType type, std::int64_t entries, std::int64_t layers) {
-    const std::int64_t size = type == KvType::f32 ? 4 : 2,
-                       pages = (entries + kPageEntries - 1) / kPageEntries;
-    const std::int64_t page_bytes = kPageEntries * kWidth * size;
-    const std::int64_t count = layers * kKvHeads * pages * 2;
-    memory.resize(static_cast<std::size_t>(count * page_bytes));
-    const auto some = numbers(kPageEntries * kWidth);
-    for (std::int64_t i = 0; i < count; ++i) {
-      if (type == KvType::f32) {
-        std::memcpy(memory.data() + i * page_bytes, some.data(),
-                    static_cast<std::size_t>(page_bytes));
-      } else {
-        std::fill_n(reinterpret_cast<std::uint16_t*>(memory.data() + i * page_bytes),
-                    kPageEntries * kWidth, 0x3c00);
-      }
-    }
+  Cache(const Form& form, std::int64_t entries, std::int64_t layers) {
+    const auto keys = page_bytes(form, form.keys), values = page_bytes(form, form.values);
+    const std::int64_t pages = (entries + kPageEntries - 1) / kPageEntries;
     for (std::int64_t e = 0; e < pages * kPageEntries; ++e) positions.push_back(e);
-    const std::uint8_t* at = memory.data();
+    memory.resize(static_cast<std::size_t>(layers * kKvHeads * pages) *
+                  (keys.size() + values.size()));
+    std::uint8_t* at = memory.data();
     for (std::int64_t h = 0; h < layers * kKvHeads; ++h) {
       heads.emplace_back();
-      for (std::int64_t p = 0; p < pages; ++p, at += 2 * page_bytes) {
-        heads.back().push_back(
-            {at, at + page_bytes, positions.data() + p * kPageEntries, nullptr,
-             static_cast<std::int32_t>(std::min(kPageEntries, entries - p * kPageEntries)), type});
+      for (std::int64_t p = 0; p < pages; ++p) {
+        PageView& page = heads.back().emplace_back();
+        page.k = std::memcpy(at, keys.data(), keys.size());
+        page.v = std::memcpy(at + keys.size(), values.data(), values.size());
+        at += keys.size() + values.size();
+        page.positions = positions.data() + p * kPageEntries;
+        page.entries =
+            static_cast<std::int32_t>(std::min(kPageEntries, entries - p * kPageEntries));
+        page.type = form.type;
+        page.k_codec = form.keys;
+        page.v_codec = form.values;
+        page.encoded = form.encoded ? static_cast<std::int32_t>(kPageEntries) : 0;
       }
     }
   }
@@ -327,8 +370,8 @@ void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::
                   const std::string& what) {
   constexpr std::int64_t kGroup = kHeads / kKvHeads;
   for (std::int64_t depth : depths) {
-    for (KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
-      const Cache cache(type, depth, layers);
+    for (const Form& form : kForms) {
+      const Cache cache(form, depth, layers);
       const auto q = numbers(kHeads * T * kWidth);
       std::vector<float> out(q.size());
       std::vector<std::int64_t> q_positions;
@@ -348,9 +391,89 @@ void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::
       const double seen = static_cast<double>(T) * static_cast<double>(depth) -
                           0.5 * static_cast<double>(T) * static_cast<double>(T - 1);
       report(what,
-             kv_name(type) + " T=" + std::to_string(T) + " depth=" + std::to_string(depth) +
-                 " layers=" + std::to_string(layers),
+             std::string(form.name) + " T=" + std::to_string(T) +
+                 " depth=" + std::to_string(depth) + " layers=" + std::to_string(layers),
              measure(run), 4e-9 * seen * kHeads * kWidth * static_cast<double>(layers), "GFLOP");
+    }
+  }
+}
+
+// Each statistic in turns with the attention that it observes, in pairs of a query and an entry that it sees.
+void bench_observe(std::int64_t T, std::int64_t depth, std::int64_t layers) {
+  constexpr std::int64_t kGroup = kHeads / kKvHeads, kFunctionals = 4;
+  const auto q = numbers(kHeads * T * kWidth);
+  std::vector<float> out(q.size()), lse(static_cast<std::size_t>(layers * kHeads * T));
+  std::vector<std::int64_t> q_positions;
+  for (std::int64_t t = 0; t < T; ++t) q_positions.push_back(depth - T + t);
+  std::vector<float> column_sums(static_cast<std::size_t>(kHeads * depth)), entropy(lse.size()),
+      row_sums(static_cast<std::size_t>(kHeads * T * kFunctionals)),
+      weights(T == 1 ? column_sums.size() : 0);
+  const std::vector<float> columns(static_cast<std::size_t>(kFunctionals * depth), 1.f);
+  for (const Form& form : kForms) {
+    const Cache cache(form, depth, layers);
+    const auto attended = [&](std::int64_t layer, std::int64_t h) {
+      return AttendTask{q.data() + h * kGroup * T * kWidth,
+                        kGroup,
+                        T,
+                        T * kWidth,
+                        kWidth,
+                        q_positions.data(),
+                        cache.heads[static_cast<std::size_t>(layer * kKvHeads + h)],
+                        out.data() + h * kGroup * T * kWidth,
+                        T * kWidth,
+                        kWidth,
+                        lse.data() + (layer * kHeads + h * kGroup) * T};
+    };
+    const auto attend_all = [&] {
+      for (std::int64_t layer = 0; layer < layers; ++layer) {
+        std::vector<AttendTask> tasks;
+        for (std::int64_t h = 0; h < kKvHeads; ++h) tasks.push_back(attended(layer, h));
+        attend(tasks, kWidth, 0.125f, {});
+      }
+    };
+    const auto observe_all = [&](const std::string& what) {
+      for (std::int64_t layer = 0; layer < layers; ++layer) {
+        std::vector<ObserveTask> tasks;
+        for (std::int64_t h = 0; h < kKvHeads; ++h) {
+          const AttendTask of = attended(layer, h);
+          ObserveTask task{of.q,           of.heads, of.T,  of.q_head_stride, of.q_time_stride,
+                           of.q_positions, of.pages, of.lse};
+          const std::int64_t head = h * kGroup;
+          if (what == "column_sums") task.column_sums = column_sums.data() + head * depth;
+          if (what == "entropy") task.entropy = entropy.data() + head * T;
+          if (what == "weights") task.weights = weights.data() + head * T * depth;
+          if (what == "row_sums") {
+            task.row_sums = row_sums.data() + head * T * kFunctionals;
+            task.columns = columns.data();
+            task.functionals = kFunctionals;
+          }
+          tasks.push_back(task);
+        }
+        observe(tasks, kWidth, 0.125f, {});
+      }
+    };
+    std::vector<std::string> statistics{"column_sums", "row_sums", "entropy"};
+    if (T == 1) statistics.emplace_back("weights");
+    std::vector<Rounds> rounds(statistics.size() + 1);
+    attend_all();
+    for (int round = -1; round < g_rounds; ++round) {
+      for (std::size_t i = 0; i < rounds.size(); ++i) {
+        const auto work = [&] { i == 0 ? attend_all() : observe_all(statistics[i - 1]); };
+        if (round < 0) {
+          work();
+        } else {
+          rounds[i].add(work);
+        }
+      }
+    }
+    const double seen = static_cast<double>(T) * static_cast<double>(depth) -
+                        0.5 * static_cast<double>(T) * static_cast<double>(T - 1);
+    for (std::size_t i = 0; i < rounds.size(); ++i) {
+      report("observe",
+             std::string(form.name) + " T=" + std::to_string(T) +
+                 " depth=" + std::to_string(depth) + " layers=" + std::to_string(layers) + " " +
+                 (i == 0 ? "attend" : statistics[i - 1]),
+             rounds[i].timing(), 1e-6 * seen * kHeads * static_cast<double>(layers), "Mpair");
     }
   }
 }
@@ -447,8 +570,10 @@ int main(int argc, char** argv) {
         if (what == "batch") bench_weights({1, 2, 4, 8, 16});
         if (what == "adapter") bench_adapter();
         if (what == "unpack") bench_unpack();
-        if (what == "attend_step") bench_attend(1, {128, 2048}, kLayers, "attend_step");
+        if (what == "attend_step") bench_attend(1, {128, 2048, 6144}, kLayers, "attend_step");
         if (what == "attend_prefill") bench_attend(512, {512, 2048}, 1, "attend_prefill");
+        if (what == "observe_step") bench_observe(1, 2048, kLayers);
+        if (what == "observe_prefill") bench_observe(512, 2048, 1);
         if (what == "codec") bench_codec();
         if (what == "rope") bench_rope();
         if (what == "exp") bench_exp();

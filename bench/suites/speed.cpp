@@ -10,10 +10,12 @@
 //
 // The share of the limit is the time that the work would take at the measured bandwidth or product rate, whichever takes
 // longer, as part of the time that it took. Bytes are the weights once a step and the keys and values that it looks at;
-// FLOPs are those of all products and of attention, 4 x heads x width a context token and layer.
+// FLOPs are those of all products and of attention, 4 x heads x width a context token and layer. What decoding does outside
+// kernels (bookkeeping of tensors, pages and calls) is given as part of its time.
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/timing.h"
 #include "mneme/kv/plan.h"
 #include "mneme/memory/memory.h"
 #include "mneme/models/locate.h"
@@ -65,6 +67,8 @@ struct Case {
   std::function<double()> ours = {};  ///< runs once; the seconds that it took
   std::vector<std::pair<std::string, std::function<double()>>> peers = {};
   double bytes = 0, flops = 0;  ///< of one run; 0: not counted
+  bool by_kernels =
+      false;  ///< all that takes long is a kernel of ours, so that the rest is overhead
 };
 
 json row_of(const Timing& timing, double amount) {
@@ -266,21 +270,13 @@ class Speed final : public Suite {
     }
   }
 
-  /// FLOPs of attention of n tokens behind `depth` others.
-  [[nodiscard]] double attention_flops(std::int64_t depth, std::int64_t n) const {
-    const auto& shape = base_->model->shape();
-    const auto looked_at =
-        static_cast<double>(n) * (static_cast<double>(depth) + static_cast<double>(n + 1) / 2);
-    return 4.0 * static_cast<double>(shape.layers * shape.heads * shape.head) * looked_at;
-  }
-
   Case prefill(std::int64_t depth, std::int64_t batch) {
     Case out{"prefill", depth, batch};
     out.amount = static_cast<double>(depth * batch);
     Cost cost;
     auto counted = base_->model->start(batch);
     feed(counted, batch, 0, depth, &cost);
-    out.flops = cost.flops + static_cast<double>(batch) * attention_flops(0, depth);
+    out.flops = cost.flops;
     out.bytes = cost.bytes;
     out.ours = [=, this] {
       auto state = base_->model->start(batch);
@@ -302,8 +298,9 @@ class Speed final : public Suite {
     auto counted = held->fork();
     feed(counted, batch, depth, 1, &cost);
     const auto steps = static_cast<double>(o_.tokens);
-    out.flops = steps * cost.flops + static_cast<double>(batch) * attention_flops(depth, o_.tokens);
-    out.bytes = steps * (cost.bytes + static_cast<double>(kv_usage(*held).bytes));
+    out.flops = steps * cost.flops;
+    out.bytes = steps * cost.bytes;
+    out.by_kernels = true;
     out.ours = [=, this] {
       auto state = held->fork();
       return seconds([&] {
@@ -455,6 +452,12 @@ class Speed final : public Suite {
                 {"amount", c.amount},
                 {"unit", c.unit}});
     if (o_.noisy) row["noisy"] = true;
+    if (c.by_kernels) {
+      kernels::time_kernels(true);
+      const auto all = c.ours();
+      row["outside_kernels"] = 1 - kernels::seconds_in_kernels() / all;
+      kernels::time_kernels(false);
+    }
     if (c.bytes > 0 || c.flops > 0) {
       row["bytes"] = c.bytes;
       row["flops"] = c.flops;
@@ -486,12 +489,13 @@ class Speed final : public Suite {
         o_.rounds, o_.noisy ? ", on a busy machine" : "", bandwidth_ * 1e-9, rate_f32_ * 1e-9,
         rate_bf16_ > 0 ? fmt::format(", {:.0f} in bf16", rate_bf16_ * 1e-9) : "");
     out.text +=
-        "| measured | depth | batch | kv | tokens/s (least, most) | share of the limit | beside | "
-        "its tokens/s | ratio |\n|---|--:|--:|---|--:|--:|---|--:|--:|\n";
+        "| measured | depth | batch | kv | tokens/s (least, most) | share of the limit | outside "
+        "kernels | beside | its tokens/s | ratio |\n|---|--:|--:|---|--:|--:|--:|---|--:|--:|\n";
     for (const auto& row : rows) {
       const auto amount = row["amount"].get<double>();
       out.text += fmt::format(
-          "| {} | {} | {} | {} | {:.0f} ({:.0f}, {:.0f}) | {} |", row["measure"].get<std::string>(),
+          "| {} | {} | {} | {} | {:.0f} ({:.0f}, {:.0f}) | {} | {} |",
+          row["measure"].get<std::string>(),
           row["depth"].get<std::int64_t>() > 0 ? std::to_string(row["depth"].get<std::int64_t>())
                                                : "",
           row["batch"].get<std::int64_t>(), row["kv"].get<std::string>(),
@@ -500,6 +504,9 @@ class Speed final : public Suite {
           row.contains("share_of_limit")
               ? fmt::format("{:.0f} % of {}", 100 * row["share_of_limit"].get<double>(),
                             row["limited_by"].get<std::string>())
+              : "",
+          row.contains("outside_kernels")
+              ? fmt::format("{:.0f} %", 100 * row["outside_kernels"].get<double>())
               : "");
       if (row.contains("ratio")) {
         const auto best =

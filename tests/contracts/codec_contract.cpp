@@ -1,5 +1,6 @@
 // What every codec of the registry must do.
 #include "mneme/core/registry.h"
+#include "mneme/kernels/attend.h"
 #include "mneme/kv/codec.h"
 
 #include <ATen/ATen.h>
@@ -7,6 +8,7 @@
 #include "../tensor_check.h"
 #include <cmath>
 #include <gtest/gtest.h>
+#include <numeric>
 
 namespace mneme {
 namespace {
@@ -118,6 +120,42 @@ TEST_P(CodecContract, AnyBytesOfTheRightLengthDecode) {
     const auto read = decode(bytes, s);
     EXPECT_EQ(read.keys.numel(), 33 * 16);
   }
+}
+
+TEST_P(CodecContract, AViewReadsWhatDecodeReads) {
+  // Each query sees one entry: its output is the value, and the log of the sum of exponentials the score of the key.
+  constexpr std::int32_t kN = 33, kFirst = 5, kEntries = 20, kWidth = 24;
+  const Sizes s{1, kN, kWidth, kWidth};
+  const auto bytes = encode(numbers(s, 7));
+  const auto page = codec_->view(bytes, kN, kWidth, kWidth, kFirst, kEntries);
+  if (!page) GTEST_SKIP() << "attention decodes it first";
+  const auto read = decode(bytes, s);
+  std::vector<std::int64_t> positions(kEntries);
+  std::iota(positions.begin(), positions.end(), 0);
+  auto view = *page;
+  view.positions = positions.data();
+  const auto q = check::normal({kEntries, kWidth}, 8);
+  const auto out = at::empty({kEntries, kWidth}), lse = at::empty({kEntries});
+  for (std::int64_t each = 1; each <= kEntries; each += kEntries - 1) {  // alone, and all at once
+    for (std::int64_t t = 0; t < kEntries; t += each) {
+      kernels::AttendTask task{};
+      task.q = q.const_data_ptr<float>() + t * kWidth;
+      task.heads = 1;
+      task.T = each;
+      task.q_time_stride = task.out_time_stride = kWidth;
+      task.q_positions = positions.data() + t;
+      task.pages = {&view, 1};
+      task.out = out.mutable_data_ptr<float>() + t * kWidth;
+      task.lse = lse.mutable_data_ptr<float>() + t;
+      kernels::attend({&task, 1}, kWidth, 1.f, {true, 1});
+    }
+    const auto keys = read.keys[0].narrow(0, kFirst, kEntries).to(at::kDouble);
+    EXPECT_TRUE(check::identical(out, read.values[0].narrow(0, kFirst, kEntries)));
+    EXPECT_TRUE(check::close(lse, (q.to(at::kDouble) * keys).sum(1), 1e-5));
+  }
+  check::expect_error(Errc::corrupt, "length", [&] {
+    (void)codec_->view(bytes.substr(4), kN, kWidth, kWidth, kFirst, kEntries);
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryCodec, CodecContract,

@@ -1,17 +1,27 @@
 #include "mneme/kernels/attend.h"
 
 #include "mneme/core/error.h"
+#include "mneme/kernels/codec.h"
+#include "mneme/kernels/kernel_table.h"
 
 #include <ATen/Parallel.h>
 
 #include "at_level.h"
 #include "half.h"
 #include <gtest/gtest.h>
+#include <memory>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 namespace mneme::kernels {
 namespace {
+
+struct Encoding {
+  NumberCodec keys, values;
+};
+constexpr Encoding kQ8{NumberCodec::group8, NumberCodec::group8},
+    kQ4{NumberCodec::channel4, NumberCodec::group4};
 
 // One KV head with its queries, laid out in pages of the given sizes.
 struct Head {
@@ -25,6 +35,7 @@ struct Head {
   std::vector<std::vector<float>> wide;
   std::vector<std::vector<std::uint16_t>> narrow;
   std::vector<PageView> pages;
+  std::vector<std::unique_ptr<AtTheEnd>> encoded;
 
   Head(std::int64_t G_, std::int64_t T_, std::int64_t d_, std::int64_t entries_, unsigned seed,
        KvType type_ = KvType::f32)
@@ -46,6 +57,7 @@ struct Head {
     pages.clear();
     wide.clear();
     narrow.clear();
+    encoded.clear();
     std::size_t at = 0;
     for (std::int64_t begin = 0; begin < entries; ++at) {
       const std::int64_t n = std::min(sizes[at % sizes.size()], entries - begin);
@@ -72,6 +84,38 @@ struct Head {
       pages.push_back(view);
       begin += n;
     }
+  }
+
+  // Encodes page i as each[i % size], or leaves it as it is. Its entries have others of the matrix before and behind
+  // them; k and v become what the encoded ones decode to.
+  void encode_pages(const std::vector<std::optional<Encoding>>& each, std::int64_t before,
+                    std::int64_t behind) {
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      PageView& page = pages[i];
+      const std::int64_t n = page.entries;
+      if (const auto& encoding = each[i % each.size()]) {
+        page.k = encode_entries(encoding->keys, k, begin, n, before, behind);
+        page.v = encode_entries(encoding->values, v, begin, n, before, behind);
+        page.k_codec = encoding->keys;
+        page.v_codec = encoding->values;
+        page.encoded = static_cast<std::int32_t>(before + n + behind);
+        page.first = static_cast<std::int32_t>(before);
+      }
+      begin += n;
+    }
+  }
+
+  const void* encode_entries(NumberCodec codec, std::vector<double>& numbers, std::int64_t begin,
+                             std::int64_t n, std::int64_t before, std::int64_t behind) {
+    const std::int64_t rows = before + n + behind;
+    auto matrix = normal_numbers(rows * d, static_cast<unsigned>(begin + n), 3.f);
+    std::copy_n(numbers.begin() + begin * d, n * d, matrix.begin() + before * d);
+    std::vector<std::uint8_t> bytes(static_cast<std::size_t>(encoded_bytes(codec, rows, d)));
+    encode(codec, matrix.data(), rows, d, bytes.data());
+    decode(codec, bytes.data(), rows, d, matrix.data());
+    std::copy_n(matrix.begin() + before * d, n * d, numbers.begin() + begin * d);
+    return encoded.emplace_back(std::make_unique<AtTheEnd>(bytes))->data();
   }
 
   [[nodiscard]] AttendTask task(std::vector<float>& out, std::vector<float>* lse) const {
@@ -130,18 +174,24 @@ Outcome oracle(const Head& h, double scale, const Visibility& visibility) {
   return o;
 }
 
+// Both ways to multiply; numbers of 8 significant bits where the level has products of these.
 void expect_attends(const Head& h, float scale, const Visibility& visibility,
                     const std::string& what) {
-  std::vector<float> out(h.q.size(), kNan), lse(static_cast<std::size_t>(h.G * h.T), kNan);
-  const AttendTask task = h.task(out, &lse);
-  attend({&task, 1}, h.d, scale, visibility);
   const Outcome want = oracle(h, scale, visibility);
-  ASSERT_LT(relative_error(out, want.out), 2e-6) << what;
-  for (std::size_t i = 0; i < lse.size(); ++i) {
-    if (std::isinf(want.lse[i])) {
-      ASSERT_EQ(lse[i], -kInfinity) << what;
-    } else {
-      ASSERT_NEAR(lse[i], want.lse[i], 1e-5 * (1 + std::fabs(want.lse[i]))) << what;
+  for (const Products products : {Products::f32, Products::bf16}) {
+    const bool rounds = products == Products::bf16 && table().attend_bf16 != nullptr;
+    const std::string which = what + (products == Products::bf16 ? ", bf16" : "");
+    std::vector<float> out(h.q.size(), kNan), lse(static_cast<std::size_t>(h.G * h.T), kNan);
+    const AttendTask task = h.task(out, &lse);
+    attend({&task, 1}, h.d, scale, visibility, products);
+    ASSERT_LT(relative_error(out, want.out), rounds ? 2e-2 : 2e-6) << which;
+    for (std::size_t i = 0; i < lse.size(); ++i) {
+      if (std::isinf(want.lse[i])) {
+        ASSERT_EQ(lse[i], -kInfinity) << which;
+      } else {
+        ASSERT_NEAR(lse[i], want.lse[i], (rounds ? 1e-2 : 1e-5) * (1 + std::fabs(want.lse[i])))
+            << which;
+      }
     }
   }
 }
@@ -167,6 +217,28 @@ TEST_P(Attend, ShapesThatReachEveryTail) {
             "G " + std::to_string(G) + " T " + std::to_string(T) + " N " + std::to_string(entries));
       }
     }
+  }
+}
+
+TEST_P(Attend, ProductsOfFewBitsAreExact) {
+  // Queries, keys and values that bf16 holds: only the weights are rounded, so that scores are as exact as in f32.
+  for (const std::int64_t T : {9, 40, 200}) {
+    Head h(3, T, 72, 301, 21);
+    const auto few_bits = [](auto& numbers) {
+      for (auto& x : numbers) x = std::nearbyint(16 * x) / 16;
+    };
+    few_bits(h.q);
+    few_bits(h.k);
+    few_bits(h.v);
+    h.page({64, 5});
+    std::vector<float> out(h.q.size(), kNan), lse(static_cast<std::size_t>(h.G * T), kNan);
+    const AttendTask task = h.task(out, &lse);
+    // The factor that makes powers of two of the exponentials is part of the queries: 1 / log2(e) takes it out.
+    attend({&task, 1}, h.d, 0.125f * 0.693147181f, {}, Products::bf16);
+    const Outcome want = oracle(h, 0.125 * 0.693147181, {});
+    EXPECT_LT(relative_error(out, want.out), 3e-3) << T;
+    for (std::size_t i = 0; i < lse.size(); ++i)
+      ASSERT_NEAR(lse[i], want.lse[i], 2e-6 * (1 + std::fabs(want.lse[i]))) << T;
   }
 }
 
@@ -421,6 +493,144 @@ TEST_P(Attend, ABrokenKeyReachesOnlyTheQueriesThatSeeIt) {
       }
     }
   }
+}
+
+std::string name_of(const Encoding& encoding) {
+  return std::string(encoding.keys == NumberCodec::group8 ? "group8" : "channel4") + " " +
+         (encoding.values == NumberCodec::group8 ? "group8" : "group4");
+}
+
+TEST_P(Attend, EncodedPagesReadAsTheyDecode) {
+  for (const Encoding& encoding : {kQ8, kQ4}) {
+    for (std::int64_t d : {8, 24, 64, 72, 128, 256}) {
+      for (std::int64_t entries : {1, 3, 31, 32, 33, 63, 64}) {
+        for (std::int64_t before : {0, 5, 31, 32}) {
+          for (std::int64_t rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 40}) {
+            // The last row sees all entries of both pages and of a third one.
+            const std::int64_t T = rows > 4 && rows % 2 == 0 ? rows / 2 : 1;
+            Head h(rows / T, T, d, 2 * entries + 1, static_cast<unsigned>(d + entries + rows));
+            h.page({entries, entries, 1});
+            h.encode_pages({encoding}, before, before % 2);
+            expect_attends(h, 1.f / std::sqrt(static_cast<float>(d)), {},
+                           name_of(encoding) + " d " + std::to_string(d) + " N " +
+                               std::to_string(entries) + " before " + std::to_string(before) +
+                               " rows " + std::to_string(rows));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Attend, KeysAndValuesMayBeEncodedDifferently) {
+  for (const Encoding& encoding : {Encoding{NumberCodec::group8, NumberCodec::group4},
+                                   Encoding{NumberCodec::channel4, NumberCodec::group8}}) {
+    for (std::int64_t T : {1, 40}) {
+      Head h(3, T, 72, 150, 60);
+      h.page({64, 13});
+      h.encode_pages({encoding}, 7, 3);
+      expect_attends(h, 0.1f, {}, name_of(encoding) + " T " + std::to_string(T));
+    }
+  }
+}
+
+TEST_P(Attend, EncodedPagesAmongOthers) {
+  for (int threads : {1, 3}) {
+    at::set_num_threads(threads);
+    for (std::int64_t G : {1, 3, 7}) {
+      for (std::int64_t T : {1, 30}) {
+        for (std::int64_t d : {24, 64}) {
+          Head h(G, T, d, 500, 61, KvType::f16);
+          h.log_mass = normal_numbers(500, 62, 2.f);
+          h.log_mass[5] = -kInfinity;
+          h.page({64, 64, 64, 17});
+          h.encode_pages({std::nullopt, kQ4, kQ8}, 9, 2);
+          PageView empty{};
+          empty.encoded = 64;
+          h.pages.insert(h.pages.begin() + 2, empty);
+          for (bool causal : {true, false}) {
+            for (std::int64_t window : {0, 1, 70}) {
+              expect_attends(h, 0.2f, {causal, window},
+                             "G " + std::to_string(G) + " T " + std::to_string(T) + " d " +
+                                 std::to_string(d) + " causal " + std::to_string(causal) +
+                                 " window " + std::to_string(window));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Attend, OneVisibleEncodedEntryIsCopiedExactly) {
+  for (const Encoding& encoding : {kQ8, kQ4}) {
+    for (std::int64_t d : {24, 64, 96, 200}) {
+      for (std::int64_t T : {1, 30}) {
+        Head h(2, T, d, 80, 63);
+        h.page({64});
+        h.encode_pages({encoding}, 1, 0);
+        std::vector<float> out(h.q.size(), kNan);
+        const AttendTask task = h.task(out, nullptr);
+        attend({&task, 1}, d, 0.125f, {true, 1});
+        for (std::int64_t g = 0; g < 2; ++g) {
+          for (std::int64_t t = 0; t < T; ++t) {
+            for (std::int64_t i = 0; i < d; ++i) {
+              ASSERT_EQ(out[static_cast<std::size_t>((g * T + t) * d + i)],
+                        static_cast<float>(h.v[static_cast<std::size_t>((80 - T + t) * d + i)]))
+                  << name_of(encoding) << " d " << d << " T " << T;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Attend, ABrokenScaleReachesOnlyTheQueriesThatSeeIt) {
+  for (std::int64_t T : {2, 40}) {
+    Head h(3, T, 64, 100, 64);
+    h.page({64});
+    h.encode_pages({kQ8}, 0, 0);
+    auto* scales = static_cast<std::uint16_t*>(const_cast<void*>(h.pages.back().k));
+    scales[h.pages.back().entries - 1] = to_half(std::nan(""));
+    std::vector<float> out(h.q.size(), 0.f);
+    const AttendTask task = h.task(out, nullptr);
+    attend({&task, 1}, 64, 0.125f, {});
+    for (std::int64_t g = 0; g < 3; ++g) {
+      for (std::int64_t t = 0; t < T; ++t)
+        EXPECT_EQ(std::isfinite(out[static_cast<std::size_t>((g * T + t) * 64)]), t != T - 1) << t;
+    }
+  }
+}
+
+TEST_P(Attend, EncodedPagesThatItCannotReadAreRefused) {
+  Head h(1, 1, 64, 10, 65);
+  h.page({64});
+  h.encode_pages({kQ4}, 3, 2);
+  std::vector<float> out(64);
+  const AttendTask task = h.task(out, nullptr);
+  const PageView good = h.pages[0];
+  const auto refused = [&](const PageView& page) {
+    h.pages[0] = page;
+    EXPECT_THROW(attend({&task, 1}, 64, 1.f, {}), Error);
+  };
+  for (std::int32_t first : {-1, 6, 1'000'000'000}) {
+    PageView page = good;
+    page.first = first;
+    refused(page);
+  }
+  for (std::int32_t rows : {12, 9, -15}) {
+    PageView page = good;
+    page.encoded = rows;
+    refused(page);
+  }
+  PageView keys = good, values = good;
+  keys.k_codec = NumberCodec::group4;
+  refused(keys);
+  values.v_codec = NumberCodec::channel4;
+  refused(values);
+  h.pages[0] = good;
+  EXPECT_NO_THROW(attend({&task, 1}, 64, 1.f, {}));
 }
 
 TEST_P(Attend, WrongShapesAreRefused) {

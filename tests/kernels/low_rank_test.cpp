@@ -92,9 +92,10 @@ TEST_P(LowRankKernels, ProductsOfFewRows) {
           const Update u(update, N, K, rank, 41);
           const auto x = normal_numbers(M * K, 43);
           const Added want(u, x, M, K, N);
+          const auto matrix = packed(weight, w, K);
           for (const auto activations : {Activations::q8, Activations::f32}) {
             std::vector<float> y(static_cast<std::size_t>(M * N), kNan), plain(y);
-            MatvecPart part{weight, w.bytes.data(), N, plain.data(), N};
+            MatvecPart part{weight, w.bytes.data(), N, plain.data(), N, {}, matrix.get()};
             matvec({&part, 1}, x.data(), M, K, activations);
             part.y = y.data();
             part.low_rank = {&u.part, 1};
@@ -116,10 +117,12 @@ TEST_P(LowRankKernels, SeveralUpdatesOfSeveralPartsOnAnyNumberOfThreads) {
   const auto x = normal_numbers(kM * kK, 50);
   const std::int64_t sizes[] = {200, 64, 333};
   std::vector<Weights> weights;
+  std::vector<std::unique_ptr<PackedMatrix>> matrices;
   std::vector<std::vector<Update>> updates(3);
   std::vector<std::vector<LowRankPart>> low_rank(3);
   for (std::size_t i = 0; i < 3; ++i) {
     weights.push_back(random_weights(WeightType::q4_1, sizes[i] * kK, static_cast<unsigned>(i)));
+    matrices.push_back(packed(WeightType::q4_1, weights[i], kK));
     // The second part has none.
     for (std::size_t j = 0; j < (i == 1 ? 0 : i + 1); ++j) {
       updates[i].emplace_back(kPlain[(i + j) % 3], sizes[i], kK,
@@ -143,7 +146,7 @@ TEST_P(LowRankKernels, SeveralUpdatesOfSeveralPartsOnAnyNumberOfThreads) {
       }
       for (std::size_t i = 0; i < 3; ++i) {
         parts.push_back({WeightType::q4_1, weights[i].bytes.data(), sizes[i], y[i].data(), sizes[i],
-                         low_rank[i]});
+                         low_rank[i], matrices[i].get()});
       }
       matvec(parts, x.data(), kM, kK);
       if (first.empty()) {
@@ -171,7 +174,9 @@ TEST_P(LowRankKernels, RowsApartLeaveTheGapAlone) {
   const Update u(WeightType::f16, kN, kK, 3, 71);
   const auto x = normal_numbers(kM * kK, 72);
   std::vector<float> y(kM * kStride, -3.f), tight(kM * kN);
-  MatvecPart part{WeightType::q4_1, w.bytes.data(), kN, y.data(), kStride, {&u.part, 1}};
+  const auto matrix = packed(WeightType::q4_1, w, kK);
+  MatvecPart part{WeightType::q4_1, w.bytes.data(), kN,          y.data(),
+                  kStride,          {&u.part, 1},   matrix.get()};
   matvec({&part, 1}, x.data(), kM, kK);
   part.y = tight.data();
   part.y_stride = kN;
@@ -316,7 +321,9 @@ TEST_P(LowRankKernels, NothingPastAnUpdateIsRead) {
         const auto x = normal_numbers(3 * kK, 103);
         std::vector<float> y(static_cast<std::size_t>(3 * N), kNan),
             wide(static_cast<std::size_t>((N + 3) * (kK + rank)));
-        const MatvecPart part{WeightType::q8_0, w.bytes.data(), N, y.data(), N, {&u.part, 1}};
+        const auto matrix = packed(WeightType::q8_0, w, kK);
+        const MatvecPart part{WeightType::q8_0, w.bytes.data(), N, y.data(), N,
+                              {&u.part, 1},     matrix.get()};
         matvec({&part, 1}, x.data(), 3, kK);
         for (const float each : y) ASSERT_TRUE(std::isfinite(each));
         dequantize_beside(WeightType::q8_0, w.bytes.data(), 0, N, kK, {&u.part, 1}, wide.data(),
@@ -347,7 +354,9 @@ TEST_P(LowRankKernels, RankZeroAndNoRowsChangeNothing) {
   const auto x = normal_numbers(kK, 123);
   std::vector<float> y(kN, kNan), plain(kN, kNan);
   matvec(WeightType::q4_1, w.bytes.data(), kN, kK, x.data(), 1, plain.data());
-  MatvecPart part{WeightType::q4_1, w.bytes.data(), kN, y.data(), kN, {&none.part, 1}};
+  const auto matrix = packed(WeightType::q4_1, w, kK);
+  MatvecPart part{WeightType::q4_1, w.bytes.data(), kN, y.data(), kN,
+                  {&none.part, 1},  matrix.get()};
   matvec({&part, 1}, x.data(), 1, kK);
   EXPECT_EQ(y, plain);
   part.low_rank = {&some.part, 1};

@@ -229,6 +229,26 @@ TEST_P(Quantized, NothingPastTheWeightsIsRead) {
   }
 }
 
+TEST_P(Quantized, PackingReadsAndWritesNoMoreThanItSays) {
+  for (WeightType type : {WeightType::q8_0, WeightType::q4_0, WeightType::q4_1}) {
+    for (std::int64_t N : {0, 1, 15, 16, 17, 40}) {
+      constexpr std::int64_t kK = 96;
+      const Weights w = random_weights(type, N * kK, 19);
+      const AtTheEnd mapped(w.bytes);
+      const PackedMatrix matrix(type, mapped.data(), N, kK);
+      const Bytes bytes(matrix.data(), matrix.data() + matrix.bytes());
+      EXPECT_GE(matrix.bytes(), static_cast<std::int64_t>(w.bytes.size()));
+      // A product of the last rows reads ahead, but needs nothing past the last byte.
+      const auto x = normal_numbers(kK, 20);
+      std::vector<float> y(static_cast<std::size_t>(N), kNan), again(y);
+      const MatvecPart part{type, nullptr, N, y.data(), N, {}, &matrix};
+      matvec({&part, 1}, x.data(), 1, kK);
+      matvec(type, w.bytes.data(), N, kK, x.data(), 1, again.data());
+      EXPECT_EQ(y, again) << name(type) << " " << N;
+    }
+  }
+}
+
 TEST_P(Quantized, PartsTogetherEqualEachAlone) {
   constexpr std::int64_t kK = 576, kM = 2;
   const auto x = normal_numbers(kM * kK, 18);
@@ -238,6 +258,7 @@ TEST_P(Quantized, PartsTogetherEqualEachAlone) {
   for (int threads : {1, 2, 3}) {
     at::set_num_threads(threads);
     std::vector<Weights> weights;
+    std::vector<std::unique_ptr<PackedMatrix>> matrices;
     std::vector<std::vector<float>> alone, together;
     std::vector<MatvecPart> parts;
     for (std::size_t i = 0; i < 4; ++i) {
@@ -247,7 +268,14 @@ TEST_P(Quantized, PartsTogetherEqualEachAlone) {
     }
     for (std::size_t i = 0; i < 4; ++i) {
       matvec(types[i], weights[i].bytes.data(), sizes[i], kK, x.data(), kM, alone[i].data());
-      parts.push_back({types[i], weights[i].bytes.data(), sizes[i], together[i].data(), sizes[i]});
+      matrices.push_back(packed(types[i], weights[i], kK));
+      parts.push_back({types[i],
+                       weights[i].bytes.data(),
+                       sizes[i],
+                       together[i].data(),
+                       sizes[i],
+                       {},
+                       matrices.back().get()});
     }
     matvec(parts, quantize_activations(x.data(), kM, kK));
     EXPECT_EQ(together, alone) << threads << " threads";
@@ -263,7 +291,8 @@ TEST_P(Quantized, RowsApartLeaveTheGapAlone) {
   const Weights w = random_weights(WeightType::q4_1, kN * kK, 30);
   const auto x = normal_numbers(kM * kK, 31);
   std::vector<float> y(kM * kStride, -3.f), tight(kM * kN);
-  const MatvecPart part{WeightType::q4_1, w.bytes.data(), kN, y.data(), kStride};
+  const auto matrix = packed(WeightType::q4_1, w, kK);
+  const MatvecPart part{WeightType::q4_1, w.bytes.data(), kN, y.data(), kStride, {}, matrix.get()};
   matvec({&part, 1}, x.data(), kM, kK);
   matvec(WeightType::q4_1, w.bytes.data(), kN, kK, x.data(), kM, tight.data());
   for (std::int64_t m = 0; m < kM; ++m) {
@@ -300,6 +329,12 @@ TEST_P(Quantized, ShapesThatDoNotFitAreRefused) {
   EXPECT_THROW(quantize_activations(x, -1, 32), Error);
   const MatvecPart narrow{WeightType::f32, w.data(), 2, y, 1};
   EXPECT_THROW(matvec({&narrow, 1}, x, 2, 16), Error);
+  EXPECT_THROW(PackedMatrix(WeightType::f16, w.data(), 1, 32), Error);
+  EXPECT_THROW(PackedMatrix(WeightType::q8_0, w.data(), 1, 33), Error);
+  EXPECT_THROW(PackedMatrix(WeightType::q8_0, w.data(), -1, 32), Error);
+  const PackedMatrix other(WeightType::q4_1, w.data(), 3, 32);
+  const MatvecPart wrong{WeightType::q4_1, w.data(), 2, y, 2, {}, &other};
+  EXPECT_THROW(matvec({&wrong, 1}, x, 1, 32), Error);
 }
 
 TEST(QuantizedAcrossLevels, UnpackedBitsAreTheSame) {

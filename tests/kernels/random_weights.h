@@ -1,10 +1,12 @@
 // Random weights in every storage format.
 #pragma once
 
+#include "mneme/kernels/packed.h"
 #include "mneme/weights/weight_type.h"
 
 #include "half.h"
 #include <cstdint>
+#include <memory>
 #include <random>
 #include <vector>
 
@@ -67,6 +69,13 @@ inline Weights random_weights(WeightType type, std::int64_t n, unsigned seed) {
     }
   }
   return w;
+}
+
+/// Rows of K numbers as products with 8-bit rows want them; null for plain types.
+inline std::unique_ptr<PackedMatrix> packed(WeightType type, const Weights& w, std::int64_t K) {
+  if (!is_quantized(type)) return nullptr;
+  return std::make_unique<PackedMatrix>(type, w.bytes.data(),
+                                        static_cast<std::int64_t>(w.numbers.size()) / K, K);
 }
 
 }  // namespace mneme::kernels

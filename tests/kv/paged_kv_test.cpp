@@ -463,6 +463,66 @@ TEST_F(PagedKvTest, AnEncodedPageIsUsedAsItReadsBackFromTheFirstTime) {
   EXPECT_FALSE(check::close(first, attend(a, q, 63, {}).out, 1e-4)) << "the codec was at work";
 }
 
+TEST_F(PagedKvTest, EncodedPagesAttendAsTheyReadBack) {
+  // What a store reads back of its entries [begin, end), which are known to stand at the positions of `as`.
+  const auto read_back = [](const KvStore& held, const Row& as, std::size_t begin,
+                            std::size_t end) {
+    const auto slice =
+        held.read(0, static_cast<std::int64_t>(begin), static_cast<std::int64_t>(end));
+    Row out;
+    for (auto i = begin; i < end; ++i) {
+      const auto at = static_cast<std::int64_t>(i - begin);
+      out.push_back({slice.keys.select(1, at), slice.values.select(1, at), as[i].position});
+    }
+    return out;
+  };
+  // One query, and many.
+  const auto expect_attends = [&](const KvStore& held, const Row& row, const std::string& what) {
+    for (const std::int64_t T : {1, 2, 40}) {
+      const auto q = check::normal({1, kHeads * kGroup, T, kWidth}, ++seed_);
+      const auto first = row.back().position + 1 - T;
+      for (const std::int64_t window : {0, 33}) {
+        auto c = call(check::positions(1, T, first));
+        c.pattern.window = window;
+        const auto got = held.attend(q, c, kScale, true);
+        for (std::int64_t t = 0; t < T; ++t) {
+          const auto want = attend(row, q.narrow(2, t, 1), first + t, c.pattern);
+          EXPECT_TRUE(check::close(got.out.narrow(2, t, 1), want.out, 1e-5)) << what << " " << t;
+          EXPECT_TRUE(check::close(got.lse.narrow(2, t, 1), want.lse, 1e-5)) << what << " " << t;
+        }
+      }
+    }
+  };
+  for (const std::string stage : {"quantize(bits=8)", "quantize(bits=4)"}) {
+    Row a;
+    const auto held = store(1, stage);
+    append(*held, {&a}, 200);
+    expect_attends(*held, read_back(*held, a, 0, a.size()), stage);
+    auto child = fork(*held);
+    Row b = a;
+    append(*child, {&b}, 60);
+    expect_attends(*child, read_back(*child, b, 0, b.size()), stage + ", a fork");
+    held->rewind(30);  // into the third page
+    a.resize(a.size() - 30);
+    expect_attends(*held, read_back(*held, a, 0, a.size()), stage + ", rewound");
+    append(*held, {&a}, 100);
+    expect_attends(*held, read_back(*held, a, 0, a.size()), stage + ", gone on");
+    expect_attends(*child, read_back(*child, b, 0, b.size()), stage + ", the fork still");
+
+    Row c;
+    const auto windowed = store(1, "window(sinks=3, size=150) | " + stage);
+    append(*windowed, {&c}, 64);
+    for (const std::int64_t n : {100, 7, 64, 1, 90}) {
+      append(*windowed, {&c}, n);
+      const auto recent = std::max<std::size_t>(3, c.size() < 150 ? 0 : c.size() - 150);
+      Row left = read_back(*windowed, c, 0, 3);
+      for (auto& entry : read_back(*windowed, c, recent, c.size()))
+        left.push_back(std::move(entry));
+      expect_attends(*windowed, left, stage + ", a window after " + std::to_string(c.size()));
+    }
+  }
+}
+
 TEST_F(PagedKvTest, SavesAndLoads) {
   for (const auto* plan : {"", "window(sinks=3, size=70)", "quantize",
                            "every_other(sinks=2, recent=20) | quantize(bits=4)"}) {

@@ -34,6 +34,27 @@ TEST_P(NormTest, RmsEqualsItsFormula) {
   EXPECT_TRUE(check::close(norm(10 * x), y, 1e-4)) << "the length of the input is gone";
 }
 
+TEST_P(NormTest, AddsAndNormalizesInOnePass) {
+  const auto D = GetParam();
+  Params params;
+  const RMSNorm norm(params, "n", D, 1e-5);
+  params.find("n.weight")->tensor.copy_(check::normal({D}, 1));
+  const auto x = check::normal({2, 3, D}, 2), addend = check::normal({2, 3, D}, 3);
+  const auto want = norm(x + addend);
+  auto kept = x, written = x.clone();
+  const auto* memory = written.const_data_ptr<float>();
+  EXPECT_TRUE(check::close(norm.after_adding(kept, addend, false), want, 1e-6));
+  EXPECT_TRUE(check::close(norm.after_adding(written, addend, true), want, 1e-6));
+  EXPECT_TRUE(check::close(kept, x + addend, 1e-6));
+  EXPECT_TRUE(check::close(written, x + addend, 1e-6));
+  EXPECT_EQ(written.const_data_ptr<float>(), memory);
+  EXPECT_NE(kept.const_data_ptr<float>(), x.const_data_ptr<float>()) << "the caller's stays";
+  auto tracked = x.clone().set_requires_grad(true);
+  auto sum = tracked;
+  norm.after_adding(sum, addend, true).sum().backward();
+  EXPECT_TRUE(tracked.grad().defined()) << "no shortcut where gradients are recorded";
+}
+
 TEST_P(NormTest, LayerNormEqualsItsFormula) {
   const auto D = GetParam();
   Params params;

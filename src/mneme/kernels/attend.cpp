@@ -1,8 +1,10 @@
 #include "mneme/kernels/attend.h"
 
 #include "mneme/core/error.h"
+#include "mneme/kernels/codec.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
 
@@ -11,6 +13,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -25,12 +28,7 @@ void check(const AttendTask& task) {
     throw Error(Errc::invalid, "queries of shape [" + std::to_string(task.heads) + "," +
                                    std::to_string(task.T) + ",d]");
   }
-  for (const PageView& page : task.pages) {
-    if (page.entries < 0 || page.entries > kPageEntries) {
-      throw Error(Errc::invalid, "a page of " + std::to_string(page.entries) +
-                                     " entries; at most " + std::to_string(kPageEntries) + " fit");
-    }
-  }
+  for (const PageView& page : task.pages) check_page(page);
 }
 
 // The queries t_begin..t_end of heads g_begin..g_begin+heads of one task, and what they cost.
@@ -54,16 +52,40 @@ bool sees(const PositionRange& page, const PositionRange& queries, const Visibil
 }
 
 float* scratch_memory(std::int64_t floats) {
+  constexpr std::size_t kLine = 64;  // vectors that cross cache lines take twice as long
   thread_local std::vector<float> memory;
-  if (memory.size() < static_cast<std::size_t>(floats))
-    memory.resize(static_cast<std::size_t>(floats));
-  return memory.data();
+  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
+  if (memory.size() * sizeof(float) < bytes + kLine) memory.resize((bytes + kLine) / sizeof(float));
+  void* aligned = memory.data();
+  std::size_t space = memory.size() * sizeof(float);
+  return static_cast<float*>(std::align(kLine, bytes, aligned, space));
 }
 
 }  // namespace
 
+void check_page(const PageView& page) {
+  if (page.entries < 0 || page.entries > kPageEntries) {
+    throw Error(Errc::invalid, "a page of " + std::to_string(page.entries) + " entries; at most " +
+                                   std::to_string(kPageEntries) + " fit");
+  }
+  if (page.encoded == 0) return;
+  if (page.first < 0 || page.first > page.encoded - page.entries) {
+    throw Error(Errc::invalid, "entries " + std::to_string(page.first) + " to " +
+                                   std::to_string(std::int64_t{page.first} + page.entries) +
+                                   " of an encoded page of " + std::to_string(page.encoded));
+  }
+  using enum NumberCodec;
+  if ((page.k_codec != group8 && page.k_codec != channel4) ||
+      (page.v_codec != group8 && page.v_codec != group4)) {
+    throw Error(
+        Errc::invalid,
+        "attention reads encoded keys as group8 or channel4 and values as group8 or group4");
+  }
+}
+
 void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
-            const Visibility& visibility) {
+            const Visibility& visibility, Products products) {
+  const Timed timed;
   if (d <= 0 || d % 8 != 0 || d > kMostHeadWidth) {
     throw Error(Errc::invalid, "a head width of " + std::to_string(d) +
                                    "; attention takes multiples of 8 up to " +
@@ -74,6 +96,7 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
                 "a window of " + std::to_string(visibility.window) + " entries; 0 means unlimited");
   }
   const KernelTable& kernels = table();
+  const bool bf16 = products == Products::bf16 && kernels.attend_bf16 != nullptr;
   std::size_t pages = 0;
   for (const AttendTask& task : tasks) {
     check(task);
@@ -86,11 +109,15 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   for (const AttendTask& task : tasks) {
     if (task.heads == 0 || task.T == 0) continue;
     const PositionRange* own = ranges.data() + ranges.size();
-    for (const PageView& page : task.pages)
-      ranges.push_back(kernels.position_range(page.positions, page.entries));
+    for (const PageView& page : task.pages) {
+      ranges.push_back(page.range.lowest <= page.range.highest
+                           ? page.range
+                           : kernels.position_range(page.positions, page.entries));
+    }
     // A block holds so many heads, or all heads for so many times.
     const std::int64_t group = std::min(task.heads, kernels.attend_rows);
-    const std::int64_t step = kernels.attend_rows / group;
+    const std::int64_t step =
+        kernels.attend_rows / group * (bf16 ? kernels.attend_bf16_groups : std::int64_t{1});
     for (std::int64_t t = 0; t < task.T; t += step) {
       const std::int64_t end = std::min(t + step, task.T);
       const PositionRange from = kernels.position_range(task.q_positions + t, end - t);
@@ -171,7 +198,7 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   }
 
   std::vector<float> partials(static_cast<std::size_t>(partial_floats));
-  const auto run = [&](const Part& part, float* scratch) {
+  const auto run = [&](const Part& part, const Part* after, float* scratch) {
     const Unit& unit = units[static_cast<std::size_t>(part.unit)];
     const AttendTask& task = *unit.task;
     const std::int64_t T = unit.t_end - unit.t_begin;
@@ -187,6 +214,11 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
     block.ranges = unit.ranges;
     block.page_begin = part.page_begin;
     block.page_end = part.page_end;
+    if (after != nullptr) {
+      const auto& pages = units[static_cast<std::size_t>(after->unit)].task->pages;
+      if (after->page_begin < after->page_end)
+        block.then = &pages[static_cast<std::size_t>(after->page_begin)];
+    }
     block.causal = visibility.causal;
     block.window = visibility.window;
     block.d = d;
@@ -205,13 +237,16 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
       block.lse = block.out + unit.heads * T * d;
       block.lse_head_stride = T;
     }
-    kernels.attend(block, scratch);
+    (bf16 ? kernels.attend_bf16 : kernels.attend)(block, scratch);
   };
-  const std::int64_t scratch_floats = kernels.attend_scratch(d);
+  const std::int64_t scratch_floats =
+      bf16 ? kernels.attend_bf16_scratch(d) : kernels.attend_scratch(d);
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     float* scratch = scratch_memory(scratch_floats);
     for (std::int64_t i = begin; i < end; ++i) {
-      for (const Part& part : shares[static_cast<std::size_t>(i)]) run(part, scratch);
+      const auto& parts = shares[static_cast<std::size_t>(i)];
+      for (std::size_t j = 0; j < parts.size(); ++j)
+        run(parts[j], j + 1 < parts.size() ? &parts[j + 1] : nullptr, scratch);
     }
   });
 
@@ -306,6 +341,7 @@ std::int64_t Rope::width() const noexcept { return 2 * content_->pairs(); }
 
 void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride,
                   std::int64_t time_stride, const std::int64_t* positions) const {
+  const Timed timed;
   if (heads < 0 || T < 0) {
     throw Error(Errc::invalid, "vectors of shape [" + std::to_string(heads) + "," +
                                    std::to_string(T) + ",d] to rotate");

@@ -30,13 +30,21 @@ struct Visibility {
   std::int64_t window = 0;  ///< only entries with q_position - k_position < window; 0: unlimited
 };
 
+/// What the numbers of many queries are multiplied as.
+enum class Products : std::uint8_t {
+  f32,
+  bf16,  ///< queries, keys, values and weights rounded to bf16 where the CPU multiplies these faster, else f32
+};
+
 /// For every query of every task
 ///   out = sum_e w_e v_e,  w = softmax over visible entries e of (scale q'k_e + log_mass_e),
 /// and where nothing is visible out = 0, lse = -inf. Grouped queries share the pages of their KV head. Work is shared
-/// evenly among threads: by queries, and for few queries by pages, whose partial results merge by log-sum-exp.
-/// Throws Error (invalid) where d is not a multiple of 8 up to kMostHeadWidth, or a shape does not fit.
+/// evenly among threads: by queries, and for few queries by pages, whose partial results merge by log-sum-exp. Few queries
+/// read encoded pages as they lie, without unpacking them to memory.
+/// Throws Error (invalid) where d is not a multiple of 8 up to kMostHeadWidth, where a shape does not fit, and where
+/// check_page does.
 void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
-            const Visibility& visibility);
+            const Visibility& visibility, Products products = Products::f32);
 
 /// How the numbers of a head pair up to be rotated.
 enum class PairLayout : std::uint8_t {

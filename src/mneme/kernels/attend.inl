@@ -5,9 +5,10 @@
 //
 // A block of many rows holds queries, scores and sums transposed, one row a lane: scores and values are then small
 // matrix products whose other operand is one number for all lanes, and softmax needs no sum across lanes. A block of
-// few rows would leave lanes idle; it runs with lanes along d.
+// few rows would leave lanes idle; it runs with lanes along d, over encoded pages as attend_quantized.inl says.
 #pragma once
 
+#include "mneme/kernels/attend_quantized.inl"
 #include "mneme/kernels/simd.inl"
 
 namespace mneme::kernels::MNEME_LEVEL {
@@ -134,6 +135,14 @@ inline void value_tile(const float* values, i64 d, i64 entries, const float* wei
   }
 }
 
+// use(Kv), by the type of the numbers.
+template <class Use>
+inline void with_numbers(KvType type, const Use& use) {
+  if (type == KvType::f32) use(KvF32{});
+  if (type == KvType::f16) use(KvF16{});
+  if (type == KvType::bf16) use(KvBf16{});
+}
+
 template <class Kv>
 inline void widen(const void* in, i64 n, float* out) {
   i64 i = 0;
@@ -141,14 +150,27 @@ inline void widen(const void* in, i64 n, float* out) {
   if (i < n) store_n(out + i, Kv::get_n(in, i, n - i), n - i);
 }
 
-inline const float* as_f32(const void* in, KvType type, i64 n, float* scratch) {
-  if (type == KvType::f32) return static_cast<const float*>(in);
-  if (type == KvType::f16) {
+inline const float* as_f32(const PageView& page, const void* in, NumberCodec codec, i64 d,
+                           float* scratch) {
+  const i64 n = page.entries * d;
+  if (page.encoded != 0) {
+    unpack_page(in, codec, page, d, scratch);
+  } else if (page.type == KvType::f32) {
+    return static_cast<const float*>(in);
+  } else if (page.type == KvType::f16) {
     widen<KvF16>(in, n, scratch);
   } else {
     widen<KvBf16>(in, n, scratch);
   }
   return scratch;
+}
+
+// The keys of a page [entries,d]: as they lie, or in `scratch`.
+inline const float* keys_as_f32(const PageView& page, i64 d, float* scratch) {
+  return as_f32(page, page.k, page.k_codec, d, scratch);
+}
+inline const float* values_as_f32(const PageView& page, i64 d, float* scratch) {
+  return as_f32(page, page.v, page.v_codec, d, scratch);
 }
 
 template <int kV>
@@ -177,7 +199,7 @@ inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, f
     const Sight s =
         entries == 0 ? Sight::nothing : sight(b.ranges[p], seen_from, b.causal, b.window);
     if (s == Sight::nothing) continue;
-    const float* keys = as_f32(page.k, page.type, entries * d, widened);
+    const float* keys = keys_as_f32(page, d, widened);
     i64 e = 0;
     for (; e + kTile <= entries; e += kTile)
       score_tile<kV, kTile>(keys + e * d, queries, d, scores + e * R);
@@ -228,7 +250,7 @@ inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, f
       }
       total[v] = sum0 + sum1;
     }
-    const float* values = as_f32(page.v, page.type, entries * d, widened);
+    const float* values = values_as_f32(page, d, widened);
     for (i64 i = 0; i < d; i += kTile)
       value_tile<kV, kTile>(values + i, d, entries, scores, fade, sums + i * R);
   }
@@ -306,27 +328,67 @@ inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const floa
 
 struct RowState {
   float *queries, *sums, *peaks, *totals;
-  i64 stride;  // of queries and sums: d rounded up to whole vectors
+  i64 stride;     // of queries and sums: d rounded up to whole vectors
+  float* folded;  // room for four queries
 };
 
-template <class Kv, int kR>
-inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row,
-                      const RowState& state, float* scores, const void* next_keys) {
-  const i64 d = b.d, entries = page.entries, key_bytes = d * Kv::kBytes;
-  const float* queries = state.queries + row * state.stride;
-  float* sums = state.sums + row * state.stride;
-  i64 e = 0;
-  for (; e + 4 <= entries; e += 4) {
-    // Few rows do little with each number, so memory is the limit: ask early for what this page and the next one need.
-    if (row == 0) {
-      fetch(static_cast<const u8*>(page.v) + e * key_bytes, 4 * key_bytes);
-      if (next_keys != nullptr)
-        fetch(static_cast<const u8*>(next_keys) + e * key_bytes, 4 * key_bytes);
+// scores[r][e] of all entries of a page.
+template <int kR>
+inline void page_scores(const PageView& page, i64 d, const float* queries, const RowState& state,
+                        PagesAhead& ahead, float* scores) {
+  if (page.encoded != 0) {
+    if (page.k_codec == NumberCodec::channel4) {
+      channel_scores<kR>(page, d, queries, state.stride, state.folded, ahead, scores);
+    } else {
+      group_scores<kR>(page, d, queries, state.stride, state.folded, ahead, scores);
     }
-    score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
+    return;
   }
-  for (; e < entries; ++e) score_rows<Kv, kR, 1>(page.k, e, d, queries, state.stride, scores);
-  float fade[kR];
+  with_numbers(page.type, [&](auto numbers) {
+    using Kv = decltype(numbers);
+    i64 e = 0;
+    for (; e + 4 <= page.entries; e += 4) {
+      ahead.fetch(4 * d * Kv::kBytes);
+      score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
+    }
+    for (; e < page.entries; ++e)
+      score_rows<Kv, kR, 1>(page.k, e, d, queries, state.stride, scores);
+  });
+}
+
+// sums[r] = sums[r] fade[r] + sum_e weights[r][e] v_e over all entries of a page.
+template <int kR>
+inline void add_page_values(const PageView& page, i64 d, const float* weights, const float* fade,
+                            float* sums, i64 stride) {
+  if (page.encoded != 0) {
+    if (page.v_codec == NumberCodec::group4) {
+      add_coded_values<Nibbles, kR>(page, d, weights, fade, sums, stride);
+    } else {
+      add_coded_values<Bytes, kR>(page, d, weights, fade, sums, stride);
+    }
+    return;
+  }
+  with_numbers(page.type, [&](auto numbers) {
+    using Kv = decltype(numbers);
+    constexpr int kC = 4;
+    i64 i = 0;
+    for (; i + kC * kLanes <= d; i += kC * kLanes) {
+      value_rows<Kv, kR, kC>(page.v, i, d, page.entries, weights, fade, sums, stride, kLanes);
+    }
+    for (; i < d; i += kLanes) {
+      value_rows<Kv, kR, 1>(page.v, i, d, page.entries, weights, fade, sums, stride,
+                            smaller(kLanes, d - i));
+    }
+  });
+}
+
+template <int kR>
+inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row,
+                      const RowState& state, PagesAhead& ahead, float* scores) {
+  const i64 entries = page.entries;
+  page_scores<kR>(page, b.d, state.queries + row * state.stride, state, ahead, scores);
+  i64 e = 0;
+  F high[kR];
   for (int r = 0; r < kR; ++r) {
     float* score = scores + r * kPageEntries;
     if (page.log_mass != nullptr) {
@@ -339,41 +401,44 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
       }
     }
     for (e = entries; e % kLanes != 0; ++e) score[e] = -__builtin_inff();
-    const i64 padded = e;
-    F high = set1(state.peaks[row + r]);
-    for (e = 0; e < padded; e += kLanes) high = max(high, load(score + e));
-    const float peak = largest(high);
+    high[r] = set1(state.peaks[row + r]);
+    for (i64 v = 0; v < e; v += kLanes) high[r] = max(high[r], load(score + v));
+  }
+  // What a page does to each row is one number: these lie side by side, so that the rows' chains of steps run at once.
+  const i64 padded = e;
+  float peaks[kLanes] = {}, sums[kLanes] = {}, fade[kLanes];
+  for (int r = 0; r < kR; ++r) peaks[r] = largest(high[r]);
+  for (int r = 0; r < kR; ++r) {
+    float* score = scores + r * kPageEntries;
     F total = zero();
     for (e = 0; e < padded; e += kLanes) {
-      const F w = exp2(load(score + e) - set1(peak));
+      const F w = exp2(load(score + e) - set1(peaks[r]));
       store(score + e, w);
       total = total + w;
     }
-    float old[kLanes];
-    store(old, exp2(set1(state.peaks[row + r] - peak)));
-    fade[r] = old[0];
-    state.totals[row + r] = state.totals[row + r] * fade[r] + sum(total);
-    state.peaks[row + r] = peak;
+    sums[r] = sum(total);
   }
-  constexpr int kC = 4;
-  i64 i = 0;
-  for (; i + kC * kLanes <= d; i += kC * kLanes) {
-    value_rows<Kv, kR, kC>(page.v, i, d, entries, scores, fade, sums, state.stride, kLanes);
+  store(fade, exp2(load_n(state.peaks + row, kR) - load(peaks)));
+  for (int r = 0; r < kR; ++r) {
+    state.totals[row + r] = state.totals[row + r] * fade[r] + sums[r];
+    state.peaks[row + r] = peaks[r];
   }
-  for (; i < d; i += kLanes) {
-    value_rows<Kv, kR, 1>(page.v, i, d, entries, scores, fade, sums, state.stride,
-                          smaller(kLanes, d - i));
-  }
+  add_page_values<kR>(page, b.d, scores, fade, state.sums + row * state.stride, state.stride);
 }
 
-template <class Kv>
-inline void page_of_type(const AttendBlock& b, const PageView& page, Sight s, i64 rows,
-                         const RowState& state, float* scores, const void* next_keys) {
-  i64 row = 0;
-  for (; row + 4 <= rows; row += 4) page_rows<Kv, 4>(b, page, s, row, state, scores, next_keys);
-  if (rows - row == 3) page_rows<Kv, 3>(b, page, s, row, state, scores, next_keys);
-  if (rows - row == 2) page_rows<Kv, 2>(b, page, s, row, state, scores, next_keys);
-  if (rows - row == 1) page_rows<Kv, 1>(b, page, s, row, state, scores, next_keys);
+inline Ahead bytes_of(const PageView& page, const void* numbers, NumberCodec codec, i64 d) {
+  const i64 size = page.type == KvType::f32 ? 4 : 2;
+  const i64 bytes =
+      page.encoded != 0 ? encoded_matrix_bytes(codec, page.encoded, d) : page.entries * d * size;
+  const auto* from = static_cast<const u8*>(numbers);
+  return {from, from + bytes};
+}
+
+inline Ahead keys_of(const PageView& page, i64 d) {
+  return bytes_of(page, page.k, page.k_codec, d);
+}
+inline Ahead values_of(const PageView& page, i64 d) {
+  return bytes_of(page, page.v, page.v_codec, d);
 }
 
 inline i64 row_stride(i64 d) { return (d + kLanes - 1) / kLanes * kLanes; }
@@ -384,7 +449,8 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
   state.stride = row_stride(d);
   state.queries = scratch;
   state.sums = state.queries + kSingleRows * state.stride;
-  float* scores = state.sums + kSingleRows * state.stride;  // [4,kPageEntries]
+  state.folded = state.sums + kSingleRows * state.stride;
+  float* scores = state.folded + 4 * state.stride;  // [4,kPageEntries]
   float peaks[kSingleRows], totals[kSingleRows];
   state.peaks = peaks;
   state.totals = totals;
@@ -403,14 +469,20 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
     if (page.entries == 0) continue;
     const Sight s = sight(b.ranges[p], seen_from, b.causal, b.window);
     if (s == Sight::nothing) continue;
-    const void* next_keys = p + 1 < b.page_end ? b.pages[p + 1].k : nullptr;
-    if (page.type == KvType::f32) {
-      page_of_type<KvF32>(b, page, s, rows, state, scores, next_keys);
-    } else if (page.type == KvType::f16) {
-      page_of_type<KvF16>(b, page, s, rows, state, scores, next_keys);
-    } else {
-      page_of_type<KvBf16>(b, page, s, rows, state, scores, next_keys);
+    // Few rows do little with each number, so memory is the limit: ask early for what this page and the next one need.
+    PagesAhead ahead;
+    const PageView* next = p + 1 < b.page_end ? &b.pages[p + 1] : b.then;
+    ahead.values = values_of(page, d);
+    if (next != nullptr) {
+      ahead.next_keys = keys_of(*next, d);
+      ahead.next_values = values_of(*next, d);
     }
+    if (p + 2 < b.page_end) ahead.keys_after_next = keys_of(b.pages[p + 2], d);
+    i64 row = 0;
+    for (; row + 4 <= rows; row += 4) page_rows<4>(b, page, s, row, state, ahead, scores);
+    if (rows - row == 3) page_rows<3>(b, page, s, row, state, ahead, scores);
+    if (rows - row == 2) page_rows<2>(b, page, s, row, state, ahead, scores);
+    if (rows - row == 1) page_rows<1>(b, page, s, row, state, ahead, scores);
   }
   for (i64 r = 0; r < rows; ++r) {
     const i64 t = r / b.heads, g = r % b.heads;
@@ -424,7 +496,7 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
 
 inline i64 attend_scratch(i64 d) noexcept {
   const i64 lanes = 2 * d * kMostRows + kPageEntries * kMostRows + kPageEntries * d;
-  const i64 rows = 2 * kSingleRows * row_stride(d) + 4 * kPageEntries;
+  const i64 rows = (2 * kSingleRows + 4) * row_stride(d) + 4 * kPageEntries;
   return lanes > rows ? lanes : rows;
 }
 

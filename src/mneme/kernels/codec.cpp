@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
 
@@ -46,6 +47,7 @@ void check_shape(std::int64_t T, std::int64_t d) {
 }  // namespace
 
 void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, std::uint8_t* to) {
+  const Timed timed;
   check_shape(T, d);
   if (T == 0 || d == 0) return;
   const KernelTable& kernels = table();
@@ -77,6 +79,7 @@ void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, s
 }
 
 void decode(NumberCodec codec, std::span<const DecodeTask> tasks) {
+  const Timed timed;
   // Steps of kRows rows, aligned to the groups of the matrix, of all tasks in sequence.
   std::vector<std::int64_t> ends;
   ends.reserve(tasks.size());
@@ -138,6 +141,11 @@ void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::in
             float* out) {
   const DecodeTask task{from, T, d, 0, T, out, d, KvType::f32};
   decode(codec, std::span(&task, 1));
+}
+
+void round_numbers(const float* x, std::int64_t n, KvType type, void* out) {
+  if (n < 0) throw Error(Errc::invalid, "to round " + std::to_string(n) + " numbers");
+  table().round_numbers(x, n, type, out);
 }
 
 }  // namespace mneme::kernels

@@ -67,4 +67,8 @@ void decode(NumberCodec codec, std::span<const DecodeTask> tasks);
 void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::int64_t d,
             float* out);
 
+/// n numbers rounded to the nearest of `type`, ties to even: out [n] of that type. Runs on the calling thread. Throws Error
+/// (invalid) where n is negative.
+void round_numbers(const float* x, std::int64_t n, KvType type, void* out);
+
 }  // namespace mneme::kernels

@@ -124,6 +124,19 @@ struct AsBf16 {
   static void put_n(void* p, i64 i, F v, i64 n) { store_bf16_n(static_cast<u16*>(p) + i, v, n); }
 };
 
+template <class As>
+inline void round_numbers_as(const float* x, i64 n, void* out) {
+  i64 i = 0;
+  for (; i + kLanes <= n; i += kLanes) As::put(out, i, load(x + i));
+  if (i < n) As::put_n(out, i, load_n(x + i, n - i), n - i);
+}
+
+inline void round_numbers(const float* x, i64 n, KvType type, void* out) noexcept {
+  if (type == KvType::f32) round_numbers_as<AsF32>(x, n, out);
+  if (type == KvType::f16) round_numbers_as<AsF16>(x, n, out);
+  if (type == KvType::bf16) round_numbers_as<AsBf16>(x, n, out);
+}
+
 // Codes i..i+kLanes of a row, i even; the *_n form reads no byte past those of n codes.
 template <int kBits>
 inline F load_codes(const u8* codes, i64 i) {

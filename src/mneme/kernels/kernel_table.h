@@ -18,31 +18,31 @@ inline constexpr float kExp[7] = {1.f,           1.00000003f,    0.499999944f,  
 /// Elements of a group that shares a scale in quantized activations and in quantized weights.
 inline constexpr std::int64_t kBlock = 32;
 
+/// Rows of a packed matrix that lie side by side, and the bytes of their scales before their codes (PackedMatrix).
+inline constexpr std::int64_t kPackedRows = 16;
+static constexpr std::int64_t packed_header_bytes(std::int64_t blocks, bool has_minimum) {
+  return (blocks * kPackedRows * (has_minimum ? 4 : 2) + 63) / 64 * 64;
+}
+
 /// Rows of activations beside their 8-bit form: element k of block b is about scale * q.
 struct ActivationRows {
   const float* x;  // [M,K] as given
   std::int64_t M, K;
-  const std::int8_t* q;  // [M,q_stride] in [-127,127], zero past K
-  const float* scale;    // [M,block_stride], zero past K/32
-  const float*
-      scale_sum;  // [M,block_stride,2]: the scale, and the scale times the block's sum of q
-  const std::int32_t* offset;  // [M,q_stride/4]: -128 times the sum of each four q
-  std::int64_t q_stride;       // K rounded up to whole pairs of blocks
-  std::int64_t block_stride;   // K/32 rounded up to a multiple of 16
+  const std::int8_t* q;       // [M,q_stride] in [-127,127], zero past K
+  const float* scale;         // [M,block_stride]
+  const std::int32_t* total;  // [M,block_stride]: the block's sum of q
+  const float* scaled_total;  // [M,block_stride]: the scale times that
+  std::int64_t q_stride;      // K rounded up to whole pairs of blocks
+  std::int64_t block_stride;  // K/32 rounded up to a multiple of 16
 };
 
 /// Where quantize_activations writes; the fields are those of ActivationRows.
 struct ActivationTarget {
   std::int8_t* q;
   float* scale;
-  float* scale_sum;
-  std::int32_t* offset;
+  std::int32_t* total;
+  float* scaled_total;
   std::int64_t q_stride, block_stride;
-};
-
-/// The lowest and the highest position in a page.
-struct PositionRange {
-  std::int64_t lowest, highest;
 };
 
 /// Some queries of one KV head against some of its pages. Row r = (t - t_begin) * heads + g.
@@ -53,6 +53,7 @@ struct AttendBlock {
   const PageView* pages;
   const PositionRange* ranges;  // of each page
   std::int64_t page_begin, page_end;
+  const PageView* then;  // the page that the next block begins with, or null
   bool causal;
   std::int64_t window;  // 0: unlimited
   std::int64_t d;
@@ -61,6 +62,30 @@ struct AttendBlock {
   std::int64_t out_head_stride, out_time_stride;
   float* lse;                    // nullable, at t_begin of head 0
   std::int64_t lse_head_stride;  // the time stride is 1
+};
+
+/// All queries of one KV head against a run of its pages, and what of ObserveTask to add to or to write.
+struct ObserveBlock {
+  const float* q;
+  std::int64_t heads, T, q_head_stride, q_time_stride;  // heads and T at least 1
+  const std::int64_t* q_positions;
+  const PositionRange* query_ranges;  // of each observe_rows times
+  const float* lse;                   // [heads,T]
+  const PageView* pages;
+  const PositionRange* page_ranges;  // of each page
+  std::int64_t page_begin, page_end, page_count;
+  std::int64_t first_entry, entries;  // of page_begin, and of all pages
+  bool causal;
+  std::int64_t window;  // 0: unlimited
+  std::int64_t d;
+  float scale;
+  float* column_sums;        // nullable [heads,entries]
+  const float* row_weights;  // nullable [T]
+  float* row_sums;           // nullable [heads,T,functionals], of these pages alone
+  const float* columns;      // [functionals,entries]
+  std::int64_t functionals;
+  float* entropy;  // nullable [heads,T], of these pages alone
+  float* weights;  // nullable [heads,T,entries]
 };
 
 /// One row of a rotation: pairs (x[a_i], x[b_i]) turn by the angle whose cosine and sine are given.
@@ -89,10 +114,11 @@ struct KernelTable {
   const char* level;   // the name of the level that it was compiled for
   std::int64_t lanes;  // floats in a vector
 
-  /// Rows n_begin..n_end of W against every activation row: y[m * y_stride + n]. Indexed by WeightType.
+  /// Rows n_begin..n_end of W against every activation row: y[m * y_stride + n]. Indexed by WeightType; w of a quantized
+  /// type is packed, and n_begin then a multiple of kPackedRows.
   void (*matvec[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end,
                     const ActivationRows& a, float* y, std::int64_t y_stride) noexcept;
-  /// The same without the 8-bit form of the activations.
+  /// The same on weights as stored, without the 8-bit form of the activations.
   void (*matvec_f32[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end,
                         const ActivationRows& a, float* y, std::int64_t y_stride) noexcept;
   void (*quantize_activations)(const float* x, std::int64_t M, std::int64_t K,
@@ -124,6 +150,13 @@ struct KernelTable {
   std::int64_t attend_single_rows;  // with at most so many, a block runs row by row, lanes along d
   std::int64_t (*attend_scratch)(std::int64_t d) noexcept;  // floats
   void (*attend)(const AttendBlock& block, float* scratch) noexcept;
+  /// The same in products of bf16, for so many times as many rows in a block; null where the CPU has none.
+  std::int64_t attend_bf16_groups;
+  std::int64_t (*attend_bf16_scratch)(std::int64_t d) noexcept;
+  void (*attend_bf16)(const AttendBlock& block, float* scratch) noexcept;
+  std::int64_t observe_rows;  // query times whose range of positions is looked at together
+  std::int64_t (*observe_scratch)(std::int64_t d) noexcept;  // floats
+  void (*observe)(const ObserveBlock& block, float* scratch) noexcept;
   void (*rotate)(const RotateRows& rows) noexcept;
 
   /// Quantizes n numbers in groups of `group` with 8 or 4 bits; false where a number is not finite.
@@ -141,7 +174,13 @@ struct KernelTable {
                           const std::uint16_t* scale, const std::uint16_t* minimum, KvType type,
                           void* out, std::int64_t out_stride) noexcept;
 
+  /// n numbers rounded to `type`.
+  void (*round_numbers)(const float* x, std::int64_t n, KvType type, void* out) noexcept;
+
   void (*exp)(const float* x, float* y, std::int64_t n) noexcept;
+  void (*rms_norm)(float* x, const float* addend, const float* weight, float eps,
+                   std::int64_t width, float* out) noexcept;
+  void (*silu_multiply)(const float* gate, const float* up, float* out, std::int64_t n) noexcept;
 };
 
 [[nodiscard]] const KernelTable& table_base() noexcept;

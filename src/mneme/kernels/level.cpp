@@ -106,6 +106,20 @@ const KernelTable& table(Level level) noexcept {
 
 const KernelTable& table() { return table(level()); }
 
+std::vector<KernelForm> forms(Level level) {
+  const bool wide = level == Level::avx512, base = level == Level::base;
+  return {
+      {"products, few rows", wide   ? "8-bit numbers, 64 products an instruction (VNNI)"
+                             : base ? "8-bit numbers, summed in 32 bits"
+                                    : "8-bit numbers, summed in 16 bits before 32"},
+      {"products, many rows", wide ? "bf16, weights unpacked by tiles for libtorch"
+                                   : "f32, weights unpacked by tiles for libtorch"},
+      {"attention, few queries", wide   ? "f32 over pages as stored, 16 lanes"
+                                 : base ? "f32 over pages as stored, 4 lanes"
+                                        : "f32 over pages as stored, 8 lanes"},
+      {"attention, many queries", wide ? "pairs of bf16, a query a lane" : "f32, a query a lane"}};
+}
+
 bool has_bf16_products() { return level() == Level::avx512; }
 
 std::string cpu_model() {

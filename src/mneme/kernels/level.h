@@ -36,6 +36,14 @@ void set_level(Level level);
 /// The kernels of the level in use; throws as level() does.
 [[nodiscard]] const KernelTable& table();
 
+/// What a kernel computes with at some level.
+struct KernelForm {
+  std::string_view kernel, form;
+};
+
+/// The forms of the kernels at a level, for people to read.
+[[nodiscard]] std::vector<KernelForm> forms(Level level);
+
 /// Whether products of bf16 numbers are fast here; where it is false nothing should compute in bf16.
 [[nodiscard]] bool has_bf16_products();
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace mneme::kernels {
 
@@ -11,14 +12,32 @@ inline constexpr std::int64_t kPageEntries = 64;
 /// How the numbers of a page are stored.
 enum class KvType : std::uint8_t { f32, f16, bf16 };
 
+/// How encoded numbers are laid out: kernels/codec.h.
+enum class NumberCodec : std::uint8_t;
+
+/// The lowest and the highest of some positions; of none at first.
+struct PositionRange {
+  std::int64_t lowest = std::numeric_limits<std::int64_t>::max();
+  std::int64_t highest = std::numeric_limits<std::int64_t>::min();
+};
+
 /// Keys and values of up to kPageEntries entries of one KV head; borrowed, read only.
 struct PageView {
-  const void* k;                  ///< [entries,d] row-major
-  const void* v;                  ///< [entries,d] row-major
+  const void* k;                  ///< [entries,d] row-major, or an encoded matrix that holds them
+  const void* v;                  ///< the same
   const std::int64_t* positions;  ///< [entries], in any order
   const float* log_mass;          ///< [entries] added to the scores, or null for zeros
   std::int32_t entries;           ///< 0 to kPageEntries
-  KvType type;                    ///< of k and v
+  KvType type;                    ///< of k and v that are not encoded
+  NumberCodec k_codec{};          ///< of encoded k
+  NumberCodec v_codec{};          ///< of encoded v
+  std::int32_t encoded = 0;       ///< rows of the encoded matrices k and v; 0: they are not encoded
+  std::int32_t first = 0;         ///< which of these rows is the first entry
+  PositionRange range{};          ///< holds all the positions; as it begins: they are looked at
 };
+
+/// Throws Error (invalid) where attention cannot read such a page: it is too large, its entries lie outside the encoded
+/// matrices, or these are not of group8 or channel4 for keys and of group8 or group4 for values.
+void check_page(const PageView& page);
 
 }  // namespace mneme::kernels

@@ -3,11 +3,13 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,6 +34,7 @@ void check_columns(WeightType type, std::int64_t K) {
 template <class Number, class Unpack>
 void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, Number* out,
             Unpack kernel) {
+  const Timed timed;
   check_columns(type, K);
   if (n_rows < 0)
     throw Error(Errc::invalid, "a negative number of rows to unpack: " + std::to_string(n_rows));
@@ -148,21 +151,21 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool 
   view.block_stride = round_up(K / kBlock, 16);
   const std::int64_t line = static_cast<std::int64_t>(sizeof(Content::Line));
   const std::int64_t q_lines = M * view.q_stride / line,
-                     scale_lines = M * view.block_stride * 4 / line;
-  content_->memory.resize(static_cast<std::size_t>(2 * q_lines + 3 * scale_lines + 1));
+                     block_lines = M * view.block_stride * 4 / line;
+  content_->memory.resize(static_cast<std::size_t>(q_lines + 3 * block_lines + 1));
   Content::Line* at = content_->memory.data();
   ActivationTarget to{};
   to.q = reinterpret_cast<std::int8_t*>(at);
-  to.offset = reinterpret_cast<std::int32_t*>(at + q_lines);
-  to.scale = reinterpret_cast<float*>(at + 2 * q_lines);
-  to.scale_sum = reinterpret_cast<float*>(at + 2 * q_lines + scale_lines);
+  to.scale = reinterpret_cast<float*>(at + q_lines);
+  to.total = reinterpret_cast<std::int32_t*>(at + q_lines + block_lines);
+  to.scaled_total = reinterpret_cast<float*>(at + q_lines + 2 * block_lines);
   to.q_stride = view.q_stride;
   to.block_stride = view.block_stride;
   table().quantize_activations(x, M, K, to);
   view.q = to.q;
   view.scale = to.scale;
-  view.scale_sum = to.scale_sum;
-  view.offset = to.offset;
+  view.total = to.total;
+  view.scaled_total = to.scaled_total;
 }
 
 QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t K) {
@@ -170,6 +173,7 @@ QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t 
 }
 
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
+  const Timed timed;
   const ActivationRows& a = x.view();
   std::int64_t rows = 0, bytes = 0, rank = 0;
   for (const MatvecPart& part : parts) {
@@ -178,22 +182,33 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
       throw Error(Errc::invalid, "a product of " + std::to_string(part.N) + " columns into rows " +
                                      std::to_string(part.y_stride) + " apart");
     }
+    if (part.packed != nullptr &&
+        (part.packed->type() != part.type || part.packed->rows() != part.N ||
+         part.packed->columns() != a.K)) {
+      throw Error(Errc::invalid, "a product with a matrix that was packed from another one");
+    }
     rows += part.N;
     bytes += part.N * row_bytes(part.type, a.K);
     rank += total_rank(part.low_rank);
   }
   if (rows == 0 || a.M == 0) return;
-  const auto& kernels = a.q == nullptr ? table().matvec_f32 : table().matvec;
+  const KernelTable& kernels = table();
   // Threads take equal shares of bytes, in steps of rows that kernels take together.
-  const std::int64_t step = rank == 0 ? 4 : kLowRankRows;
+  static_assert(kPackedRows == kLowRankRows);
+  constexpr std::int64_t step = kPackedRows;
   const std::int64_t work = bytes * std::max<std::int64_t>(1, a.M / 4);
   const std::int64_t most = std::max<std::int64_t>(1, work / kBytesPerThread);
   const std::int64_t threads = std::min<std::int64_t>(at::get_num_threads(), most);
   thread_local std::vector<float> memory;
   LowRankInputs inputs(parts, a, rank, threads, memory);
   const auto multiply = [&](const MatvecPart& part, std::int64_t n_begin, std::int64_t n_end) {
-    kernels[static_cast<std::size_t>(part.type)](static_cast<const std::uint8_t*>(part.w), n_begin,
-                                                 n_end, a, part.y, part.y_stride);
+    const auto type = static_cast<std::size_t>(part.type);
+    if (a.q != nullptr && part.packed != nullptr) {
+      kernels.matvec[type](part.packed->data(), n_begin, n_end, a, part.y, part.y_stride);
+    } else {
+      kernels.matvec_f32[type](static_cast<const std::uint8_t*>(part.w), n_begin, n_end, a, part.y,
+                               part.y_stride);
+    }
   };
   const auto share = [&](std::int64_t first, std::int64_t last, const auto& rows_of) {
     std::int64_t before = 0, rank_before = 0;  // bytes and ranks of earlier parts
@@ -242,17 +257,21 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
 
 void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K,
             Activations activations) {
+  const Timed timed;
   thread_local QuantizedRows rows;
   rows.assign(x, M, K,
               activations == Activations::q8 &&
                   std::any_of(parts.begin(), parts.end(),
-                              [](const MatvecPart& p) { return is_quantized(p.type); }));
+                              [](const MatvecPart& p) { return p.packed != nullptr; }));
   matvec(parts, rows);
 }
 
 void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x,
             std::int64_t M, float* y, Activations activations) {
-  const MatvecPart part{type, w, N, y, N};
+  MatvecPart part{type, w, N, y, N};
+  std::optional<PackedMatrix> packed;
+  if (is_quantized(type) && activations == Activations::q8)
+    part.packed = &packed.emplace(type, w, N, K);
   matvec(std::span(&part, 1), x, M, K, activations);
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__)
 // GCC 12 takes the deliberately undefined operands of its own intrinsics for mistakes.
@@ -362,6 +363,22 @@ inline T read(const void* p) {
 inline void fetch(const void* p, i64 bytes) {
   for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const u8*>(p) + i);
 }
+
+// Memory that is asked for a part at a time.
+struct Ahead {
+  const u8 *at = nullptr, *end = nullptr;
+  void fetch_next(i64 bytes) {
+    bytes = bytes < end - at ? bytes : end - at;
+    fetch(at, bytes);
+    at += bytes;
+  }
+  // Into the second cache, which can wait for more memory at once than the first.
+  void call_next(i64 bytes) {
+    bytes = bytes < end - at ? bytes : end - at;
+    for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
+    at += bytes;
+  }
+};
 
 inline i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
 

@@ -2,8 +2,12 @@
 #pragma once
 
 #include "mneme/kernels/attend.inl"
+#include "mneme/kernels/attend_bf16.inl"
 #include "mneme/kernels/codec.inl"
+#include "mneme/kernels/glu.inl"
 #include "mneme/kernels/low_rank.inl"
+#include "mneme/kernels/norm.inl"
+#include "mneme/kernels/observe.inl"
 #include "mneme/kernels/quantized.inl"
 
 #define MNEME_TEXT_OF(x) #x
@@ -15,7 +19,7 @@ inline constexpr KernelTable kTable{
     MNEME_TEXT(MNEME_LEVEL),
     kLanes,
     {matvec_plain<PlainF32>, matvec_plain<PlainF16>, matvec_plain<PlainBf16>,
-     matvec_quantized<Q8_0>, matvec_quantized<Q4_0>, matvec_quantized<Q4_1>},
+     matvec_packed<PackedQ8_0>, matvec_packed<PackedQ4_0>, matvec_packed<PackedQ4_1>},
     {matvec_plain<PlainF32>, matvec_plain<PlainF16>, matvec_plain<PlainBf16>,
      matvec_unpacked<unpack_q8_0<ToF32>, 34>, matvec_unpacked<unpack_q4_0<ToF32>, 18>,
      matvec_unpacked<unpack_q4_1<ToF32>, 20>},
@@ -37,12 +41,27 @@ inline constexpr KernelTable kTable{
     kSingleRows,
     attend_scratch,
     attend,
+#if defined(__AVX512BF16__)
+    kGroups,
+    attend_bf16_scratch,
+    attend_bf16,
+#else
+    0,
+    nullptr,
+    nullptr,
+#endif
+    kObserveRows,
+    observe_scratch,
+    observe,
     rotate,
     encode_rows,
     encode_channels,
     decode_row,
     decode_channels,
+    round_numbers,
     exp_all,
+    rms_norm,
+    silu_multiply_all,
 };
 
 }  // namespace mneme::kernels::MNEME_LEVEL

@@ -30,13 +30,28 @@ class Integer final : public Codec {
 
   [[nodiscard]] KvSlice decode(std::string_view in, std::int64_t H, std::int64_t n, std::int64_t K,
                                std::int64_t V) const override {
-    if (static_cast<std::int64_t>(in.size()) != bytes(H, n, K, V))
-      throw Error(Errc::corrupt, "stored keys and values have the wrong length: they are damaged");
+    check_length(in, bytes(H, n, K, V));
     KvSlice out{at::empty({H, n, K}), at::empty({H, n, V})};
     const auto* from = reinterpret_cast<const std::uint8_t*>(in.data());
     from = read(for_keys, from, out.keys);
     read(for_values, from, out.values);
     return out;
+  }
+
+  [[nodiscard]] std::optional<kernels::PageView> view(std::string_view in, std::int64_t n,
+                                                      std::int64_t K, std::int64_t V,
+                                                      std::int32_t first,
+                                                      std::int32_t entries) const override {
+    check_length(in, bytes(1, n, K, V));
+    kernels::PageView page{};
+    page.k = in.data();
+    page.v = in.data() + kernels::encoded_bytes(for_keys, n, K);
+    page.entries = entries;
+    page.k_codec = for_keys;
+    page.v_codec = for_values;
+    page.encoded = static_cast<std::int32_t>(n);
+    page.first = first;
+    return page;
   }
 
  private:

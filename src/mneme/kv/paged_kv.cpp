@@ -2,8 +2,10 @@
 
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+#include "mneme/kernels/codec.h"
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -25,9 +27,19 @@ at::ScalarType page_type(Compute compute) {
   return compute == Compute::f32 ? at::kFloat : at::kHalf;
 }
 
-std::vector<std::int64_t> as_vector(const at::Tensor& positions) {
-  const auto flat = positions.to(at::kCPU, at::kLong).contiguous();
-  return {flat.const_data_ptr<std::int64_t>(), flat.const_data_ptr<std::int64_t>() + flat.numel()};
+kernels::KvType kernel_type(at::ScalarType type) {
+  return type == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32;
+}
+
+/// The same, ready to be read through a pointer.
+at::Tensor whole_numbers(const at::Tensor& x) {
+  const bool ready = x.is_cpu() && x.scalar_type() == at::kLong && x.is_contiguous();
+  return ready ? x : x.to(at::kCPU, at::kLong).contiguous();
+}
+
+/// The same, each vector of the last dimension in one piece.
+at::Tensor whole_vectors(const at::Tensor& x) {
+  return x.stride(-1) == 1 || x.size(-1) == 1 ? x : x.contiguous();
 }
 
 at::Tensor valid_mask(const Call& call, std::int64_t B, std::int64_t T) {
@@ -61,71 +73,92 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
     append_live(keys, values, call);
     return;
   }
-  auto k = keys.contiguous();
-  if (k.is_same(keys)) k = k.clone();  // turned in place below
-  const auto positions = as_vector(call.positions);
-  auto* data = k.mutable_data_ptr<float>();
-  if (shape_.rope) {
-    for (std::int64_t b = 0; b < B; ++b)
-      shape_.rope->rotate(data + b * shape_.heads * T * shape_.key, shape_.heads, T,
-                          positions.data() + b * T);
-  }
-  const auto type = page_type(call.compute);
-  k = k.to(type);
-  const auto v = values.to(type).contiguous();
-  const auto segments =
-      call.segments.defined() ? as_vector(call.segments) : std::vector<std::int64_t>{};
+  const auto k = whole_vectors(keys), v = whole_vectors(values);
+  const auto all_positions = whole_numbers(call.positions);
+  const auto all_segments = call.segments.defined() ? whole_numbers(call.segments) : at::Tensor();
+  const auto* positions = all_positions.const_data_ptr<std::int64_t>();
+  const auto* segments =
+      all_segments.defined() ? all_segments.const_data_ptr<std::int64_t>() : nullptr;
+  thread_local std::vector<float> turned;  // [H,n,K]
+  turned.resize(static_cast<std::size_t>(shape_.heads * T * shape_.key));
   for (std::int64_t b = 0; b < B; ++b) {
     const auto n = call.length(b, T);
-    append_row(rows_[static_cast<std::size_t>(b)], k.select(0, b).narrow(1, 0, n),
-               v.select(0, b).narrow(1, 0, n), positions.data() + b * T,
-               segments.empty() ? nullptr : segments.data() + b * T);
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto* from = k.const_data_ptr<float>() + b * k.stride(0) + h * k.stride(1);
+      for (std::int64_t t = 0; t < n; ++t)
+        std::copy_n(from + t * k.stride(2), shape_.key, turned.data() + (h * n + t) * shape_.key);
+    }
+    if (shape_.rope) shape_.rope->rotate(turned.data(), shape_.heads, n, positions + b * T);
+    append_row(rows_[static_cast<std::size_t>(b)], n, {turned.data(), n * shape_.key, shape_.key},
+               {v.const_data_ptr<float>() + b * v.stride(0), v.stride(1), v.stride(2)},
+               page_type(call.compute), positions + b * T,
+               segments == nullptr ? nullptr : segments + b * T);
   }
 }
 
-void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v,
-                         const std::int64_t* positions, const std::int64_t* segments) {
-  const auto n = k.size(1);
-  const auto type = k.scalar_type();
-  const auto k_bytes = shape_.key * static_cast<std::int64_t>(k.element_size()),
-             v_bytes = shape_.value * static_cast<std::int64_t>(k.element_size());
+void PagedKv::Page::hold(at::Tensor keys, at::Tensor values) {
+  k = std::move(keys);
+  v = std::move(values);
+  k_numbers = static_cast<std::byte*>(k.mutable_data_ptr());
+  v_numbers = static_cast<std::byte*>(v.mutable_data_ptr());
+  type = kernel_type(k.scalar_type());
+}
+
+void PagedKv::Page::put(std::int64_t i, std::int64_t position, std::int64_t index) {
+  positions[static_cast<std::size_t>(i)] = position;
+  indices[static_cast<std::size_t>(i)] = index;
+  range = {std::min(range.lowest, position), std::max(range.highest, position)};
+}
+
+void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbers& v,
+                         at::ScalarType type, const std::int64_t* positions,
+                         const std::int64_t* segments) {
+  const auto kernel = kernel_type(type);
+  const auto size = static_cast<std::int64_t>(c10::elementSize(type));
+  const auto put = [&](const float* from, std::int64_t stride, std::int64_t count,
+                       std::int64_t width, std::byte* to) {
+    if (stride == width) {
+      kernels::round_numbers(from, count * width, kernel, to);
+      return;
+    }
+    for (std::int64_t i = 0; i < count; ++i)
+      kernels::round_numbers(from + i * stride, width, kernel, to + i * width * size);
+  };
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
     auto& head = row.heads[static_cast<std::size_t>(h)];
-    const auto k_head = k.select(0, h), v_head = v.select(0, h);
-    const auto* k_from = static_cast<const char*>(k_head.const_data_ptr());
-    const auto* v_from = static_cast<const char*>(v_head.const_data_ptr());
+    const auto touched = head.runs.empty() ? std::size_t{0} : head.runs.size() - 1;
+    const auto* k_from = k.data + h * k.head_stride;
+    const auto* v_from = v.data + h * v.head_stride;
     for (std::int64_t done = 0; done < n;) {
       auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-      const bool room = last && last->page->k.defined() && last->page->k.scalar_type() == type &&
+      const bool room = last && last->page->k_numbers != nullptr && last->page->type == kernel &&
                         last->begin + last->count < kPageEntries;
       if (!room) {
         head.runs.push_back({std::make_shared<Page>(), 0, 0});
         last = &head.runs.back();
-        last->page->k = at::empty({kPageEntries, shape_.key}, type);
-        last->page->v = at::empty({kPageEntries, shape_.value}, type);
+        last->page->hold(at::empty({kPageEntries, shape_.key}, type),
+                         at::empty({kPageEntries, shape_.value}, type));
       } else if (last->page.use_count() >
                  1) {  // a fork reads this page: go on in a copy of our part of it
         auto copy = std::make_shared<Page>(*last->page);
-        copy->k = last->page->k.clone();
-        copy->v = last->page->v.clone();
+        copy->hold(last->page->k.clone(), last->page->v.clone());
         last->page = std::move(copy);
       }
       auto& page = *last->page;
       page.filled = last->begin + last->count;  // what stood behind was rewound
       const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
-      std::memcpy(static_cast<char*>(page.k.mutable_data_ptr()) + page.filled * k_bytes,
-                  k_from + done * k_bytes, static_cast<std::size_t>(take * k_bytes));
-      std::memcpy(static_cast<char*>(page.v.mutable_data_ptr()) + page.filled * v_bytes,
-                  v_from + done * v_bytes, static_cast<std::size_t>(take * v_bytes));
-      for (std::int64_t i = 0; i < take; ++i) {
-        page.positions[static_cast<std::size_t>(page.filled + i)] = positions[done + i];
-        page.indices[static_cast<std::size_t>(page.filled + i)] = row.seen + done + i;
-      }
+      put(k_from + done * k.time_stride, k.time_stride, take, shape_.key,
+          page.k_numbers + page.filled * shape_.key * size);
+      put(v_from + done * v.time_stride, v.time_stride, take, shape_.value,
+          page.v_numbers + page.filled * shape_.value * size);
+      for (std::int64_t i = 0; i < take; ++i)
+        page.put(page.filled + i, positions[done + i], row.seen + done + i);
       page.filled += static_cast<std::int32_t>(take);
       last->count += static_cast<std::int32_t>(take);
       done += take;
     }
-    if (plan_ && plan_->codec()) encode_full_pages(head);
+    if (plan_ && plan_->codec()) encode_full_pages(head, touched);
+    refresh(head, touched);
   }
   if (segments || !row.segments.empty()) {
     row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
@@ -135,14 +168,16 @@ void PagedKv::append_row(Row& row, const at::Tensor& k, const at::Tensor& v,
   row.seen += n;
 }
 
-void PagedKv::encode_full_pages(Head& head) {
-  for (auto& run : head.runs) {
+void PagedKv::encode_full_pages(Head& head, std::size_t from) {
+  for (auto i = from; i < head.runs.size(); ++i) {
+    auto& run = head.runs[i];
     if (!run.page->k.defined() || run.count < kPageEntries) continue;
     // Written beside the old page and swapped in: a fork may be reading it.
     auto coded = std::make_shared<Page>();
     coded->positions = run.page->positions;
     coded->indices = run.page->indices;
     coded->filled = run.page->filled;
+    coded->range = run.page->range;
     plan_->codec()->encode(
         {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)},
         coded->code);
@@ -182,13 +217,16 @@ void PagedKv::detach() {
     const auto keep = live.valid.select(0, b).nonzero().flatten();
     auto& row = rows_[static_cast<std::size_t>(b)];
     row.seen -= keep.numel();
-    const auto positions = as_vector(live.positions.select(0, b).index_select(0, keep));
+    const auto positions = whole_numbers(live.positions.select(0, b).index_select(0, keep));
     const auto segments = live.segments.defined()
-                              ? as_vector(live.segments.select(0, b).index_select(0, keep))
-                              : std::vector<std::int64_t>{};
-    append_row(row, k.select(0, b).index_select(1, keep).contiguous(),
-               v.select(0, b).index_select(1, keep).contiguous(), positions.data(),
-               segments.empty() ? nullptr : segments.data());
+                              ? whole_numbers(live.segments.select(0, b).index_select(0, keep))
+                              : at::Tensor();
+    const auto keys = k.select(0, b).index_select(1, keep).contiguous(),
+               values = v.select(0, b).index_select(1, keep).contiguous();
+    append_row(row, keep.numel(), {keys.const_data_ptr<float>(), keys.stride(0), keys.stride(1)},
+               {values.const_data_ptr<float>(), values.stride(0), values.stride(1)}, at::kFloat,
+               positions.const_data_ptr<std::int64_t>(),
+               segments.defined() ? segments.const_data_ptr<std::int64_t>() : nullptr);
   }
   settle();
 }
@@ -215,8 +253,11 @@ void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t positio
   for (std::int64_t i = 0; i < n; ++i) positions[static_cast<std::size_t>(i)] = position + i;
   if (shape_.rope)
     shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, n, positions.data());
-  append_row(rows_.at(static_cast<std::size_t>(row)), k.to(page_type(compute)),
-             slice.values.to(page_type(compute)).contiguous(), positions.data(), nullptr);
+  const auto v = slice.values.to(at::kFloat).contiguous();
+  append_row(rows_.at(static_cast<std::size_t>(row)), n,
+             {k.const_data_ptr<float>(), n * shape_.key, shape_.key},
+             {v.const_data_ptr<float>(), n * shape_.value, shape_.value}, page_type(compute),
+             positions.data(), nullptr);
   settle_row(row);
 }
 
@@ -249,7 +290,8 @@ void PagedKv::settle_row(std::int64_t r) {
       if (static_cast<std::int64_t>(keep.size()) == N) continue;
       row.dropped = true;
       head = kept_of(head, keep);
-      if (plan_->codec()) encode_full_pages(head);
+      if (plan_->codec()) encode_full_pages(head, 0);
+      refresh(head, 0);
     }
   }
 }
@@ -283,8 +325,8 @@ void PagedKv::append_copies(Head& head, const Page& from,
   const auto total = static_cast<std::int64_t>(places.size());
   for (std::int64_t done = 0; done < total;) {
     auto page = std::make_shared<Page>();
-    page->k = at::empty({kPageEntries, shape_.key}, k.scalar_type());
-    page->v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
+    page->hold(at::empty({kPageEntries, shape_.key}, k.scalar_type()),
+               at::empty({kPageEntries, shape_.value}, v.scalar_type()));
     // A last run that leaves room is copied along rather than written to: forks may be reading its page.
     if (const auto* last = head.runs.empty() ? nullptr : &head.runs.back();
         last && last->count < kPageEntries && last->page->k.defined() &&
@@ -292,8 +334,10 @@ void PagedKv::append_copies(Head& head, const Page& from,
       const auto& before = *last->page;
       page->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
       page->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
-      std::copy_n(before.positions.begin() + last->begin, last->count, page->positions.begin());
-      std::copy_n(before.indices.begin() + last->begin, last->count, page->indices.begin());
+      for (std::int32_t i = 0; i < last->count; ++i) {
+        const auto place = static_cast<std::size_t>(last->begin + i);
+        page->put(i, before.positions[place], before.indices[place]);
+      }
       page->filled = last->count;
       head.runs.pop_back();
     }
@@ -304,10 +348,8 @@ void PagedKv::append_copies(Head& head, const Page& from,
     page->k.narrow(0, page->filled, n).copy_(k.index_select(0, chosen));
     page->v.narrow(0, page->filled, n).copy_(v.index_select(0, chosen));
     for (std::int64_t i = 0; i < n; ++i) {
-      const auto place = static_cast<std::size_t>(places[static_cast<std::size_t>(done + i)]),
-                 to = static_cast<std::size_t>(page->filled + i);
-      page->positions[to] = from.positions[place];
-      page->indices[to] = from.indices[place];
+      const auto place = static_cast<std::size_t>(places[static_cast<std::size_t>(done + i)]);
+      page->put(page->filled + i, from.positions[place], from.indices[place]);
     }
     page->filled += static_cast<std::int32_t>(n);
     done += n;
@@ -352,6 +394,7 @@ void PagedKv::rewind(std::int64_t n) {
         drop -= take;
         if (run.count == 0) head.runs.pop_back();
       }
+      refresh(head, head.runs.empty() ? 0 : head.runs.size() - 1);
     }
   }
 }
@@ -377,6 +420,50 @@ std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
   return {slice.keys.squeeze(0).contiguous(), slice.values.squeeze(0).contiguous()};
 }
 
+kernels::PageView PagedKv::view(const Run& run) const {
+  const auto& page = *run.page;
+  kernels::PageView out{};
+  if (page.k_numbers != nullptr) {
+    const std::int64_t first = run.begin * (page.type == kernels::KvType::f32 ? 4 : 2);
+    out.k = page.k_numbers + first * shape_.key;
+    out.v = page.v_numbers + first * shape_.value;
+    out.type = page.type;
+  } else {
+    MNEME_ASSERT(plan_ && plan_->codec());
+    if (const auto encoded = plan_->codec()->view(page.code, page.filled, shape_.key, shape_.value,
+                                                  run.begin, run.count))
+      out = *encoded;
+  }
+  out.entries = run.count;
+  out.positions = page.positions.data() + run.begin;
+  out.range = page.range;
+  return out;
+}
+
+void PagedKv::refresh(Head& head, std::size_t from) const {
+  head.views.resize(head.runs.size());
+  for (auto i = from; i < head.runs.size(); ++i) head.views[i] = view(head.runs[i]);
+}
+
+std::span<const kernels::PageView> PagedKv::pages(
+    const Head& head, std::vector<at::Tensor>& decoded,
+    std::vector<std::vector<kernels::PageView>>& views) const {
+  if (std::all_of(head.views.begin(), head.views.end(),
+                  [](const kernels::PageView& page) { return page.k != nullptr; }))
+    return head.views;
+  auto& own = views.emplace_back(head.views);
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    if (own[i].k != nullptr) continue;
+    const auto [k, v] = numbers(*head.runs[i].page);
+    decoded.insert(decoded.end(), {k, v});
+    const auto first = head.runs[i].begin;
+    own[i].k = k.const_data_ptr<float>() + first * shape_.key;
+    own[i].v = v.const_data_ptr<float>() + first * shape_.value;
+    own[i].type = kernels::KvType::f32;
+  }
+  return own;
+}
+
 bool PagedKv::fused(const at::Tensor& queries, const Call& call) const {
   return paged() && queries.is_cpu() && queries.scalar_type() == at::kFloat &&
          !call.pattern.by_segment && shape_.key == shape_.value && shape_.key % 8 == 0 &&
@@ -398,46 +485,45 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
                      : attend_plain(q, call.positions, call.segments, entries, call.pattern, scale,
                                     call.segment_sees);
   }
-  auto q = queries.contiguous();
-  if (shape_.rope && q.is_same(queries)) q = q.clone();
-  const auto positions = as_vector(call.positions);
-  auto* data =
-      shape_.rope ? q.mutable_data_ptr<float>() : const_cast<float*>(q.const_data_ptr<float>());
+  // Kept between calls: a decoding step allocates nothing here.
+  struct Scratch {
+    std::vector<float> turned;  // queries [B,T,Hq,d], as projections lay them out
+    std::vector<kernels::AttendTask> tasks;
+  };
+  thread_local Scratch scratch;
+  auto& [turned, tasks] = scratch;
+  const auto q = whole_vectors(queries);
+  turned.resize(static_cast<std::size_t>(B * T * Hq * d));
+  const auto all_positions = whole_numbers(call.positions);
+  const auto* positions = all_positions.const_data_ptr<std::int64_t>();
   // [B,T,Hq,d], so that the heads of a token lie together for the projection that follows.
-  auto out = call.lengths.empty() ? at::empty({B, T, Hq, d}, q.options())
+  auto out = call.lengths.empty() ? at::Tensor(at::detail::empty_cpu({B, T, Hq, d}, at::kFloat))
                                   : at::zeros({B, T, Hq, d}, q.options());
   at::Tensor lse;
   if (want_lse) lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), q.options());
-  std::vector<std::vector<kernels::PageView>> views;
-  std::vector<at::Tensor>
-      decoded;  // keeps numbers of encoded pages alive while the kernel reads them
-  std::vector<kernels::AttendTask> tasks;
-  views.reserve(static_cast<std::size_t>(B * shape_.heads));
+  std::vector<at::Tensor> decoded;
+  std::vector<std::vector<kernels::PageView>> decoded_views;
+  tasks.clear();
   for (std::int64_t b = 0; b < B; ++b) {
-    if (shape_.rope) shape_.rope->rotate(data + b * Hq * T * d, Hq, T, positions.data() + b * T);
+    auto* row = turned.data() + b * T * Hq * d;
+    for (std::int64_t t = 0; t < T; ++t) {
+      const auto* from = q.const_data_ptr<float>() + b * q.stride(0) + t * q.stride(2);
+      for (std::int64_t h = 0; h < Hq; ++h)
+        std::copy_n(from + h * q.stride(1), d, row + (t * Hq + h) * d);
+    }
+    if (shape_.rope) shape_.rope->rotate(row, Hq, T, d, Hq * d, positions + b * T);
     const auto n = call.length(b, T);
     if (n == 0) continue;
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
-      auto& pages = views.emplace_back();
-      for (const auto& run :
-           rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)].runs) {
-        const auto [k, v] = numbers(*run.page);
-        if (!run.page->k.defined()) decoded.insert(decoded.end(), {k, v});
-        const auto offset = run.begin * d * static_cast<std::int64_t>(k.element_size());
-        pages.push_back(
-            {static_cast<const char*>(k.const_data_ptr()) + offset,
-             static_cast<const char*>(v.const_data_ptr()) + offset,
-             run.page->positions.data() + run.begin, nullptr, run.count,
-             k.scalar_type() == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32});
-      }
       kernels::AttendTask task{};
-      task.q = data + (b * Hq + h * G) * T * d;
+      task.q = row + h * G * d;
       task.heads = G;
       task.T = n;
-      task.q_head_stride = T * d;
-      task.q_time_stride = d;
-      task.q_positions = positions.data() + b * T;
-      task.pages = pages;
+      task.q_head_stride = d;
+      task.q_time_stride = Hq * d;
+      task.q_positions = positions + b * T;
+      task.pages = pages(rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)],
+                         decoded, decoded_views);
       task.out = out.mutable_data_ptr<float>() + (b * T * Hq + h * G) * d;
       task.out_head_stride = d;
       task.out_time_stride = Hq * d;
@@ -456,7 +542,8 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
       }
     }
   }
-  kernels::attend(tasks, d, static_cast<float>(scale), {call.pattern.causal, call.pattern.window});
+  kernels::attend(tasks, d, static_cast<float>(scale), {call.pattern.causal, call.pattern.window},
+                  call.compute == Compute::f32 ? kernels::Products::f32 : kernels::Products::bf16);
   if (!short_lse.empty()) {
     std::size_t taken = 0;
     for (std::int64_t b = 0; b < B; ++b) {
@@ -578,6 +665,13 @@ void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
   }
   plan_ = std::move(plan);
   layer_ = layer;
+  if (!plan_ || !plan_->codec()) return;
+  for (auto& row : rows_) {
+    for (auto& head : row.heads) {
+      encode_full_pages(head, 0);
+      refresh(head, 0);
+    }
+  }
 }
 
 std::unique_ptr<StateStore> PagedKv::fork() const { return std::make_unique<PagedKv>(*this); }
@@ -772,6 +866,7 @@ void PagedKv::load(ByteReader& in) {
               page.indices[at] >= static_cast<std::int64_t>(row.segments.size()))
             throw damaged();
           before = page.indices[at];
+          page.put(i, page.positions[at], before);
         }
         if (coded) {
           page.code = in.string();
@@ -788,11 +883,12 @@ void PagedKv::load(ByteReader& in) {
         };
         if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type())
           throw damaged();
-        page.k = at::empty({kPageEntries, shape_.key}, k.scalar_type());
-        page.v = at::empty({kPageEntries, shape_.value}, v.scalar_type());
+        page.hold(at::empty({kPageEntries, shape_.key}, k.scalar_type()),
+                  at::empty({kPageEntries, shape_.value}, v.scalar_type()));
         page.k.narrow(0, run.begin, run.count).copy_(k);
         page.v.narrow(0, run.begin, run.count).copy_(v);
       }
+      refresh(head, 0);
     }
   }
   live_ = {};

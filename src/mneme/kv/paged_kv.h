@@ -10,8 +10,10 @@
 #include "mneme/mixers/kv_store.h"
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,6 +58,19 @@ class PagedKv final : public KvStore {
     std::string code;  ///< the codec's bytes of `filled` entries, else empty
     std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
     std::int32_t filled = 0;
+    // What every step asks every page for, without going through tensors.
+    std::byte *k_numbers = nullptr, *v_numbers = nullptr;  ///< of k and v
+    kernels::KvType type = kernels::KvType::f32;
+    kernels::PositionRange range;  ///< of all positions
+
+    void hold(at::Tensor keys, at::Tensor values);
+    /// Puts an entry's position and index at place i.
+    void put(std::int64_t i, std::int64_t position, std::int64_t index);
+  };
+  /// f32 numbers of one row's heads: number d of token t and head h at [h head_stride + t time_stride + d].
+  struct Numbers {
+    const float* data;
+    std::int64_t head_stride, time_stride;
   };
   /// A run of a page's entries.
   struct Run {
@@ -64,6 +79,8 @@ class PagedKv final : public KvStore {
   };
   struct Head {
     std::vector<Run> runs;
+    /// Each run as the kernels read it, so that a step need not look at every page; k is null where it is to be decoded.
+    std::vector<kernels::PageView> views;
     [[nodiscard]] std::int64_t entries() const;
   };
   struct Row {
@@ -82,17 +99,24 @@ class PagedKv final : public KvStore {
   };
 
   void append_live(const at::Tensor& keys, const at::Tensor& values, const Call& call);
-  /// Keys (turned) and values [H,n,...] contiguous of one number type, appended to a row.
-  void append_row(Row& row, const at::Tensor& k, const at::Tensor& v, const std::int64_t* positions,
-                  const std::int64_t* segments);
-  /// Puts the codec's bytes in place of every page that is full and has lost no entry.
-  void encode_full_pages(Head& head);
+  /// Keys (turned) and values of n tokens, appended to a row in numbers of `type`.
+  void append_row(Row& row, std::int64_t n, const Numbers& k, const Numbers& v, at::ScalarType type,
+                  const std::int64_t* positions, const std::int64_t* segments);
+  /// Puts the codec's bytes in place of every page, from the given run on, that is full and has lost no entry.
+  void encode_full_pages(Head& head, std::size_t from);
   void settle_row(std::int64_t row);
   [[nodiscard]] Head kept_of(const Head& head, const std::vector<std::int64_t>& keep) const;
   /// Copies entries of a page, given by their places in it, behind the head's last.
   void append_copies(Head& head, const Page& page, const std::vector<std::int64_t>& places) const;
   /// A page's keys and values as numbers, decoded if need be.
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
+  /// Brings the views of a head's runs from the given one on up to date.
+  void refresh(Head& head, std::size_t from) const;
+  [[nodiscard]] kernels::PageView view(const Run& run) const;
+  /// The views of a head; numbers that have to be decoded for it are put into `decoded`, their views into `views`.
+  [[nodiscard]] std::span<const kernels::PageView> pages(
+      const Head& head, std::vector<at::Tensor>& decoded,
+      std::vector<std::vector<kernels::PageView>>& views) const;
   /// All entries of all rows as padded tensors, for the plain form.
   [[nodiscard]] Entries dense(at::ScalarType type) const;
   [[nodiscard]] bool paged() const { return !live_.k.defined(); }

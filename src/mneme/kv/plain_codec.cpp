@@ -27,8 +27,7 @@ class Plain final : public Codec {
   }
   [[nodiscard]] KvSlice decode(std::string_view in, std::int64_t H, std::int64_t n, std::int64_t K,
                                std::int64_t V) const override {
-    if (static_cast<std::int64_t>(in.size()) != bytes(H, n, K, V))
-      throw Error(Errc::corrupt, "stored keys and values have the wrong length: they are damaged");
+    check_length(in, bytes(H, n, K, V));
     const auto take = [&](std::int64_t width) {
       auto x = at::empty({H, n, width}, at::TensorOptions().dtype(type));
       std::memcpy(x.mutable_data_ptr(), in.data(), x.nbytes());
@@ -37,6 +36,19 @@ class Plain final : public Codec {
     };
     auto keys = take(K);
     return {std::move(keys), take(V)};
+  }
+  [[nodiscard]] std::optional<kernels::PageView> view(std::string_view in, std::int64_t n,
+                                                      std::int64_t K, std::int64_t V,
+                                                      std::int32_t first,
+                                                      std::int32_t entries) const override {
+    check_length(in, bytes(1, n, K, V));
+    const auto size = static_cast<std::int64_t>(c10::elementSize(type));
+    kernels::PageView page{};
+    page.k = in.data() + first * K * size;
+    page.v = in.data() + (n * K + first * V) * size;
+    page.entries = entries;
+    page.type = type == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32;
+    return page;
   }
 };
 

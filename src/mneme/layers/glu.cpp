@@ -6,11 +6,15 @@
 // state     none
 // cost      6 T D hidden FLOPs
 // source    Shazeer 2020, arXiv:2002.05202
+#include "mneme/kernels/glu.h"
+
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/activation.h"
 #include "mneme/layers/feed_forward.h"
 #include "mneme/layers/linear.h"
+
+#include <ATen/ATen.h>
 
 namespace mneme::layers::glu {
 
@@ -33,13 +37,23 @@ class Glu final : public FeedForward {
 
   at::Tensor forward(const at::Tensor& x, Call& call) const override {
     auto both = Linear::together({&gate_, &up_}, x, call);
-    auto gate = activate(o_.activation, std::move(both[0]));
-    const auto& up = both[1];
-    auto hidden = gate.requires_grad() || up.requires_grad() ? gate * up : gate.mul_(up);
-    return down_(tap(call, "mlp.act", std::move(hidden)), call);
+    return down_(tap(call, "mlp.act", gated(std::move(both[0]), both[1])), call);
   }
 
  private:
+  /// act(gate) * up; may overwrite the gate.
+  [[nodiscard]] at::Tensor gated(at::Tensor gate, const at::Tensor& up) const {
+    if (gate.requires_grad() || up.requires_grad())
+      return activate(o_.activation, std::move(gate)) * up;
+    const bool one_pass = o_.activation == "silu" && gate.is_cpu() &&
+                          gate.scalar_type() == at::kFloat && gate.is_contiguous() &&
+                          up.is_contiguous();
+    if (!one_pass) return activate(o_.activation, std::move(gate)).mul_(up);
+    auto* numbers = gate.mutable_data_ptr<float>();
+    kernels::silu_multiply(numbers, up.const_data_ptr<float>(), numbers, gate.numel());
+    return gate;
+  }
+
   Options o_;
   Linear gate_, up_, down_;
 };

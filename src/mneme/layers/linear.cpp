@@ -8,6 +8,8 @@
 #include "mneme/layers/stored_weight.h"
 
 #include <ATen/ATen.h>
+#include <ATen/DimVector.h>
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
@@ -21,8 +23,8 @@
 namespace mneme {
 namespace {
 
-// Up to this many rows the fused kernel on the stored weight beats dequantizing it for one large product.
-constexpr std::int64_t kFusedRows = 8;
+// Up to this many rows the fused kernels on the stored weight beat dequantizing it for one large product.
+constexpr std::int64_t kFusedRows = 8, kFusedRowsOf8Bits = 32;
 // Rows of a stored weight that are dequantized at a time: 8 MiB of f32 at 512 columns stay near the cache.
 constexpr std::int64_t kTileRows = 4096;
 
@@ -75,9 +77,14 @@ bool wants_gradient(const at::Tensor& x, const Parameter& weight) {
 }
 
 /// The weight's file form where the fused kernel for few rows serves this product, else null.
-const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight) {
-  if (M > kFusedRows || x.scalar_type() != at::kFloat || wants_gradient(x, weight)) return nullptr;
-  return dynamic_cast<const FileWeight*>(weight.stored.get());
+const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight,
+                             Compute compute) {
+  if (M > kFusedRowsOf8Bits || x.scalar_type() != at::kFloat || wants_gradient(x, weight))
+    return nullptr;
+  const auto* file = dynamic_cast<const FileWeight*>(weight.stored.get());
+  if (file == nullptr) return nullptr;
+  const bool of_8_bits = compute == Compute::automatic && is_quantized(file->weight().type);
+  return of_8_bits || M <= kFusedRows ? file : nullptr;
 }
 
 kernels::Activations activations(Compute compute) {
@@ -260,20 +267,28 @@ at::Tensor product_with(Input& x, const Parameter& weight, const Updates& update
   return y;
 }
 
-/// Several weights, as stored, against a few rows in one run of the fused kernel.
-void fused_products(Input& x, const std::vector<const Parameter*>& weights,
-                    const std::vector<Updates>& updates, Compute compute,
-                    std::vector<at::Tensor>& out) {
-  const auto M = x.rows().size(0), K = x.rows().size(1);
+/// Memory for numbers that are all written to; skips the dispatcher, which takes longer than small products' bookkeeping.
+at::Tensor unwritten(at::IntArrayRef sizes) { return at::detail::empty_cpu(sizes, at::kFloat); }
+
+/// x [..., in] times several weights as stored, a few rows in one run of the fused kernel: [..., out] each.
+std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const FileWeight*> files,
+                                       at::ArrayRef<Updates> updates, Compute compute) {
+  const auto rows = x.contiguous();
+  const auto K = x.size(-1), M = x.numel() / K;
+  at::DimVector sizes(x.sizes().begin(), x.sizes().end());
+  std::vector<at::Tensor> out;
+  out.reserve(files.size());
   c10::SmallVector<kernels::MatvecPart, 4> parts;
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const auto& weight = fused_file(x.rows(), M, *weights[i])->weight();
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    const auto& weight = files[i]->weight();
     const auto N = weight.shape.front();
-    out.push_back(at::empty({M, N}, x.rows().options()));
-    parts.push_back(
-        {weight.type, weight.data, N, out.back().mutable_data_ptr<float>(), N, updates[i]});
+    sizes.back() = N;
+    out.push_back(unwritten(sizes));
+    parts.push_back({weight.type, weight.data, N, out.back().mutable_data_ptr<float>(), N,
+                     updates[i], compute == Compute::f32 ? nullptr : files[i]->packed()});
   }
-  kernels::matvec(parts, x.numbers(), M, K, activations(compute));
+  kernels::matvec(parts, rows.const_data_ptr<float>(), M, K, activations(compute));
+  return out;
 }
 
 }  // namespace
@@ -284,11 +299,10 @@ at::ScalarType product_type(Compute compute) {
 }
 
 at::Tensor product(const at::Tensor& x, const Parameter& weight, Compute compute) {
+  if (const auto* file = fused_file(x, x.size(0), weight, compute))
+    return std::move(fused_products(x, file, Updates{}, compute).front());
   Input input(x);
-  if (fused_file(x, x.size(0), weight) == nullptr) return product_with(input, weight, {}, compute);
-  std::vector<at::Tensor> out;
-  fused_products(input, {&weight}, {{}}, compute, out);
-  return out.front();
+  return product_with(input, weight, {}, compute);
 }
 
 Linear::Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out, bool bias)
@@ -315,9 +329,6 @@ void Linear::count(const at::Tensor& x, const Call& call) const {
 }
 
 at::Tensor Linear::finish(const at::Tensor& x, at::Tensor y, std::size_t applied) const {
-  auto sizes = x.sizes().vec();
-  sizes.back() = out_;
-  y = y.view(sizes);
   if (bias_)
     y = y.requires_grad() || bias_->tensor.requires_grad() ? y + bias_->tensor
                                                            : y.add_(bias_->tensor);
@@ -332,27 +343,29 @@ at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
 std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layers,
                                          const at::Tensor& x, const Call& call) {
   for (const auto* layer : layers) layer->count(x, call);
-  Input input(x.reshape({-1, x.size(-1)}));
-  const auto M = input.rows().size(0);
+  const auto M = x.numel() / x.size(-1);
+  c10::SmallVector<const FileWeight*, 4> files;
+  c10::SmallVector<Updates, 4> updates;
   bool fused = true;
-  std::vector<const Parameter*> weights;
-  std::vector<Updates> updates;
   for (const auto* layer : layers) {
     const auto& weight = *layer->weight_;
-    weights.push_back(&weight);
+    files.push_back(fused_file(x, M, weight, call.compute));
     updates.push_back(updates_of(weight, x, layer->in_, layer->out_));
-    fused = fused && fused_file(x, M, weight) != nullptr;
+    fused = fused && files.back() != nullptr;
   }
   std::vector<at::Tensor> out;
   if (fused) {
-    fused_products(input, weights, updates, call.compute, out);
+    out = fused_products(x, files, updates, call.compute);
   } else {
-    for (std::size_t i = 0; i < weights.size(); ++i) {
-      if (fused_file(input.rows(), M, *weights[i]) != nullptr) {
-        fused_products(input, {weights[i]}, {updates[i]}, call.compute, out);
-      } else {
-        out.push_back(product_with(input, *weights[i], updates[i], call.compute));
+    Input input(x.reshape({-1, x.size(-1)}));
+    auto sizes = x.sizes().vec();
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      if (files[i] != nullptr) {
+        out.push_back(std::move(fused_products(x, files[i], updates[i], call.compute).front()));
+        continue;
       }
+      sizes.back() = layers[i]->out_;
+      out.push_back(product_with(input, *layers[i]->weight_, updates[i], call.compute).view(sizes));
     }
   }
   for (std::size_t i = 0; i < layers.size(); ++i)

@@ -1,9 +1,10 @@
 #include "mneme/layers/norm.h"
 
+#include "mneme/kernels/norm.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <cmath>
 #include <fmt/format.h>
 
 namespace mneme {
@@ -11,26 +12,34 @@ namespace mneme {
 RMSNorm::RMSNorm(Params& params, std::string_view name, std::int64_t width, double eps)
     : weight_(params.weight(fmt::format("{}.weight", name), {width}, Init::ones)), eps_(eps) {}
 
+bool RMSNorm::one_pass(const at::Tensor& x) const {
+  return x.scalar_type() == at::kFloat && x.is_cpu() &&
+         !(c10::GradMode::is_enabled() && (x.requires_grad() || weight_->tensor.requires_grad()));
+}
+
 at::Tensor RMSNorm::operator()(const at::Tensor& x) const {
-  const bool plain =
-      x.scalar_type() != at::kFloat ||
-      (c10::GradMode::is_enabled() && (x.requires_grad() || weight_->tensor.requires_grad()));
-  if (plain) return x * at::rsqrt(x.square().mean(-1, true) + eps_) * weight_->tensor;
-  // Five ATen passes over a single token cost more than the arithmetic, so inference takes one loop.
+  if (!one_pass(x)) return x * at::rsqrt(x.square().mean(-1, true) + eps_) * weight_->tensor;
   const auto in = x.contiguous();
   auto out = at::empty_like(in);
-  const auto D = in.size(-1), rows = in.numel() / D;
-  const auto* w = weight_->tensor.const_data_ptr<float>();
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const auto* __restrict from = in.const_data_ptr<float>() + r * D;
-    auto* __restrict to = out.mutable_data_ptr<float>() + r * D;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = 0; i < D; ++i) sum += from[i] * from[i];
-    const auto scale = 1.0f / std::sqrt(sum / static_cast<float>(D) + static_cast<float>(eps_));
-#pragma omp simd
-    for (std::int64_t i = 0; i < D; ++i) to[i] = from[i] * scale * w[i];
+  const auto D = in.size(-1);
+  kernels::rms_norm(const_cast<float*>(in.const_data_ptr<float>()), nullptr,
+                    weight_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
+                    in.numel() / D, D, out.mutable_data_ptr<float>());
+  return out;
+}
+
+at::Tensor RMSNorm::after_adding(at::Tensor& x, const at::Tensor& addend, bool in_place) const {
+  const bool fused = in_place && one_pass(x) && one_pass(addend) && x.is_contiguous() &&
+                     addend.is_contiguous() && x.sizes() == addend.sizes();
+  if (!fused) {
+    x = x + addend;
+    return (*this)(x);
   }
+  auto out = at::empty_like(x);
+  const auto D = x.size(-1);
+  kernels::rms_norm(x.mutable_data_ptr<float>(), addend.const_data_ptr<float>(),
+                    weight_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
+                    x.numel() / D, D, out.mutable_data_ptr<float>());
   return out;
 }
 

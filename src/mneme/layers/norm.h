@@ -16,8 +16,12 @@ class RMSNorm {
  public:
   RMSNorm(Params& params, std::string_view name, std::int64_t width, double eps);
   at::Tensor operator()(const at::Tensor& x) const;  ///< [..., width] -> the same sizes
+  /// x <- x + addend, and the norm of that, in one pass where no gradient is recorded. With `in_place` x's own memory may
+  /// be written to.
+  at::Tensor after_adding(at::Tensor& x, const at::Tensor& addend, bool in_place) const;
 
  private:
+  [[nodiscard]] bool one_pass(const at::Tensor& x) const;
   std::shared_ptr<Parameter> weight_;
   double eps_;
 };

@@ -70,7 +70,12 @@ at::Tensor Rope::operator()(const at::Tensor& x, const at::Tensor& positions, bo
 }
 
 void Rope::rotate(float* x, std::int64_t H, std::int64_t T, const std::int64_t* positions) const {
-  kernel_->rotate(x, H, T, T * width_, width_, positions);
+  rotate(x, H, T, T * width_, width_, positions);
+}
+
+void Rope::rotate(float* x, std::int64_t H, std::int64_t T, std::int64_t head_stride,
+                  std::int64_t time_stride, const std::int64_t* positions) const {
+  kernel_->rotate(x, H, T, head_stride, time_stride, positions);
 }
 
 }  // namespace mneme

@@ -30,6 +30,9 @@ class Rope {
                                       bool back = false) const;
   /// Contiguous x [H,T,d] f32 turned in place by positions [T] (negative ones turn back); no gradient.
   void rotate(float* x, std::int64_t H, std::int64_t T, const std::int64_t* positions) const;
+  /// The same where heads and times lie so many numbers apart.
+  void rotate(float* x, std::int64_t H, std::int64_t T, std::int64_t head_stride,
+              std::int64_t time_stride, const std::int64_t* positions) const;
 
   [[nodiscard]] std::int64_t width() const { return width_; }
   [[nodiscard]] double theta() const { return theta_; }

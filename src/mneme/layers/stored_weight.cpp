@@ -1,11 +1,24 @@
 #include "mneme/layers/stored_weight.h"
 
 #include "mneme/core/error.h"
+#include "mneme/kernels/packed.h"
 #include "mneme/kernels/quantized.h"
 
 #include <ATen/ATen.h>
 
 namespace mneme {
+
+FileWeight::FileWeight(WeightTensor weight) : weight_(std::move(weight)) {}
+FileWeight::~FileWeight() = default;
+
+const kernels::PackedMatrix* FileWeight::packed() const {
+  if (!is_quantized(weight_.type) || weight_.shape.size() != 2) return nullptr;
+  std::call_once(packing_, [this] {
+    packed_ = std::make_unique<const kernels::PackedMatrix>(weight_.type, weight_.data,
+                                                            weight_.shape[0], weight_.shape[1]);
+  });
+  return packed_.get();
+}
 
 at::Tensor FileWeight::rows(std::int64_t begin, std::int64_t end, at::ScalarType dtype) const {
   const auto K = weight_.shape.back();

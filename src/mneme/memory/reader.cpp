@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/decode/batch.h"
+#include "mneme/kernels/level.h"
 #include "mneme/memory/clock.h"
 #include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
@@ -27,6 +28,12 @@ constexpr std::int64_t kBatchTokens = 1024;
 constexpr std::size_t kChunk = 512;
 // Kept free behind the placed spans for the question and its answer.
 constexpr std::int64_t kQuestionRoom = 512;
+
+/// What states that are kept are computed in: never from activations of 8 bits, whose rounding every later answer would see.
+Compute state_compute(Compute compute) {
+  if (compute != Compute::automatic) return compute;
+  return kernels::has_bf16_products() ? Compute::bf16 : Compute::f32;
+}
 
 /// Rows of different lengths, padded at their ends.
 Batch ragged(std::span<const std::vector<std::int32_t>> rows, Compute compute, LogitsAt at) {
@@ -134,7 +141,9 @@ void Reader::run(State& state, std::span<const std::int32_t> ids) const {
   const c10::InferenceMode inference;
   for (std::size_t i = 0; i < ids.size(); i += kChunk) {
     const auto piece = ids.subspan(i, std::min(kChunk, ids.size() - i));
-    static_cast<void>(model_->run({piece.begin(), piece.end()}, state, LogitsAt::none));
+    const std::vector<std::vector<std::int32_t>> row{{piece.begin(), piece.end()}};
+    static_cast<void>(
+        model_->model->forward(ragged(row, state_compute(model_->compute), LogitsAt::none), state));
   }
 }
 
@@ -165,7 +174,8 @@ std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_
     }
     auto state = joined(states);
     states.clear();
-    static_cast<void>(model_->model->forward(ragged(rows, model_->compute, LogitsAt::none), state));
+    static_cast<void>(model_->model->forward(
+        ragged(rows, state_compute(model_->compute), LogitsAt::none), state));
     for (std::size_t b = 0; b < rows.size(); ++b) {
       out[order[first + b]] = encode(state, static_cast<std::int64_t>(b), prefix_tokens(),
                                      prefix_tokens() + static_cast<std::int64_t>(rows[b].size()));

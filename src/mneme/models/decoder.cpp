@@ -20,6 +20,7 @@
 #include <ATen/ATen.h>
 
 #include <fmt/format.h>
+#include <utility>
 
 namespace mneme::models::decoder {
 
@@ -89,29 +90,49 @@ class Decoder final : public Model {
     }
     auto x = batch.ids.defined() ? embedding_(batch.ids) : batch.embeddings;
     const bool whole = to == shape_.layers;
+    // Each sum of the residual stream is taken by the norm that reads it next. What the caller or a tap may hold stays.
+    bool own = batch.ids.defined() && batch.taps == nullptr;
+    at::Tensor addend, normed;
+    const auto normalize = [&](const RMSNorm& norm) {
+      if (!addend.defined()) {
+        normed = norm(x);
+        return;
+      }
+      normed = norm.after_adding(x, addend, own);
+      own = batch.taps == nullptr;
+    };
     for (auto i = batch.from_layer; i < to; ++i) {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
       call.at = layer.name;
       x = tap(call, "resid.pre", std::move(x));
-      x = x + layer.mixer->forward(layer.norm1(x), state.child(layer.name), call);
-      x = x + layer.feed_forward->forward(layer.norm2(x), call);
-      x = tap(call, "resid.post", std::move(x));
+      normalize(layer.norm1);
+      addend = layer.mixer->forward(normed, state.child(layer.name), call);
+      normalize(layer.norm2);
+      addend = layer.feed_forward->forward(normed, call);
+      if (batch.taps != nullptr) x = tap(call, "resid.post", x + std::exchange(addend, {}));
     }
     // Only the rows that are asked for meet the vocabulary.
     if (whole) {
       if (batch.mode != Mode::read_only) advance(state, prepared);
-      x = norm_(x);
+      normalize(norm_);
+      x = std::move(normed);
       if (batch.logits_at != LogitsAt::none) {
         auto at_rows = batch.logits_at == LogitsAt::last ? last_of_rows(x, call)
                                                          : x.reshape({-1, shape_.model});
         if (batch.logits_at == LogitsAt::chosen) at_rows = at_rows.index_select(0, batch.chosen);
         auto logits = product(at_rows.contiguous(), *head_, call.compute);
+        if (call.cost) {
+          const auto numbers = static_cast<double>(shape_.vocabulary * shape_.model);
+          call.cost->flops += 2.0 * static_cast<double>(at_rows.size(0)) * numbers;
+          call.cost->bytes +=
+              head_->stored ? static_cast<double>(head_->stored->bytes()) : numbers * sizeof(float);
+        }
         out.logits = batch.logits_at == LogitsAt::all
                          ? logits.view({prepared.B, prepared.T, shape_.vocabulary})
                          : logits;
       }
     }
-    out.hidden = std::move(x);
+    out.hidden = whole || !addend.defined() ? std::move(x) : x + addend;
     return out;
   }
 

@@ -53,7 +53,6 @@ struct Output {
 /// Sizes a caller may need.
 struct ModelShape {
   std::int64_t vocabulary = 0, model = 0, layers = 0, context = 0;
-  std::int64_t heads = 0, kv_heads = 0, head = 0;  ///< of attention layers, 0 where there are none
 };
 
 class Model {

@@ -11,6 +11,7 @@ BARS = {
 LONG_CONTEXT = 0.6  # decode at depth 6144 with 4-bit keys and values, of that at depth 128
 SESSIONS = {"avx2": 2.5, "avx512": 3.0}  # eight together, of one
 EMBEDDING = {"avx2": (2, 3), "avx512": (4, 3)}  # passages, single sentences
+OUTSIDE = 0.10  # of a decoding step
 READING = {"avx2": 1.5, "avx512": 3.0}
 
 
@@ -39,6 +40,8 @@ def body(s):
                     f"{ratio:g} x llama.cpp or {share:.0%} of the limit")
         else:
             s.note(f"{what}, {depth} tokens", told)
+        if what == "decode":
+            s.at_most(f"decode, {depth} tokens: part of a step outside kernels", row["outside_kernels"], OUTSIDE)
 
     four = bench("decode", "--depth", f"128,{depths[-1]}", "--kv", "quantize(bits=4)")["rows"]
     s.at_least(f"decode at depth {depths[-1]} with keys and values at 4 bits, of depth 128", four[1]["per_s"] / four[0]["per_s"], LONG_CONTEXT)

@@ -58,8 +58,10 @@ class Softmax final : public Mixer {
 
   at::Tensor forward(const at::Tensor& x, State& state, Call& call) const override {
     const auto B = x.size(0), T = x.size(1);
+    // The heads of a single token lie in the same order either way.
     const auto split = [&](const at::Tensor& y, std::int64_t heads) {
-      return y.view({B, T, heads, o_.head}).transpose(1, 2);
+      return T == 1 ? y.view({B, heads, T, o_.head})
+                    : y.view({B, T, heads, o_.head}).transpose(1, 2);
     };
     const auto qkv = Linear::together({&q_, &k_, &v_}, x, call);
     const auto q = tap(call, "attn.q", split(qkv[0], o_.heads));
@@ -75,12 +77,13 @@ class Softmax final : public Mixer {
       store.append(k, v, own);
       attended =
           with_extra(store.attend(q, own, scale, own.extra_keys.defined()), q, own, scale).out;
+      if (call.cost) count(store, own, T);
       store.settle();
     } else {
       attended = within(q, k, v, state, own, scale);
     }
-    return tap(call, "attn.out",
-               out_(attended.transpose(1, 2).reshape({B, T, o_.heads * o_.head}), call));
+    if (T > 1) attended = attended.transpose(1, 2);
+    return tap(call, "attn.out", out_(attended.reshape({B, T, o_.heads * o_.head}), call));
   }
 
   [[nodiscard]] State start(std::int64_t B, const at::TensorOptions&) const override {
@@ -109,6 +112,16 @@ class Softmax final : public Mixer {
                                            o.kv_heads, o.heads));
     }
     return o;
+  }
+
+  /// Two products of a query and each entry that the store holds up to it; keys and values are read once.
+  void count(const KvStore& store, const Call& call, std::int64_t T) const {
+    for (std::int64_t b = 0; b < store.rows(); ++b) {
+      const auto n = static_cast<double>(call.length(b, T));
+      const auto seen = n * (store.kept(b) - n) + n * (n + 1) / 2;
+      call.cost->flops += 4.0 * static_cast<double>(o_.heads * o_.head) * seen;
+    }
+    call.cost->bytes += static_cast<double>(store.allocated_bytes());
   }
 
   /// Attention among the tokens of this call, and over what the State holds if it is read only; the State stays.

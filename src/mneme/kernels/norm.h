@@ -1,0 +1,15 @@
+// Normalization of rows.
+#pragma once
+
+#include <cstdint>
+
+namespace mneme::kernels {
+
+/// For each of `rows` rows of `width` numbers
+///   x <- x + addend (left out where addend is null),   out = weight x / sqrt(mean(x^2) + eps)
+/// so that a residual stream is added to and normalized in one pass; out may be x where there is no addend. weight [width].
+/// Runs on all threads. Throws Error (invalid) on a negative shape.
+void rms_norm(float* x, const float* addend, const float* weight, float eps, std::int64_t rows,
+              std::int64_t width, float* out);
+
+}  // namespace mneme::kernels
