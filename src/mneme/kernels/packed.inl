@@ -257,21 +257,25 @@ inline void matvec_packed(const u8* w, i64 n_begin, i64 n_end, const ActivationR
   const i64 blocks = a.K / kBlock;
   const i64 group_bytes = packed_header_bytes(blocks, Format::kHasMinimum) +
                           blocks * kPackedRows * Format::Codes::kCodeBytes;
-  // A group stays in the first cache while all rows of activations meet it.
-  for (i64 n = n_begin; n < n_end; n += kPackedRows) {
-    const u8* group = w + n / kPackedRows * group_bytes;
-    const i64 rows = smaller(kPackedRows, n_end - n);
-    const auto run = [&](auto together, i64 m) {
-      packed_rows<Format, together()>(group, blocks, {a, m}, m == 0, y + m * y_stride + n, y_stride,
-                                      rows);
-    };
-    i64 m = 0;
-    for (; m + kMostTogether <= a.M; m += kMostTogether)
-      run(std::integral_constant<int, kMostTogether>{}, m);
-    if (m + 4 <= a.M) run(std::integral_constant<int, 4>{}, m), m += 4;
-    if (a.M - m == 3) run(std::integral_constant<int, 3>{}, m);
-    if (a.M - m == 2) run(std::integral_constant<int, 2>{}, m);
-    if (a.M - m == 1) run(std::integral_constant<int, 1>{}, m);
+  // A group stays in the first cache while the rows of activations meet it, and so many of these in the second.
+  constexpr i64 kRowsAtATime = 64;
+  for (i64 m_begin = 0; m_begin < a.M; m_begin += kRowsAtATime) {
+    const i64 m_end = smaller(m_begin + kRowsAtATime, a.M);
+    for (i64 n = n_begin; n < n_end; n += kPackedRows) {
+      const u8* group = w + n / kPackedRows * group_bytes;
+      const i64 rows = smaller(kPackedRows, n_end - n);
+      const auto run = [&](auto together, i64 m) {
+        packed_rows<Format, together()>(group, blocks, {a, m}, m == m_begin, y + m * y_stride + n,
+                                        y_stride, rows);
+      };
+      i64 m = m_begin;
+      for (; m + kMostTogether <= m_end; m += kMostTogether)
+        run(std::integral_constant<int, kMostTogether>{}, m);
+      if (m + 4 <= m_end) run(std::integral_constant<int, 4>{}, m), m += 4;
+      if (m_end - m == 3) run(std::integral_constant<int, 3>{}, m);
+      if (m_end - m == 2) run(std::integral_constant<int, 2>{}, m);
+      if (m_end - m == 1) run(std::integral_constant<int, 1>{}, m);
+    }
   }
 }
 

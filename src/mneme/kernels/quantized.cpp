@@ -161,7 +161,17 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool 
   to.scaled_total = reinterpret_cast<float*>(at + q_lines + 2 * block_lines);
   to.q_stride = view.q_stride;
   to.block_stride = view.block_stride;
-  table().quantize_activations(x, M, K, to);
+  const KernelTable& kernels = table();
+  at::parallel_for(0, M,
+                   std::max<std::int64_t>(1, kNumbersPerThread / std::max<std::int64_t>(1, K)),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     ActivationTarget rows = to;
+                     rows.q += begin * to.q_stride;
+                     rows.scale += begin * to.block_stride;
+                     rows.total += begin * to.block_stride;
+                     rows.scaled_total += begin * to.block_stride;
+                     kernels.quantize_activations(x + begin * K, end - begin, K, rows);
+                   });
   view.q = to.q;
   view.scale = to.scale;
   view.total = to.total;

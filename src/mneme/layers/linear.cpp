@@ -23,8 +23,11 @@
 namespace mneme {
 namespace {
 
-// Up to this many rows the fused kernels on the stored weight beat dequantizing it for one large product.
-constexpr std::int64_t kFusedRows = 8, kFusedRowsOf8Bits = 32;
+// Up to this many rows the fused kernel on the stored weight beats dequantizing it for one large product.
+constexpr std::int64_t kFusedRows = 8;
+// With activations of 8 bits it does so for any number of rows (docs/speed.md has the table), but bf16 rounds them less: where
+// its products are fast, they take over from here.
+constexpr std::int64_t kFusedRowsBesideBf16 = 64;
 // Rows of a stored weight that are dequantized at a time: 8 MiB of f32 at 512 columns stay near the cache.
 constexpr std::int64_t kTileRows = 4096;
 
@@ -79,12 +82,12 @@ bool wants_gradient(const at::Tensor& x, const Parameter& weight) {
 /// The weight's file form where the fused kernel for few rows serves this product, else null.
 const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight,
                              Compute compute) {
-  if (M > kFusedRowsOf8Bits || x.scalar_type() != at::kFloat || wants_gradient(x, weight))
-    return nullptr;
+  if (x.scalar_type() != at::kFloat || wants_gradient(x, weight)) return nullptr;
   const auto* file = dynamic_cast<const FileWeight*>(weight.stored.get());
-  if (file == nullptr) return nullptr;
-  const bool of_8_bits = compute == Compute::automatic && is_quantized(file->weight().type);
-  return of_8_bits || M <= kFusedRows ? file : nullptr;
+  if (file == nullptr || M <= kFusedRows) return file;
+  const bool of_8_bits = compute == Compute::automatic && is_quantized(file->weight().type) &&
+                         (M <= kFusedRowsBesideBf16 || !kernels::has_bf16_products());
+  return of_8_bits ? file : nullptr;
 }
 
 kernels::Activations activations(Compute compute) {
