@@ -4,6 +4,7 @@
 #include "mneme/kernels/codec.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/scratch.h"
 #include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
@@ -51,16 +52,6 @@ bool sees(const PositionRange& page, const PositionRange& queries, const Visibil
   return visibility.window == 0 || page.highest > queries.lowest - visibility.window;
 }
 
-float* scratch_memory(std::int64_t floats) {
-  constexpr std::size_t kLine = 64;  // vectors that cross cache lines take twice as long
-  thread_local std::vector<float> memory;
-  const auto bytes = static_cast<std::size_t>(floats) * sizeof(float);
-  if (memory.size() * sizeof(float) < bytes + kLine) memory.resize((bytes + kLine) / sizeof(float));
-  void* aligned = memory.data();
-  std::size_t space = memory.size() * sizeof(float);
-  return static_cast<float*>(std::align(kLine, bytes, aligned, space));
-}
-
 }  // namespace
 
 void check_page(const PageView& page) {
@@ -83,9 +74,7 @@ void check_page(const PageView& page) {
   }
 }
 
-void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
-            const Visibility& visibility, Products products) {
-  const Timed timed;
+void check_attention(std::int64_t d, const Visibility& visibility) {
   if (d <= 0 || d % 8 != 0 || d > kMostHeadWidth) {
     throw Error(Errc::invalid, "a head width of " + std::to_string(d) +
                                    "; attention takes multiples of 8 up to " +
@@ -95,6 +84,12 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
     throw Error(Errc::invalid,
                 "a window of " + std::to_string(visibility.window) + " entries; 0 means unlimited");
   }
+}
+
+void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
+            const Visibility& visibility, Products products) {
+  const Timed timed;
+  check_attention(d, visibility);
   const KernelTable& kernels = table();
   const bool bf16 = products == Products::bf16 && kernels.attend_bf16 != nullptr;
   std::size_t pages = 0;
@@ -242,7 +237,7 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   const std::int64_t scratch_floats =
       bf16 ? kernels.attend_bf16_scratch(d) : kernels.attend_scratch(d);
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
-    float* scratch = scratch_memory(scratch_floats);
+    float* scratch = kernels::scratch(scratch_floats);
     for (std::int64_t i = begin; i < end; ++i) {
       const auto& parts = shares[static_cast<std::size_t>(i)];
       for (std::size_t j = 0; j < parts.size(); ++j)

@@ -30,6 +30,9 @@ struct Visibility {
   std::int64_t window = 0;  ///< only entries with q_position - k_position < window; 0: unlimited
 };
 
+/// Throws Error (invalid) where d is not a multiple of 8 up to kMostHeadWidth, or the window is negative.
+void check_attention(std::int64_t d, const Visibility& visibility);
+
 /// What the numbers of many queries are multiplied as.
 enum class Products : std::uint8_t {
   f32,

@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/scratch.h"
 #include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
@@ -66,31 +67,12 @@ void add_runs(const Observed& o) {
   });
 }
 
-// A thread's own memory that begins a cache line, since vectors that cross one take twice as long.
-float* whole_lines(std::int64_t floats) {
-  struct alignas(64) Line {
-    float numbers[16];
-  };
-  thread_local std::vector<Line> memory;
-  const auto lines = static_cast<std::size_t>((floats + 15) / 16);
-  if (memory.size() < lines) memory.resize(lines);
-  return reinterpret_cast<float*>(memory.data());
-}
-
 }  // namespace
 
 void observe(std::span<const ObserveTask> tasks, std::int64_t d, float scale,
              const Visibility& visibility) {
   const Timed timed;
-  if (d <= 0 || d % 8 != 0 || d > kMostHeadWidth) {
-    throw Error(Errc::invalid, "a head width of " + std::to_string(d) +
-                                   "; attention takes multiples of 8 up to " +
-                                   std::to_string(kMostHeadWidth));
-  }
-  if (visibility.window < 0) {
-    throw Error(Errc::invalid,
-                "a window of " + std::to_string(visibility.window) + " entries; 0 means unlimited");
-  }
+  check_attention(d, visibility);
   for (const ObserveTask& task : tasks) check(task);
 
   const KernelTable& kernels = table();
@@ -170,7 +152,7 @@ void observe(std::span<const ObserveTask> tasks, std::int64_t d, float scale,
       work / kScoresPerThread, 1, std::max<std::int64_t>(1, at::get_num_threads()));
   std::atomic<std::size_t> next{0};
   at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
-    float* scratch = whole_lines(scratch_floats);
+    float* scratch = kernels::scratch(scratch_floats);
     for (std::size_t i = next++; i < runs.size(); i = next++) compute(runs[i], scratch);
   });
   for (const Observed& o : observed) add_runs(o);
