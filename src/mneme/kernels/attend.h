@@ -30,6 +30,12 @@ struct Visibility {
   std::int64_t window = 0;  ///< only entries with q_position - k_position < window; 0: unlimited
 };
 
+/// What the numbers of many queries are multiplied as.
+enum class Products : std::uint8_t {
+  f32,
+  bf16,  ///< queries, keys, values and weights rounded to bf16 where the CPU multiplies these faster, else f32
+};
+
 /// For every query of every task
 ///   out = sum_e w_e v_e,  w = softmax over visible entries e of (scale q'k_e + log_mass_e),
 /// and where nothing is visible out = 0, lse = -inf. Grouped queries share the pages of their KV head. Work is shared

@@ -2,8 +2,11 @@
 #pragma once
 
 #include "mneme/kernels/attend.inl"
+#include "mneme/kernels/attend_segments.inl"
 #include "mneme/kernels/codec.inl"
+#include "mneme/kernels/layer_norm.inl"
 #include "mneme/kernels/low_rank.inl"
+#include "mneme/kernels/narrow.inl"
 #include "mneme/kernels/quantized.inl"
 
 #define MNEME_TEXT_OF(x) #x
@@ -43,6 +46,16 @@ inline constexpr KernelTable kTable{
     decode_row,
     decode_channels,
     exp_all,
+    MNEME_NARROW_KERNELS,
+    kTileRows,
+    segment_scratch,
+    attend_segment<SingleSteps>,
+#if defined(__AVX512BF16__)
+    attend_segment<PairSteps>,
+#else
+    nullptr,
+#endif
+    layer_norm,
 };
 
 }  // namespace mneme::kernels::MNEME_LEVEL
