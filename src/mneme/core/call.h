@@ -22,8 +22,15 @@ enum class Mode {
   write_only,  ///< the State takes the input in; outputs need not be computed
 };
 
-/// In which number type products run. `automatic` is the fastest on this CPU within the quality bars.
-enum class Compute { automatic, f32, bf16 };
+/// In which number type products run.
+enum class Compute {
+  automatic,  ///< the fastest on this CPU within the quality bars
+  f32,
+  bf16,
+  int16,  ///< plain weights as integers of 12 bits or in bf16, whichever this CPU multiplies faster; else as automatic
+  int8,   ///< plain weights as integers of 8 bits where this CPU multiplies those fastest, else as int16; a layer whose
+          ///< result depends much on rounding takes int16
+};
 
 /// Which earlier (or later) entries a position may see: a function of positions and segments, never an n x n table.
 struct Pattern {

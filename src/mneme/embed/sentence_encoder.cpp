@@ -6,8 +6,13 @@
 #include "mneme/weights/checkpoint.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cmath>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -15,8 +20,14 @@
 namespace mneme {
 namespace {
 
-// Tokens in one forward: enough rows for the products to pay, few enough for the activations to stay near the cache.
-constexpr std::int64_t kBatchTokens = 2048;
+// Tokens in one forward: enough rows for products to pay, few enough for what it computes to stay in the second cache.
+const std::int64_t kPackTokens = std::getenv("KB") ? std::atoi(std::getenv("KB")) : 128;
+
+/// Texts [begin,end) of `tokens` tokens in all.
+struct Pack {
+  std::size_t begin, end;
+  std::int64_t tokens;
+};
 
 /// Mean pooling is what the default encoder's files ask for; another pooling would give other vectors in silence.
 void check_pooling(const nlohmann::json& metadata, const std::string& path) {
@@ -28,6 +39,22 @@ void check_pooling(const nlohmann::json& metadata, const std::string& path) {
                   fmt::format("{}: '{}' is not supported: mean pooling is", path, key));
     }
   }
+}
+
+/// The mean of rows [n,D], brought to length 1.
+std::vector<float> mean_of_length_one(const float* rows, std::int64_t n, std::int64_t D) {
+  std::vector<float> out(static_cast<std::size_t>(D));
+  for (std::int64_t t = 0; t < n; ++t) {
+    for (std::int64_t i = 0; i < D; ++i) out[static_cast<std::size_t>(i)] += rows[t * D + i];
+  }
+  double square = 0;
+  for (auto& x : out) {
+    x /= static_cast<float>(std::max<std::int64_t>(n, 1));
+    square += static_cast<double>(x) * x;
+  }
+  const auto length = static_cast<float>(std::max(std::sqrt(square), 1e-12));
+  for (auto& x : out) x /= length;
+  return out;
 }
 
 }  // namespace
@@ -72,42 +99,64 @@ std::vector<TextEmbedding> SentenceEncoder::embed(std::span<const std::string_vi
       ids[i].resize(static_cast<std::size_t>(max_tokens_));
     }
   }
-  std::vector<std::size_t> order(texts.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](auto a, auto b) { return ids[a].size() > ids[b].size(); });
-  for (std::size_t first = 0; first < order.size();) {
-    const auto T = static_cast<std::int64_t>(ids[order[first]].size());
-    const auto n = std::min(order.size() - first,
-                            static_cast<std::size_t>(std::max<std::int64_t>(1, kBatchTokens / T)));
-    Batch batch;
-    batch.ids = at::zeros({static_cast<std::int64_t>(n), T}, at::kLong);
-    batch.compute = compute_;
-    batch.logits_at = LogitsAt::none;
-    auto lengths = at::empty({static_cast<std::int64_t>(n)});
-    bool ragged = false;
-    for (std::size_t i = 0; i < n; ++i) {
-      const auto& row = ids[order[first + i]];
-      std::copy(row.begin(), row.end(),
-                batch.ids[static_cast<std::int64_t>(i)].mutable_data_ptr<std::int64_t>());
-      batch.lengths.push_back(static_cast<std::int64_t>(row.size()));
-      lengths[static_cast<std::int64_t>(i)] = static_cast<float>(row.size());
-      ragged = ragged || batch.lengths.back() != T;
-    }
-    const auto mask = (at::arange(T).unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(-1);  // [n,T,1]
-    if (!ragged) batch.lengths.clear();
-    State none;
-    const auto hidden = model_->forward(batch, none).hidden;
-    auto pooled = hidden.masked_fill(~mask, 0.0).sum(1) / lengths.unsqueeze(1);
-    pooled = (pooled / pooled.norm(2, -1, true).clamp_min(1e-12)).contiguous();
-    for (std::size_t i = 0; i < n; ++i) {
-      const auto* row =
-          pooled.const_data_ptr<float>() + static_cast<std::int64_t>(i) * pooled.size(1);
-      out[order[first + i]].vector.assign(row, row + pooled.size(1));
-    }
-    first += n;
+  std::vector<Pack> packs;
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto n = static_cast<std::int64_t>(ids[i].size());
+    if (packs.empty() || packs.back().tokens + n > kPackTokens) packs.push_back({i, i, 0});
+    packs.back().end = i + 1;
+    packs.back().tokens += n;
   }
+  const auto embed_pack = [&](const Pack& pack) {
+    const auto texts = pack.end - pack.begin;
+    embed_packed(std::span(ids).subspan(pack.begin, texts), pack.tokens,
+                 std::span(out).subspan(pack.begin, texts));
+  };
+  if (packs.size() < 2) {
+    for (const auto& pack : packs) embed_pack(pack);
+    return out;
+  }
+  // Each thread takes packs of its own, so that none waits for another and what it computes stays in its cache.
+  std::atomic<std::size_t> next{0};
+  const bool inference = c10::InferenceMode::is_enabled();
+  at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
+    const c10::InferenceMode as_caller(inference);
+    const c10::NoGradGuard no_gradient;
+    for (auto i = next++; i < packs.size(); i = next++) embed_pack(packs[i]);
+  });
   return out;
+}
+
+void SentenceEncoder::embed_packed(std::span<const std::vector<std::int32_t>> texts,
+                                   std::int64_t tokens, std::span<TextEmbedding> out) const {
+  Batch batch;
+  batch.ids = at::empty({1, tokens}, at::kLong);
+  batch.positions = at::empty({1, tokens}, at::kLong);
+  batch.segments = at::empty({1, tokens}, at::kLong);
+  batch.pattern.by_segment = true;
+  batch.compute = compute_ == Compute::automatic ? Compute::int8 : compute_;
+  batch.logits_at = LogitsAt::none;
+  std::vector<std::int64_t> begins{0};
+  for (const auto& text : texts) {
+    const auto begin = begins.back(), n = static_cast<std::int64_t>(text.size());
+    std::copy(text.begin(), text.end(), batch.ids.mutable_data_ptr<std::int64_t>() + begin);
+    auto* positions = batch.positions.mutable_data_ptr<std::int64_t>() + begin;
+    std::iota(positions, positions + n, std::int64_t{0});
+    std::fill_n(batch.segments.mutable_data_ptr<std::int64_t>() + begin, n,
+                static_cast<std::int64_t>(begins.size() - 1));
+    begins.push_back(begin + n);
+  }
+  State none;
+  const auto hidden = model_->forward(batch, none).hidden.contiguous();  // [1,tokens,D]
+  const auto D = hidden.size(2);
+  const auto* rows = hidden.const_data_ptr<float>();
+  at::parallel_for(
+      0, static_cast<std::int64_t>(texts.size()), 4, [&](std::int64_t i, std::int64_t end) {
+        for (; i < end; ++i) {
+          const auto at = static_cast<std::size_t>(i);
+          out[at].vector =
+              mean_of_length_one(rows + begins[at] * D, begins[at + 1] - begins[at], D);
+        }
+      });
 }
 
 TextEmbedding SentenceEncoder::embed(std::string_view text) const {

@@ -28,7 +28,7 @@ class SentenceEncoder {
   static std::unique_ptr<SentenceEncoder> load(const std::string& name_or_path,
                                                Compute compute = Compute::automatic);
 
-  /// Vectors in the order of the texts; texts of like length run together, without padding to the longest.
+  /// Vectors in the order of the texts; texts run together, one behind another, without padding.
   [[nodiscard]] std::vector<TextEmbedding> embed(std::span<const std::string_view> texts) const;
   [[nodiscard]] TextEmbedding embed(std::string_view text) const;
 
@@ -42,6 +42,9 @@ class SentenceEncoder {
 
  private:
   SentenceEncoder() = default;
+  /// Vectors of texts of `tokens` tokens in all, as one row of segments.
+  void embed_packed(std::span<const std::vector<std::int32_t>> texts, std::int64_t tokens,
+                    std::span<TextEmbedding> out) const;
   std::string name_, path_, digest_;
   std::int64_t max_tokens_ = 0;
   Compute compute_ = Compute::automatic;

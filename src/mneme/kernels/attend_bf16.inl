@@ -253,8 +253,7 @@ inline void attend_bf16(const AttendBlock& b, float* scratch) noexcept {
       const Sight s = sight(b.ranges[p], group.seen_from, b.causal, b.window);
       if (s == Sight::nothing) continue;
       if (!converted) {
-        narrow_keys(keys_as_f32(page, d, widened), page.entries * d,
-                    reinterpret_cast<u16*>(keys));
+        narrow_keys(keys_as_f32(page, d, widened), page.entries * d, reinterpret_cast<u16*>(keys));
         pair_values(values_as_f32(page, d, widened), page.entries, d, values);
         converted = true;
       }

@@ -147,8 +147,8 @@ inline F code_at(Words words, int place) {
   using I = std::int32_t __attribute__((vector_size(4 * kLanes)));
   const bool last = place == 32 / kBits - 1;
   const u32 mask = ((1U << kBits) - 1) << (kBits * place);
-  return __builtin_convertvector(
-      reinterpret_cast<I>(last ? words >> kBits * place : words & mask), F);
+  return __builtin_convertvector(reinterpret_cast<I>(last ? words >> kBits * place : words & mask),
+                                 F);
 }
 
 // Codes stay where they are in their word, but for the last one, which would be taken for a sign.

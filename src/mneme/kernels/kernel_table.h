@@ -3,6 +3,7 @@
 // This header is compiled with each level's flags: data only, no inline bodies.
 #pragma once
 
+#include "mneme/kernels/activation.h"
 #include "mneme/kernels/page_view.h"
 
 #include <cstdint>
@@ -110,6 +111,40 @@ struct LowRankAdd {
   std::int64_t N, y_stride;
 };
 
+/// Rounded rows against panels of a rounded matrix; narrow.inl says how both lie.
+struct NarrowBlock {
+  const std::uint32_t* x;
+  std::int64_t rows, K;
+  const std::uint32_t* w;       // the panel of column n_begin
+  std::int64_t n_begin, n_end;  // n_begin is a multiple of NarrowKernels::columns
+  const float* bias;            // nullable, of column 0
+  Activation activation;
+  float* y;  // of column 0
+  std::int64_t y_stride;
+};
+
+/// Products of one NarrowType.
+struct NarrowKernels {
+  std::int64_t columns;  // of a panel; 0 where the level has no such products
+  std::int64_t (*row_words)(std::int64_t K) noexcept;
+  std::int64_t (*panel_words)(std::int64_t K) noexcept;
+  void (*narrow)(const float* x, std::int64_t rows, std::int64_t x_stride, std::int64_t K,
+                 std::uint32_t* out) noexcept;
+  /// n rows, as `narrow` gives them, to one panel.
+  void (*pack)(const std::uint32_t* rows, std::int64_t n, std::int64_t K,
+               std::uint32_t* panel) noexcept;
+  void (*multiply)(const NarrowBlock& block) noexcept;
+};
+
+/// Rows [t_begin,t_end) of one head of a segment against all T of its rows.
+struct SegmentBlock {
+  const float *q, *k, *v;  // row 0
+  float* out;
+  std::int64_t q_stride, k_stride, v_stride, out_stride;  // from one row to the next
+  std::int64_t T, t_begin, t_end, d;
+  float scale;
+};
+
 struct KernelTable {
   const char* level;   // the name of the level that it was compiled for
   std::int64_t lanes;  // floats in a vector
@@ -181,6 +216,15 @@ struct KernelTable {
   void (*rms_norm)(float* x, const float* addend, const float* weight, float eps,
                    std::int64_t width, float* out) noexcept;
   void (*silu_multiply)(const float* gate, const float* up, float* out, std::int64_t n) noexcept;
+
+  NarrowKernels narrow[3];    // indexed by NarrowType
+  std::int64_t segment_rows;  // that one run over a head takes together
+  std::int64_t (*segment_scratch)(std::int64_t T, std::int64_t d) noexcept;  // floats
+  void (*attend_segment)(const SegmentBlock& block, float* scratch) noexcept;
+  void (*attend_segment_bf16)(const SegmentBlock& block, float* scratch) noexcept;  // or null
+  /// out = weight (v - mean v) / sqrt(var v + eps) + bias for v = x + addend, one row; out may be x or addend.
+  void (*layer_norm)(const float* x, const float* addend, const float* weight, const float* bias,
+                     float eps, std::int64_t width, float* out) noexcept;
 };
 
 [[nodiscard]] const KernelTable& table_base() noexcept;

@@ -14,12 +14,12 @@ namespace mneme::kernels::MNEME_LEVEL {
 inline constexpr i64 kParts = kPackedRows / kLanes;  // vectors that hold a number of each row
 // Weights are read once, so they are asked for early: hardware does not fetch across pages of 4 KiB, and memory answers
 // later than the nearest cache can hold requests for. So each line is called into the second cache first.
-inline constexpr i64 kNear = 3072, kFar = 4 * kNear;
+inline constexpr i64 kFetchNear = 3072, kFetchFar = 4 * kFetchNear;
 
 inline void fetch_ahead(const u8* p, i64 bytes) {
   for (i64 i = 0; i < bytes; i += 64) {
-    __builtin_prefetch(p + kFar + i, 0, 2);
-    __builtin_prefetch(p + kNear + i, 0, 3);
+    __builtin_prefetch(p + kFetchFar + i, 0, 2);
+    __builtin_prefetch(p + kFetchNear + i, 0, 3);
   }
 }
 

@@ -3,9 +3,12 @@
 
 #include "mneme/kernels/attend.inl"
 #include "mneme/kernels/attend_bf16.inl"
+#include "mneme/kernels/attend_segments.inl"
 #include "mneme/kernels/codec.inl"
 #include "mneme/kernels/glu.inl"
+#include "mneme/kernels/layer_norm.inl"
 #include "mneme/kernels/low_rank.inl"
+#include "mneme/kernels/narrow.inl"
 #include "mneme/kernels/norm.inl"
 #include "mneme/kernels/observe.inl"
 #include "mneme/kernels/quantized.inl"
@@ -62,6 +65,16 @@ inline constexpr KernelTable kTable{
     exp_all,
     rms_norm,
     silu_multiply_all,
+    MNEME_NARROW_KERNELS,
+    kTileRows,
+    segment_scratch,
+    attend_segment<SingleSteps>,
+#if defined(__AVX512BF16__)
+    attend_segment<PairSteps>,
+#else
+    nullptr,
+#endif
+    layer_norm,
 };
 
 }  // namespace mneme::kernels::MNEME_LEVEL

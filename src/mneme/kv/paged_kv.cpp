@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/kernels/codec.h"
+#include "mneme/kv/page_memory.h"
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -96,12 +97,25 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   }
 }
 
-void PagedKv::Page::hold(at::Tensor keys, at::Tensor values) {
-  k = std::move(keys);
-  v = std::move(values);
-  k_numbers = static_cast<std::byte*>(k.mutable_data_ptr());
-  v_numbers = static_cast<std::byte*>(v.mutable_data_ptr());
-  type = kernel_type(k.scalar_type());
+void PagedKv::Page::make_room(std::int64_t K, std::int64_t V, at::ScalarType number_type) {
+  const auto size = static_cast<std::int64_t>(c10::elementSize(number_type));
+  bytes = page_memory(kPageEntries * (K + V) * size);
+  k_numbers = bytes.get();
+  v_numbers = k_numbers + kPageEntries * K * size;
+  const auto hold = [](const std::shared_ptr<std::byte>& held) { return [held](void*) {}; };
+  k = at::from_blob(k_numbers, {kPageEntries, K}, hold(bytes), number_type);
+  v = at::from_blob(v_numbers, {kPageEntries, V}, hold(bytes), number_type);
+  type = kernel_type(number_type);
+}
+
+void PagedKv::Page::hold_code(std::string_view code) {
+  code_bytes = static_cast<std::int64_t>(code.size());
+  bytes = page_memory(code_bytes);
+  std::copy_n(reinterpret_cast<const std::byte*>(code.data()), code.size(), bytes.get());
+}
+
+std::string_view PagedKv::Page::code() const {
+  return {reinterpret_cast<const char*>(bytes.get()), static_cast<std::size_t>(code_bytes)};
 }
 
 void PagedKv::Page::put(std::int64_t i, std::int64_t position, std::int64_t index) {
@@ -136,12 +150,13 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
       if (!room) {
         head.runs.push_back({std::make_shared<Page>(), 0, 0});
         last = &head.runs.back();
-        last->page->hold(at::empty({kPageEntries, shape_.key}, type),
-                         at::empty({kPageEntries, shape_.value}, type));
+        last->page->make_room(shape_.key, shape_.value, type);
       } else if (last->page.use_count() >
                  1) {  // a fork reads this page: go on in a copy of our part of it
         auto copy = std::make_shared<Page>(*last->page);
-        copy->hold(last->page->k.clone(), last->page->v.clone());
+        copy->make_room(shape_.key, shape_.value, type);
+        copy->k.copy_(last->page->k);
+        copy->v.copy_(last->page->v);
         last->page = std::move(copy);
       }
       auto& page = *last->page;
@@ -178,9 +193,10 @@ void PagedKv::encode_full_pages(Head& head, std::size_t from) {
     coded->indices = run.page->indices;
     coded->filled = run.page->filled;
     coded->range = run.page->range;
+    std::string code;
     plan_->codec()->encode(
-        {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)},
-        coded->code);
+        {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)}, code);
+    coded->hold_code(code);
     run.page = std::move(coded);
   }
 }
@@ -325,8 +341,7 @@ void PagedKv::append_copies(Head& head, const Page& from,
   const auto total = static_cast<std::int64_t>(places.size());
   for (std::int64_t done = 0; done < total;) {
     auto page = std::make_shared<Page>();
-    page->hold(at::empty({kPageEntries, shape_.key}, k.scalar_type()),
-               at::empty({kPageEntries, shape_.value}, v.scalar_type()));
+    page->make_room(shape_.key, shape_.value, k.scalar_type());
     // A last run that leaves room is copied along rather than written to: forks may be reading its page.
     if (const auto* last = head.runs.empty() ? nullptr : &head.runs.back();
         last && last->count < kPageEntries && last->page->k.defined() &&
@@ -416,7 +431,7 @@ void PagedKv::reset(const std::vector<bool>& which) {
 std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
   if (page.k.defined()) return {page.k, page.v};
   MNEME_ASSERT(plan_ && plan_->codec());
-  const auto slice = plan_->codec()->decode(page.code, 1, page.filled, shape_.key, shape_.value);
+  const auto slice = plan_->codec()->decode(page.code(), 1, page.filled, shape_.key, shape_.value);
   return {slice.keys.squeeze(0).contiguous(), slice.values.squeeze(0).contiguous()};
 }
 
@@ -430,7 +445,7 @@ kernels::PageView PagedKv::view(const Run& run) const {
     out.type = page.type;
   } else {
     MNEME_ASSERT(plan_ && plan_->codec());
-    if (const auto encoded = plan_->codec()->view(page.code, page.filled, shape_.key, shape_.value,
+    if (const auto encoded = plan_->codec()->view(page.code(), page.filled, shape_.key, shape_.value,
                                                   run.begin, run.count))
       out = *encoded;
   }
@@ -698,7 +713,7 @@ std::int64_t PagedKv::allocated_bytes() const {
   std::int64_t bytes = paged() ? 0 : static_cast<std::int64_t>(live_.k.nbytes() + live_.v.nbytes());
   for (const auto* page : pages) {
     bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes())
-                               : static_cast<std::int64_t>(page->code.size());
+                               : page->code_bytes;
   }
   return bytes;
 }
@@ -788,7 +803,7 @@ void PagedKv::save(ByteWriter& out) const {
         out.raw(page.positions.data() + first, static_cast<std::size_t>(n) * 8);
         out.raw(page.indices.data() + first, static_cast<std::size_t>(n) * 8);
         if (coded) {
-          out.string(page.code);
+          out.string(page.code());
         } else {
           out.tensor(page.k.narrow(0, first, n));
           out.tensor(page.v.narrow(0, first, n));
@@ -869,10 +884,9 @@ void PagedKv::load(ByteReader& in) {
           page.put(i, page.positions[at], before);
         }
         if (coded) {
-          page.code = in.string();
+          page.hold_code(in.string());
           if (!plan_ || !plan_->codec() ||
-              static_cast<std::int64_t>(page.code.size()) !=
-                  plan_->codec()->bytes(1, page.filled, shape_.key, shape_.value))
+              page.code_bytes != plan_->codec()->bytes(1, page.filled, shape_.key, shape_.value))
             throw damaged();
           continue;
         }
@@ -883,8 +897,7 @@ void PagedKv::load(ByteReader& in) {
         };
         if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type())
           throw damaged();
-        page.hold(at::empty({kPageEntries, shape_.key}, k.scalar_type()),
-                  at::empty({kPageEntries, shape_.value}, v.scalar_type()));
+        page.make_room(shape_.key, shape_.value, k.scalar_type());
         page.k.narrow(0, run.begin, run.count).copy_(k);
         page.v.narrow(0, run.begin, run.count).copy_(v);
       }

@@ -15,6 +15,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mneme {
@@ -54,8 +55,9 @@ class PagedKv final : public KvStore {
  private:
   /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
   struct Page {
-    at::Tensor k, v;   ///< [64,K], [64,V] f16 or f32; undefined once encoded
-    std::string code;  ///< the codec's bytes of `filled` entries, else empty
+    at::Tensor k, v;                   ///< [64,K], [64,V] f16 or f32; undefined once encoded
+    std::shared_ptr<std::byte> bytes;  ///< of k and v, or the codec's of `filled` entries
+    std::int64_t code_bytes = 0;       ///< 0: not encoded
     std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
     std::int32_t filled = 0;
     // What every step asks every page for, without going through tensors.
@@ -63,7 +65,10 @@ class PagedKv final : public KvStore {
     kernels::KvType type = kernels::KvType::f32;
     kernels::PositionRange range;  ///< of all positions
 
-    void hold(at::Tensor keys, at::Tensor values);
+    /// Takes memory for keys of K and values of V numbers.
+    void make_room(std::int64_t K, std::int64_t V, at::ScalarType number_type);
+    void hold_code(std::string_view code);
+    [[nodiscard]] std::string_view code() const;
     /// Puts an entry's position and index at place i.
     void put(std::int64_t i, std::int64_t position, std::int64_t index);
   };

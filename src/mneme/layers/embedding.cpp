@@ -1,8 +1,11 @@
 #include "mneme/layers/embedding.h"
 
 #include "mneme/core/error.h"
+#include "mneme/kernels/quantized.h"
+#include "mneme/layers/stored_weight.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <fmt/format.h>
 
@@ -24,8 +27,20 @@ at::Tensor EmbeddingTable::operator()(const at::Tensor& ids) const {
   if (!weight_->stored) return at::embedding(weight_->tensor, ids);
   const auto width = weight_->sizes().back();
   auto out = at::empty({flat.numel(), width});
-  for (std::int64_t i = 0; i < flat.numel(); ++i)
-    out.select(0, i).copy_(weight_->stored->rows(id[i], id[i] + 1, at::kFloat).select(0, 0));
+  if (const auto* file = dynamic_cast<const FileWeight*>(weight_->stored.get())) {
+    const auto& weight = file->weight();
+    auto* to = out.mutable_data_ptr<float>();
+    constexpr std::int64_t kRowsPerThread = 64;
+    at::parallel_for(0, flat.numel(), kRowsPerThread, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        kernels::dequantize(weight.type, weight.data + id[i] * row_bytes(weight.type, width), 1,
+                            width, to + i * width);
+      }
+    });
+  } else {
+    for (std::int64_t i = 0; i < flat.numel(); ++i)
+      out.select(0, i).copy_(weight_->stored->rows(id[i], id[i] + 1, at::kFloat).select(0, 0));
+  }
   auto sizes = ids.sizes().vec();
   sizes.push_back(width);
   return out.view(sizes);

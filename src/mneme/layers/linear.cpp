@@ -3,7 +3,9 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/level.h"
 #include "mneme/kernels/low_rank.h"
+#include "mneme/kernels/narrow.h"
 #include "mneme/kernels/quantized.h"
+#include "mneme/layers/activation.h"
 #include "mneme/layers/saved_object.h"
 #include "mneme/layers/stored_weight.h"
 
@@ -88,6 +90,16 @@ const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Paramete
   const bool of_8_bits = compute == Compute::automatic && is_quantized(file->weight().type) &&
                          (M <= kFusedRowsBesideBf16 || !kernels::has_bf16_products());
   return of_8_bits ? file : nullptr;
+}
+
+/// The form that plain weights are kept in for products of this type, if they are.
+std::optional<kernels::NarrowType> narrow_type(Compute compute) {
+  using enum kernels::NarrowType;
+  if (compute == Compute::f32) return std::nullopt;
+  if (compute == Compute::int8 && kernels::multiplies(int8)) return int8;
+  if (kernels::multiplies(bf16)) return bf16;
+  const bool integers = compute == Compute::int8 || compute == Compute::int16;
+  return integers && kernels::multiplies(int16) ? std::optional(int16) : std::nullopt;
 }
 
 kernels::Activations activations(Compute compute) {
@@ -339,13 +351,65 @@ at::Tensor Linear::finish(const at::Tensor& x, at::Tensor y, std::size_t applied
   return y;
 }
 
+const kernels::NarrowMatrix* Linear::narrow(const at::Tensor& x, const Call& call) const {
+  const auto* file = dynamic_cast<const FileWeight*>(weight_->stored.get());
+  if (file == nullptr || is_quantized(file->weight().type) || !weight_->adapters.empty() ||
+      x.scalar_type() != at::kFloat || !x.is_cpu() || wants_gradient(x, *weight_) ||
+      (bias_ && (bias_->tensor.scalar_type() != at::kFloat || wants_gradient(x, *bias_)))) {
+    return nullptr;
+  }
+  const bool integers = call.compute == Compute::int8 || call.compute == Compute::int16;
+  const auto form = narrow_type(call.compute);
+  if (!form || (!integers && x.numel() <= kFusedRows * in_)) return nullptr;
+  return file->narrow(*form);
+}
+
+std::vector<at::Tensor> Linear::narrow_products(const std::vector<const Linear*>& layers,
+                                                const at::Tensor& x, kernels::Activation activation,
+                                                const Call& call) {
+  c10::SmallVector<kernels::NarrowPart, 4> parts;
+  for (const auto* layer : layers) {
+    const auto* w = layer->narrow(x, call);
+    if (w == nullptr || (!parts.empty() && &w->kernels() != &parts.front().w->kernels())) return {};
+    const auto* bias = layer->bias_ ? layer->bias_->tensor.const_data_ptr<float>() : nullptr;
+    parts.push_back({w, bias, activation, nullptr, layer->out_});
+  }
+  const auto rows = x.reshape({-1, x.size(-1)}).contiguous();
+  auto sizes = x.sizes().vec();
+  std::vector<at::Tensor> out;
+  for (auto& part : parts) {
+    sizes.back() = part.y_stride;
+    out.push_back(at::empty(sizes, x.options()));
+    part.y = out.back().mutable_data_ptr<float>();
+  }
+  kernels::multiply(parts, rows.const_data_ptr<float>(), rows.size(0), rows.size(1), rows.size(1));
+  return out;
+}
+
+at::Tensor Linear::activated(const at::Tensor& x, std::string_view activation,
+                             const Call& call) const {
+  auto out = narrow_products({this}, x, activation_named(activation), call);
+  if (out.empty()) return activate(activation, (*this)(x, call));
+  count(x, call);
+  return std::move(out.front());
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
   return std::move(together({this}, x, call).front());
 }
 
 std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layers,
                                          const at::Tensor& x, const Call& call) {
+  const auto rounded = std::count_if(layers.begin(), layers.end(), [&](const Linear* layer) {
+    return layer->narrow(x, call) != nullptr;
+  });
+  if (rounded != 0 && rounded != static_cast<std::ptrdiff_t>(layers.size())) {
+    std::vector<at::Tensor> out;
+    for (const auto* layer : layers) out.push_back((*layer)(x, call));
+    return out;
+  }
   for (const auto* layer : layers) layer->count(x, call);
+  if (rounded != 0) return narrow_products(layers, x, kernels::Activation::none, call);
   const auto M = x.numel() / x.size(-1);
   c10::SmallVector<const FileWeight*, 4> files;
   c10::SmallVector<Updates, 4> updates;

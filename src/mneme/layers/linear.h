@@ -3,6 +3,7 @@
 
 #include "mneme/core/call.h"
 #include "mneme/core/params.h"
+#include "mneme/kernels/activation.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -14,6 +15,10 @@
 
 namespace mneme {
 
+namespace kernels {
+class NarrowMatrix;
+}
+
 class Linear {
  public:
   /// The weight `<name>.weight` [out, in] of `params`, and `<name>.bias` [out] if asked for.
@@ -23,9 +28,12 @@ class Linear {
   /// x [..., in] -> [..., out] in f32. Where a gradient is wanted a stored weight is dequantized by tiles, forward and
   /// backward, in the number type of x unless the call says bf16, and only dX is computed; otherwise few rows take the
   /// fused kernel on the weight as stored (rounding x to 8 bits unless the call says f32) and many rows one product in the
-  /// compute type of the call. Low-rank adapters whose numbers are fixed are part of these products; all others apply one
+  /// compute type of the call, with a plain weight rounded to it once and kept where the CPU gains by that. Low-rank adapters whose numbers are fixed are part of these products; all others apply one
   /// after another. Throws Error(invalid) where x has another width, Error(mismatch) for an adapter of another matrix.
   at::Tensor operator()(const at::Tensor& x, const Call& call) const;
+
+  /// The named activation of the same, in one pass where no gradient is recorded and the weight is kept rounded.
+  at::Tensor activated(const at::Tensor& x, std::string_view activation, const Call& call) const;
 
   /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.
   static std::vector<at::Tensor> together(const std::vector<const Linear*>& layers,
@@ -36,6 +44,11 @@ class Linear {
 
  private:
   void count(const at::Tensor& x, const Call& call) const;
+  [[nodiscard]] const kernels::NarrowMatrix* narrow(const at::Tensor& x, const Call& call) const;
+  /// act(x W' + b) of layers that all have rounded copies of one form for this product; else nothing.
+  [[nodiscard]] static std::vector<at::Tensor> narrow_products(
+      const std::vector<const Linear*>& layers, const at::Tensor& x, kernels::Activation activation,
+      const Call& call);
   [[nodiscard]] at::Tensor finish(const at::Tensor& x, at::Tensor y, std::size_t applied) const;
 
   std::int64_t in_, out_;

@@ -31,7 +31,7 @@ class Mlp final : public FeedForward {
         down_(params, "down", o.hidden, shape.model, true) {}
 
   at::Tensor forward(const at::Tensor& x, Call& call) const override {
-    return down_(tap(call, "mlp.act", activate(o_.activation, up_(x, call))), call);
+    return down_(tap(call, "mlp.act", up_.activated(x, o_.activation, call)), call);
   }
 
  private:

@@ -1,5 +1,6 @@
 #include "mneme/layers/norm.h"
 
+#include "mneme/kernels/layer_norm.h"
 #include "mneme/kernels/norm.h"
 
 #include <ATen/ATen.h>
@@ -51,6 +52,25 @@ LayerNorm::LayerNorm(Params& params, std::string_view name, std::int64_t width, 
 at::Tensor LayerNorm::operator()(const at::Tensor& x) const {
   return at::layer_norm(x, {x.size(-1)}, weight_->tensor.to(x.scalar_type()),
                         bias_->tensor.to(x.scalar_type()), eps_);
+}
+
+at::Tensor LayerNorm::of_sum(const at::Tensor& x, const at::Tensor& addend) const {
+  const auto plain = [](const at::Tensor& t) {
+    return t.scalar_type() == at::kFloat && t.is_cpu() &&
+           !(c10::GradMode::is_enabled() && t.requires_grad());
+  };
+  if (!plain(x) || !plain(addend) || !plain(weight_->tensor) || !plain(bias_->tensor) ||
+      x.sizes() != addend.sizes()) {
+    return (*this)(x + addend);
+  }
+  const auto left = x.contiguous(), right = addend.contiguous();
+  auto out = at::empty_like(left);
+  const auto D = left.size(-1);
+  kernels::layer_norm(left.const_data_ptr<float>(), right.const_data_ptr<float>(),
+                      weight_->tensor.const_data_ptr<float>(),
+                      bias_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
+                      left.numel() / D, D, out.mutable_data_ptr<float>());
+  return out;
 }
 
 }  // namespace mneme

@@ -31,6 +31,8 @@ class LayerNorm {
  public:
   LayerNorm(Params& params, std::string_view name, std::int64_t width, double eps);
   at::Tensor operator()(const at::Tensor& x) const;  ///< [..., width] -> the same sizes
+  /// The norm of x + addend, of the same sizes; in one pass where no gradient is recorded.
+  at::Tensor of_sum(const at::Tensor& x, const at::Tensor& addend) const;
 
  private:
   std::shared_ptr<Parameter> weight_, bias_;

@@ -6,10 +6,38 @@
 
 #include <ATen/ATen.h>
 
+#include <atomic>
+
 namespace mneme {
+namespace {
+
+std::atomic<std::int64_t> all_narrow_bytes{0};
+
+}  // namespace
 
 FileWeight::FileWeight(WeightTensor weight) : weight_(std::move(weight)) {}
-FileWeight::~FileWeight() = default;
+
+FileWeight::~FileWeight() {
+  for (const auto& narrow : narrow_) {
+    if (narrow.matrix) all_narrow_bytes -= narrow.matrix->bytes();
+  }
+}
+
+std::int64_t FileWeight::narrow_bytes() { return all_narrow_bytes; }
+
+const kernels::NarrowMatrix* FileWeight::narrow(kernels::NarrowType form) const {
+  if (is_quantized(weight_.type) || weight_.shape.size() != 2 || !kernels::multiplies(form))
+    return nullptr;
+  auto& narrow = narrow_[static_cast<std::size_t>(form)];
+  std::call_once(narrow.asked, [&] {
+    const auto expected = 2 * weight_.elements();
+    if (all_narrow_bytes + expected > kMostNarrowBytes) return;
+    narrow.matrix = std::make_unique<const kernels::NarrowMatrix>(
+        form, weight_.type, weight_.data, weight_.shape[0], weight_.shape[1]);
+    all_narrow_bytes += narrow.matrix->bytes();
+  });
+  return narrow.matrix.get();
+}
 
 const kernels::PackedMatrix* FileWeight::packed() const {
   if (!is_quantized(weight_.type) || weight_.shape.size() != 2) return nullptr;

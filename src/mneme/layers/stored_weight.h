@@ -2,8 +2,11 @@
 #pragma once
 
 #include "mneme/core/params.h"
+#include "mneme/kernels/narrow.h"
 #include "mneme/weights/weight_tensor.h"
 
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 
@@ -18,6 +21,8 @@ class FileWeight final : public StoredWeight {
  public:
   explicit FileWeight(WeightTensor weight);
   ~FileWeight() override;
+  FileWeight(const FileWeight&) = delete;
+  FileWeight& operator=(const FileWeight&) = delete;
 
   [[nodiscard]] std::vector<std::int64_t> sizes() const override { return weight_.shape; }
   [[nodiscard]] std::int64_t bytes() const override { return weight_.bytes; }
@@ -29,10 +34,24 @@ class FileWeight final : public StoredWeight {
   /// from several threads.
   [[nodiscard]] const kernels::PackedMatrix* packed() const;
 
+  /// A plain matrix rounded to what this CPU multiplies fast: made when first asked for, by any thread, and kept. Null for
+  /// a quantized weight, where the level has no such products, and where all copies of this kind would take more memory
+  /// than kMostNarrowBytes.
+  [[nodiscard]] const kernels::NarrowMatrix* narrow(kernels::NarrowType form) const;
+
+  static constexpr std::int64_t kMostNarrowBytes = std::int64_t{1} << 30;
+  /// Bytes that the rounded copies of all weights in this process take.
+  [[nodiscard]] static std::int64_t narrow_bytes();
+
  private:
+  struct Narrow {
+    std::once_flag asked;
+    std::unique_ptr<const kernels::NarrowMatrix> matrix;
+  };
   WeightTensor weight_;
   mutable std::once_flag packing_;
   mutable std::unique_ptr<const kernels::PackedMatrix> packed_;
+  mutable std::array<Narrow, 3> narrow_;  // by form
 };
 
 /// The parameter that holds a checkpoint's tensor: matrices stay stored, vectors become f32 tensors; both are frozen.

@@ -82,14 +82,14 @@ class Encoder final : public Model {
     }
     auto x = batch.ids.defined() ? words_(batch.ids) : batch.embeddings;
     if (batch.from_layer == 0)
-      x = norm_(x + positions_(call.positions) + types_(at::zeros({1, 1}, at::kLong)));
+      x = norm_.of_sum(x + types_(at::zeros({1, 1}, at::kLong)), positions_(call.positions));
     for (auto i = batch.from_layer; i < to; ++i) {
       const auto& layer = layers_.at(static_cast<std::size_t>(i));
       call.at = layer.name;
       x = tap(call, "resid.pre", std::move(x));
       State none;
-      x = layer.norm1(x + layer.mixer->forward(x, none, call));
-      x = layer.norm2(x + layer.feed_forward->forward(x, call));
+      x = layer.norm1.of_sum(x, layer.mixer->forward(x, none, call));
+      x = layer.norm2.of_sum(x, layer.feed_forward->forward(x, call));
       x = tap(call, "resid.post", std::move(x));
     }
     out.hidden = std::move(x);

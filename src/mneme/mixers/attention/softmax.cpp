@@ -12,15 +12,19 @@
 // departs   rope_theta=0 leaves rotary positions out (encoders with learned positions)
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
+#include "mneme/kernels/attend_segments.h"
 #include "mneme/layers/linear.h"
 #include "mneme/mixers/attention/partial.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/mixers/mixer.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
 #include <fmt/format.h>
+#include <optional>
+#include <unordered_set>
 
 namespace mneme::mixers::softmax {
 
@@ -63,12 +67,14 @@ class Softmax final : public Mixer {
       return T == 1 ? y.view({B, heads, T, o_.head})
                     : y.view({B, T, heads, o_.head}).transpose(1, 2);
     };
-    const auto qkv = Linear::together({&q_, &k_, &v_}, x, call);
+    Call own = call;
+    // Softmax turns what rounding does to scores into factors of weights.
+    if (own.compute == Compute::int8) own.compute = Compute::int16;
+    const auto qkv = Linear::together({&q_, &k_, &v_}, x, own);
     const auto q = tap(call, "attn.q", split(qkv[0], o_.heads));
     const auto k = tap(call, "attn.k", split(qkv[1], o_.kv_heads));
     const auto v = tap(call, "attn.v", split(qkv[2], o_.kv_heads));
     const double scale = 1.0 / std::sqrt(static_cast<double>(o_.head));
-    Call own = call;
     if (o_.window > 0 && (own.pattern.window == 0 || own.pattern.window > o_.window))
       own.pattern.window = o_.window;
     at::Tensor attended;
@@ -135,14 +141,16 @@ class Softmax final : public Mixer {
     if (!call.lengths.empty())
       valid = (at::arange(T).unsqueeze(0) < at::tensor(call.lengths, at::kLong).unsqueeze(1))
                   .unsqueeze(1);  // [B,1,T]
+    const auto gradient = [](const at::Tensor& t) {
+      return c10::GradMode::is_enabled() && t.requires_grad();
+    };
     const bool fused = !call.pattern.causal && call.pattern.window == 0 &&
-                       !call.pattern.by_segment && call.mode != Mode::read_only &&
-                       !call.extra_keys.defined() && o_.heads == o_.kv_heads && !q.requires_grad();
+                       call.mode != Mode::read_only && !call.extra_keys.defined() &&
+                       q.scalar_type() == at::kFloat && q.is_cpu() && !gradient(q) &&
+                       !gradient(k) && !gradient(v);
     if (fused) {
-      return at::scaled_dot_product_attention(
-          turn(q), turn(k), v,
-          valid.defined() ? std::optional<at::Tensor>(valid.unsqueeze(1)) : std::nullopt, 0.0,
-          false, scale);
+      if (const auto runs = segment_runs(call, q.size(0), T))
+        return within_runs(*runs, turn(q), turn(k), v, call, scale);
     }
     Entries own{turn(k), v,  call.positions.unsqueeze(1),
                 valid,   {}, call.segments.defined() ? call.segments.unsqueeze(1) : at::Tensor()};
@@ -153,6 +161,65 @@ class Softmax final : public Mixer {
           {partial, dynamic_cast<const KvStore&>(state.store("kv")).attend(q, call, scale, true)});
     }
     return with_extra(partial, q, call, scale).out;
+  }
+
+  /// Neighbouring tokens of a row that see each other and no others.
+  struct Run {
+    std::int64_t row, begin, T;
+  };
+
+  /// The tokens of a bidirectional call as such runs; nothing where segments lie otherwise.
+  static std::optional<std::vector<Run>> segment_runs(const Call& call, std::int64_t B,
+                                                      std::int64_t T) {
+    std::vector<Run> runs;
+    if (!call.pattern.by_segment) {
+      for (std::int64_t b = 0; b < B; ++b) runs.push_back({b, 0, call.length(b, T)});
+      return runs;
+    }
+    if (!call.segments.defined() || call.segment_sees.defined()) return std::nullopt;
+    const auto segments = call.segments.to(at::kLong).contiguous();
+    for (std::int64_t b = 0; b < B; ++b) {
+      const auto* id = segments.const_data_ptr<std::int64_t>() + b * T;
+      const auto n = call.length(b, T);
+      std::unordered_set<std::int64_t> seen;
+      for (std::int64_t t = 0; t < n; ++t) {
+        if (t > 0 && id[t] == id[t - 1]) {
+          ++runs.back().T;
+        } else if (seen.insert(id[t]).second) {
+          runs.push_back({b, t, 1});
+        } else {
+          return std::nullopt;
+        }
+      }
+    }
+    return runs;
+  }
+
+  /// Attention within runs; zeros for tokens of none.
+  at::Tensor within_runs(const std::vector<Run>& runs, at::Tensor q, at::Tensor k, at::Tensor v,
+                         const Call& call, double scale) const {
+    for (auto* x : {&q, &k, &v}) {
+      if (x->stride(3) != 1) *x = x->contiguous();
+    }
+    const auto B = q.size(0), T = q.size(2), width = o_.heads * o_.head;
+    auto out = call.lengths.empty() ? at::empty({B, T, o_.heads, o_.head}, q.options())
+                                    : at::zeros({B, T, o_.heads, o_.head}, q.options());
+    std::vector<kernels::SegmentTask> tasks;
+    tasks.reserve(runs.size());
+    for (const auto& run : runs) {
+      const auto start = [&](const at::Tensor& x) {
+        return x.const_data_ptr<float>() + run.row * x.stride(0) + run.begin * x.stride(2);
+      };
+      tasks.push_back({start(q), start(k), start(v),
+                       out.mutable_data_ptr<float>() + (run.row * T + run.begin) * width, run.T});
+    }
+    kernels::attend_segments(
+        tasks,
+        {o_.heads, o_.kv_heads, o_.head, q.stride(1), q.stride(2), k.stride(1), k.stride(2),
+         v.stride(1), v.stride(2), o_.head, width},
+        static_cast<float>(scale),
+        call.compute == Compute::f32 ? kernels::Products::f32 : kernels::Products::bf16);
+    return out.transpose(1, 2);
   }
 
   /// Joins attention over the call's extra keys, which stand at no position and are visible to all.

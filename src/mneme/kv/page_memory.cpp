@@ -1,0 +1,107 @@
+#include "mneme/kv/page_memory.h"
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+#include <set>
+#include <vector>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace mneme {
+namespace {
+
+constexpr std::size_t kBlock = std::size_t{2} << 20;  // what the system maps as one, at such an address
+constexpr std::size_t kLine = 64;
+
+// Under a sanitizer every piece is an allocation of its own, so that it is seen who reads one that was given back.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kMostPiece = 0;
+#else
+constexpr std::size_t kMostPiece = kBlock / 16;
+#endif
+
+std::byte* allocate(std::size_t alignment, std::size_t bytes) {
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+// A block of pieces of one size.
+struct Block {
+  std::vector<std::byte*> free;
+  std::size_t pieces = 0;
+};
+
+class Pool {
+ public:
+  std::byte* take(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    auto& with_room = with_room_[bytes];
+    if (with_room.empty()) with_room.insert(add_block(bytes));
+    auto* begin = *with_room.begin();
+    auto& free = blocks_.at(begin).free;
+    auto* piece = free.back();
+    free.pop_back();
+    if (free.empty()) with_room.erase(begin);
+    return piece;
+  }
+
+  void give_back(std::byte* piece, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    const auto block = std::prev(blocks_.upper_bound(piece));
+    auto& [free, pieces] = block->second;
+    free.push_back(piece);
+    if (free.size() < pieces) {
+      with_room_[bytes].insert(block->first);
+      return;
+    }
+    with_room_[bytes].erase(block->first);
+    std::free(block->first);
+    blocks_.erase(block);
+  }
+
+  std::size_t blocks() {
+    const std::lock_guard lock(mutex_);
+    return blocks_.size();
+  }
+
+ private:
+  std::byte* add_block(std::size_t bytes) {
+    auto* begin = allocate(kBlock, kBlock);
+#if defined(__linux__)
+    madvise(begin, kBlock, MADV_HUGEPAGE);  // where it refuses, small pages do
+#endif
+    auto& [free, pieces] = blocks_[begin];
+    pieces = kBlock / bytes;
+    free.reserve(pieces);
+    for (auto i = pieces; i > 0; --i) free.push_back(begin + (i - 1) * bytes);
+    return begin;
+  }
+
+  std::mutex mutex_;
+  std::map<std::byte*, Block> blocks_;                         // by where they begin
+  std::map<std::size_t, std::set<std::byte*>> with_room_;  // by the size of their pieces; the lowest fill up first
+};
+
+// Never destroyed: pages may outlive every other static object.
+Pool& pool() {
+  static auto* const the = new Pool;
+  return *the;
+}
+
+}  // namespace
+
+std::shared_ptr<std::byte> page_memory(std::int64_t bytes) {
+  const auto size = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
+  if (size == 0 || size > kMostPiece) {
+    return {allocate(kLine, size == 0 ? kLine : size), [](std::byte* memory) { std::free(memory); }};
+  }
+  return {pool().take(size), [size](std::byte* piece) { pool().give_back(piece, size); }};
+}
+
+std::int64_t page_memory_blocks() { return static_cast<std::int64_t>(pool().blocks() * kBlock); }
+
+}  // namespace mneme
