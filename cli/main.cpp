@@ -1,9 +1,11 @@
 #include "cli/program/run.h"
 
+#if defined(__GLIBC__)
 #include <malloc.h>
+#endif
 
 int main(int argc, char** argv) {
-#if defined(M_TRIM_THRESHOLD)
+#if defined(__GLIBC__)
   // Numbers of one step are freed and wanted again by the next: handed back to the system in between, each page would be
   // cleared anew.
   mallopt(M_MMAP_THRESHOLD, 16 << 20);

@@ -4,6 +4,7 @@
 
 #include "mneme/models/locate.h"
 
+#include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 
 #include "../tensor_check.h"
@@ -11,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <gtest/gtest.h>
+#include <thread>
 #include <unistd.h>
 
 namespace mneme {
@@ -65,6 +67,45 @@ TEST_F(SentenceEncoderTest, TogetherAsAloneAndInOrder) {
   }
   EXPECT_TRUE(encoder_->embed(std::span<const std::string_view>()).empty());
   EXPECT_EQ(together[1].tokens, 2) << "an empty text is its two special tokens";
+}
+
+TEST_F(SentenceEncoderTest, OnAnyNumberOfThreadsTheSame) {
+  std::vector<std::string> texts;
+  for (int i = 0; i < 60; ++i) {
+    std::string text = "text " + std::to_string(i);
+    for (int j = 0; j < i % 17; ++j)
+      text += ", and " + std::to_string(j) + " more to be said of it";
+    texts.push_back(text);
+  }
+  const std::vector<std::string_view> views(texts.begin(), texts.end());
+  const auto fast = SentenceEncoder::load("minilm");
+  const auto alone = fast->embed(views);
+  for (const int threads : {2, 5}) {
+    at::set_num_threads(threads);
+    const auto shared = fast->embed(views);
+    at::set_num_threads(1);
+    ASSERT_EQ(shared.size(), alone.size());
+    for (std::size_t i = 0; i < alone.size(); ++i)
+      EXPECT_EQ(shared[i].vector, alone[i].vector) << threads << " threads: " << texts[i];
+  }
+  for (std::size_t i = 0; i < texts.size(); i += 7)
+    EXPECT_GE(cosine(fast->embed(texts[i]), alone[i]), 0.9999) << "whatever else is embedded";
+  // Callers of their own, one of them first to ask for the rounded weights.
+  const auto fresh = SentenceEncoder::load("minilm");
+  std::vector<std::vector<TextEmbedding>> of_callers(3);
+  std::vector<std::thread> callers;
+  for (auto& out : of_callers) {
+    callers.emplace_back([&] {
+      const c10::InferenceMode inference;
+      out = fresh->embed(views);
+    });
+  }
+  for (auto& caller : callers) caller.join();
+  for (const auto& out : of_callers) {
+    ASSERT_EQ(out.size(), alone.size());
+    for (std::size_t i = 0; i < alone.size(); ++i)
+      EXPECT_GE(cosine(out[i], alone[i]), 0.9999) << texts[i];
+  }
 }
 
 TEST_F(SentenceEncoderTest, SaysWhatItDidNotRead) {

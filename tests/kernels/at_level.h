@@ -32,8 +32,9 @@ inline std::string level_name(const ::testing::TestParamInfo<Level>& info) {
   return std::string(name(info.param));
 }
 
-#define MNEME_AT_EVERY_LEVEL(suite) \
-  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(supported_levels()), level_name)
+#define MNEME_AT_EVERY_LEVEL(suite)                                                            \
+  INSTANTIATE_TEST_SUITE_P(, suite, ::testing::ValuesIn(::mneme::kernels::supported_levels()), \
+                           ::mneme::kernels::level_name)
 
 inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();

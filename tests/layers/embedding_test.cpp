@@ -3,6 +3,7 @@
 #include "mneme/layers/activation.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "../stored_weights.h"
 #include <gtest/gtest.h>
@@ -21,6 +22,18 @@ TEST(EmbeddingTable, TakesRowsOfAStoredTable) {
         table(ids), dequantize(weight).index_select(0, ids.flatten()).view({2, 3, 64})))
         << name(type);
   }
+}
+
+TEST(EmbeddingTable, ManyRowsOnManyThreads) {
+  const auto weight = check::random_weight(WeightType::f16, 50, 24, 1);
+  Params params;
+  params.set("e.weight", parameter_from(weight));
+  const EmbeddingTable table(params, "e", 50, 24);
+  const auto ids = check::random_ids(1, 301, 50, 2);
+  at::set_num_threads(3);
+  const auto rows = table(ids);
+  at::set_num_threads(1);
+  EXPECT_TRUE(check::identical(rows[0], dequantize(weight).index_select(0, ids[0])));
 }
 
 TEST(EmbeddingTable, AFreshTableTrains) {

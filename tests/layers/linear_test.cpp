@@ -1,15 +1,18 @@
 #include "mneme/layers/linear.h"
 
 #include "mneme/kernels/level.h"
+#include "mneme/layers/activation.h"
 #include "mneme/layers/lora.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
 #include "../contracts/gradcheck.h"
+#include "../kernels/at_level.h"
 #include "../stored_weights.h"
 #include <cmath>
 #include <gtest/gtest.h>
+#include <thread>
 
 namespace mneme {
 namespace {
@@ -126,6 +129,139 @@ TEST(Linear, ATrainedWeightGetsItsGradient) {
   layer(x, f32()).sum().backward();
   EXPECT_TRUE(check::close(params.find("w.weight")->tensor.grad(), x.sum(0).expand({3, 5}), 1e-5));
   EXPECT_TRUE(check::close(params.find("w.bias")->tensor.grad(), at::full({3}, 7.0), 1e-6));
+}
+
+/// Products with plain weights that are kept rounded, where the level has such.
+class RoundedLinear : public kernels::AtLevel {
+ protected:
+  static constexpr Compute kNarrow[] = {Compute::automatic, Compute::bf16, Compute::int16,
+                                        Compute::int8};
+  /// A layer [70, 96] with a bias over a plain weight of a file.
+  struct Plain {
+    Params params;
+    at::Tensor dense, bias;
+    Linear layer;
+    explicit Plain(WeightType type, std::uint64_t seed = 1)
+        : Plain(check::random_weight(type, 70, 96, seed)) {}
+    explicit Plain(const WeightTensor& weight)
+        : params(Stored::with(weight)),
+          dense(dequantize(weight)),
+          layer(params, "w", weight.shape[1], weight.shape[0], true) {
+      bias = params.find("w.bias")->tensor;
+      bias.copy_(check::normal(bias.sizes(), 5));
+    }
+    [[nodiscard]] at::Tensor oracle(const at::Tensor& x) const {
+      return at::matmul(x.to(at::kDouble), dense.to(at::kDouble).t()) + bias.to(at::kDouble);
+    }
+    [[nodiscard]] const FileWeight& file() const {
+      return dynamic_cast<const FileWeight&>(*params.find("w.weight")->stored);
+    }
+  };
+  static Call in(Compute compute) {
+    Call out;
+    out.compute = compute;
+    return out;
+  }
+};
+INSTANTIATE_TEST_SUITE_P(, RoundedLinear, ::testing::ValuesIn(kernels::supported_levels()),
+                         kernels::level_name);
+
+TEST_P(RoundedLinear, EqualsThePlainWeight) {
+  const c10::NoGradGuard no_gradient;
+  for (const auto type : {WeightType::f32, WeightType::f16, WeightType::bf16}) {
+    const Plain w(type);
+    for (const std::int64_t M : {1, 8, 9, 40}) {
+      const auto x = check::normal({2, M, 96}, 2), want = w.oracle(x);
+      EXPECT_TRUE(check::close(w.layer(x, f32()), want, 1e-5)) << M << " rows";
+      for (const auto compute : kNarrow)
+        EXPECT_TRUE(check::close(w.layer(x, in(compute)), want, 2e-2)) << M << " rows";
+    }
+  }
+}
+
+TEST_P(RoundedLinear, ActivatesInTheSamePass) {
+  const c10::NoGradGuard no_gradient;
+  const Plain w(WeightType::f32);
+  const auto x = check::normal({3, 7, 96}, 2);
+  for (const auto& name : activation_names()) {
+    const auto want = activate(name, w.oracle(x));
+    EXPECT_TRUE(check::close(w.layer.activated(x, name, f32()), want, 1e-5)) << name;
+    for (const auto compute : kNarrow)
+      EXPECT_TRUE(check::close(w.layer.activated(x, name, in(compute)), want, 2e-2)) << name;
+  }
+  check::expect_error(Errc::usage, "did you mean 'gelu'",
+                      [&] { (void)w.layer.activated(x, "gelo", in(Compute::int8)); });
+  check::expect_error(Errc::invalid, "96 inputs was given 95", [&] {
+    (void)w.layer.activated(x.narrow(2, 0, 95), "gelu", in(Compute::int8));
+  });
+}
+
+TEST_P(RoundedLinear, TogetherEqualsEachAlone) {
+  const c10::NoGradGuard no_gradient;
+  const Plain a(WeightType::f32), b(WeightType::f16, 2);
+  const Stored quantized(WeightType::q4_1, 96, 33);
+  for (const std::int64_t M : {1, 20}) {
+    const auto x = check::normal({M, 96}, 6);
+    for (const auto compute : kNarrow) {
+      for (const auto& layers :
+           {std::vector{&a.layer, &b.layer}, std::vector{&a.layer, &quantized.layer, &b.layer}}) {
+        const auto all = Linear::together(layers, x, in(compute));
+        ASSERT_EQ(all.size(), layers.size());
+        for (std::size_t i = 0; i < all.size(); ++i)
+          EXPECT_TRUE(check::identical(all[i], (*layers[i])(x, in(compute)))) << i;
+      }
+    }
+  }
+}
+
+TEST_P(RoundedLinear, StepsAsideForGradientsAndAdapters) {
+  const Plain w(WeightType::f32);
+  const auto x = check::normal({20, 96}, 2);
+  auto tracked = x.clone().set_requires_grad(true);
+  const auto y = w.layer.activated(tracked, "gelu", in(Compute::int8));
+  EXPECT_TRUE(check::close(y.detach(), at::gelu(w.oracle(x)), 1e-5)) << "exact";
+  const auto g = check::normal(y.sizes(), 3);
+  y.backward(g);
+  auto reference = x.to(at::kDouble).set_requires_grad(true);
+  at::gelu(w.oracle(reference)).backward(g.to(at::kDouble));
+  EXPECT_TRUE(check::close(tracked.grad(), reference.grad(), 1e-5));
+
+  struct Double final : Adapter {
+    at::Tensor apply(const at::Tensor&, const at::Tensor& y) const override { return y * 2; }
+  };
+  const c10::NoGradGuard no_gradient;
+  w.params.attach("w.weight", std::make_shared<Double>());
+  EXPECT_TRUE(check::close(w.layer.activated(x, "relu", in(Compute::int8)),
+                           at::relu(2 * w.oracle(x)), 2e-2));
+}
+
+TEST_P(RoundedLinear, KeepsOneCopyThatIsCounted) {
+  const c10::NoGradGuard no_gradient;
+  const auto before = FileWeight::narrow_bytes();
+  {
+    const Plain w(WeightType::f32);
+    const auto x = check::normal({20, 96}, 2);
+    (void)w.layer(x, f32());
+    EXPECT_EQ(FileWeight::narrow_bytes(), before) << "none for products in single precision";
+    for (const auto form :
+         {kernels::NarrowType::bf16, kernels::NarrowType::int16, kernels::NarrowType::int8}) {
+      const auto held = FileWeight::narrow_bytes();
+      std::vector<const kernels::NarrowMatrix*> seen(4);
+      std::vector<std::thread> threads;
+      for (auto& each : seen) threads.emplace_back([&] { each = w.file().narrow(form); });
+      for (auto& thread : threads) thread.join();
+      for (const auto* each : seen) EXPECT_EQ(each, seen.front()) << "one for all threads";
+      EXPECT_EQ(seen.front() != nullptr, kernels::multiplies(form));
+      EXPECT_EQ(FileWeight::narrow_bytes() - held, seen.front() ? seen.front()->bytes() : 0);
+    }
+    (void)w.layer(x, in(Compute::int8));
+    const auto after = FileWeight::narrow_bytes();
+    (void)w.layer(x, in(Compute::int8));
+    EXPECT_EQ(FileWeight::narrow_bytes(), after) << "nothing is made twice";
+  }
+  EXPECT_EQ(FileWeight::narrow_bytes(), before) << "gone with the weight";
+  const FileWeight quantized(check::random_weight(WeightType::q8_0, 4, 64, 1));
+  EXPECT_EQ(quantized.narrow(kernels::NarrowType::bf16), nullptr);
 }
 
 TEST(Linear, RefusesWhatDoesNotFit) {

@@ -1,6 +1,7 @@
 #include "mneme/layers/norm.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include "../contracts/gradcheck.h"
@@ -77,6 +78,45 @@ TEST_P(NormTest, LayerNormEqualsItsFormula) {
           2e-4);
     }
   }
+}
+
+TEST_P(NormTest, TheNormOfASumEqualsAddingFirst) {
+  const auto D = GetParam();
+  Params params;
+  const LayerNorm norm(params, "n", D, 1e-6);
+  params.find("n.weight")->tensor.copy_(check::normal({D}, 1));
+  params.find("n.bias")->tensor.copy_(check::normal({D}, 3));
+  const auto x = check::normal({2, 5, D}, 2), addend = check::normal({2, 5, D}, 4);
+  const auto want = norm((x + addend).to(at::kDouble));
+  const auto kept = x.clone();
+  EXPECT_TRUE(check::close(norm.of_sum(x, addend), want, 1e-5));
+  EXPECT_TRUE(check::identical(x, kept)) << "x stays";
+  const auto strided = x.transpose(0, 1).contiguous().transpose(0, 1);
+  EXPECT_TRUE(check::close(norm.of_sum(strided, addend), want, 1e-5));
+  EXPECT_TRUE(check::close(norm.of_sum(x, addend.narrow(0, 0, 1)),
+                           norm((x + addend.narrow(0, 0, 1)).to(at::kDouble)), 1e-5))
+      << "broadcast";
+  const auto a = x.clone().set_requires_grad(true), b = addend.clone().set_requires_grad(true);
+  const auto y = norm.of_sum(a, b);
+  EXPECT_TRUE(check::close(y.detach(), want, 1e-5)) << "the differentiable form";
+  y.backward(check::normal(y.sizes(), 6));
+  EXPECT_TRUE(check::identical(a.grad(), b.grad()));
+  EXPECT_GT(a.grad().abs().max().item<float>(), 0.f);
+}
+
+TEST_P(NormTest, ManyRowsOnManyThreadsAreTheSame) {
+  const auto D = GetParam();
+  Params params;
+  const RMSNorm rms(params, "r", D, 1e-5);
+  const LayerNorm layer(params, "l", D, 1e-5);
+  const auto rows = 40 * 1024 / D;
+  const auto x = check::normal({rows, D}, 2), addend = check::normal({rows, D}, 3);
+  const auto rms_alone = rms(x), layer_alone = layer.of_sum(x, addend);
+  at::set_num_threads(3);
+  const auto rms_shared = rms(x), layer_shared = layer.of_sum(x, addend);
+  at::set_num_threads(1);
+  EXPECT_TRUE(check::identical(rms_shared, rms_alone));
+  EXPECT_TRUE(check::identical(layer_shared, layer_alone));
 }
 
 TEST_P(NormTest, Gradients) {

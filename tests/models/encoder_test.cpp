@@ -44,6 +44,41 @@ TEST_F(EncoderTest, ARaggedBatchEqualsEachTextAlone) {
   EXPECT_TRUE(check::identical(hidden(other, lengths)[1][0], together[1][0]));
 }
 
+TEST_F(EncoderTest, PackedTextsEqualEachAlone) {
+  const std::vector<std::int64_t> lengths{7, 1, 40, 2, 19};
+  std::vector<at::Tensor> texts, positions, segments;
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    texts.push_back(check::random_ids(1, lengths[i], 50, 10 + i));
+    positions.push_back(check::positions(1, lengths[i]));
+    segments.push_back(at::full({1, lengths[i]}, static_cast<std::int64_t>(3 * i), at::kLong));
+  }
+  Batch batch;
+  batch.ids = at::cat(texts, 1);
+  batch.positions = at::cat(positions, 1);
+  batch.segments = at::cat(segments, 1);
+  batch.pattern.by_segment = true;
+  batch.compute = Compute::f32;
+  State none;
+  const auto packed = tiny_.model->forward(batch, none).hidden;
+  std::int64_t begin = 0;
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    EXPECT_TRUE(check::close(packed.narrow(1, begin, lengths[i]), hidden(texts[i]), 1e-5)) << i;
+    begin += lengths[i];
+  }
+  // Tokens in any other order, where a text is not one run, take the plain path: the same comes out.
+  const auto T = batch.ids.size(1);
+  const auto order =
+      at::arange(T, at::kLong).mul(31).remainder(T);  // 31 and T have no common divisor
+  auto mixed = batch;
+  for (auto* x : {&mixed.ids, &mixed.positions, &mixed.segments}) *x = x->index_select(1, order);
+  EXPECT_TRUE(
+      check::close(tiny_.model->forward(mixed, none).hidden, packed.index_select(1, order), 1e-5));
+  for (const auto compute : {Compute::automatic, Compute::int16, Compute::int8}) {
+    batch.compute = compute;
+    EXPECT_TRUE(check::close(tiny_.model->forward(batch, none).hidden, packed, 2e-2));
+  }
+}
+
 TEST_F(EncoderTest, EveryTokenSeesEveryOther) {
   auto ids = check::random_ids(1, 9, 50, 2);
   const auto before = hidden(ids);

@@ -21,7 +21,7 @@ namespace mneme {
 namespace {
 
 // Tokens in one forward: enough rows for products to pay, few enough for what it computes to stay in the second cache.
-const std::int64_t kPackTokens = std::getenv("KB") ? std::atoi(std::getenv("KB")) : 128;
+constexpr std::int64_t kPackTokens = 128;
 
 /// Texts [begin,end) of `tokens` tokens in all.
 struct Pack {

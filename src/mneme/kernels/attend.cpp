@@ -392,6 +392,7 @@ void rope(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride
 }
 
 void exp(const float* x, float* y, std::int64_t n) {
+  const Timed timed;
   if (n < 0) throw Error(Errc::invalid, "exponentials of " + std::to_string(n) + " numbers");
   const KernelTable& kernels = table();
   at::parallel_for(0, n, 32 * 1024, [&](std::int64_t begin, std::int64_t end) {

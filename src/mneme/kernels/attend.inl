@@ -17,6 +17,7 @@ namespace mneme::kernels::MNEME_LEVEL {
 inline constexpr float kLowest = -1e30f;
 inline constexpr float kLog2E = 1.44269504f;
 inline constexpr float kLn2 = 0.693147181f;
+inline constexpr float kHeadroom = 8.f;  // powers of two that a weight may exceed one by
 
 #if defined(__AVX512F__)
 inline constexpr int kMostVectors = 3, kTile = 8;  // 24 vectors of sums of 32
@@ -272,8 +273,8 @@ inline void attend_lanes(const AttendBlock& b, const PositionRange& seen_from, f
 
 // scores[r][e] = sum_i queries[r][i] keys[e][i]; queries are padded with zeros to whole vectors.
 template <class Kv, int kR, int kE>
-inline void score_rows(const void* keys, i64 key, i64 d, const float* queries, i64 q_stride,
-                       float* scores) {
+[[gnu::always_inline]] inline void score_rows(const void* keys, i64 key, i64 d,
+                                              const float* queries, i64 q_stride, float* scores) {
   F acc[kR][kE];
   for (int r = 0; r < kR; ++r) {
     for (int e = 0; e < kE; ++e) acc[r][e] = zero();
@@ -327,15 +328,17 @@ inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const floa
 }
 
 struct RowState {
-  float *queries, *sums, *peaks, *totals;
-  i64 stride;     // of queries and sums: d rounded up to whole vectors
-  float* folded;  // room for four queries
+  float *queries, *sums;
+  float *peaks, *totals;  // [rows], [rows,kLanes]
+  i64 stride;             // of queries and sums: d rounded up to whole vectors
+  float* folded;          // room for four queries
 };
 
 // scores[r][e] of all entries of a page.
 template <int kR>
-inline void page_scores(const PageView& page, i64 d, const float* queries, const RowState& state,
-                        PagesAhead& ahead, float* scores) {
+[[gnu::always_inline]] inline void page_scores(const PageView& page, i64 d, const float* queries,
+                                               const RowState& state, PagesAhead& ahead,
+                                               float* scores) {
   if (page.encoded != 0) {
     if (page.k_codec == NumberCodec::channel4) {
       channel_scores<kR>(page, d, queries, state.stride, state.folded, ahead, scores);
@@ -401,27 +404,35 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
       }
     }
     for (e = entries; e % kLanes != 0; ++e) score[e] = -__builtin_inff();
-    high[r] = set1(state.peaks[row + r]);
-    for (i64 v = 0; v < e; v += kLanes) high[r] = max(high[r], load(score + v));
+    high[r] = load(score);
+    for (i64 v = kLanes; v < e; v += kLanes) high[r] = max(high[r], load(score + v));
   }
-  // What a page does to each row is one number: these lie side by side, so that the rows' chains of steps run at once.
+  // Any number near the largest score will do to keep powers in range: it follows once scores rise far above it, so that
+  // most pages need no sum or maximum across lanes.
   const i64 padded = e;
-  float peaks[kLanes] = {}, sums[kLanes] = {}, fade[kLanes];
-  for (int r = 0; r < kR; ++r) peaks[r] = largest(high[r]);
+  float fade[kR];
+  for (int r = 0; r < kR; ++r) {
+    float& peak = state.peaks[row + r];
+    fade[r] = 1.f;
+    if (any_above(high[r], set1(peak + kHeadroom))) {
+      float old[kLanes];
+      const float risen = largest(high[r]);
+      store(old, exp2(set1(peak - risen)));
+      fade[r] = old[0];
+      peak = risen;
+    }
+  }
   for (int r = 0; r < kR; ++r) {
     float* score = scores + r * kPageEntries;
-    F total = zero();
+    float* totals = state.totals + (row + r) * kLanes;
+    const F peak = set1(state.peaks[row + r]);
+    F total = load(totals) * set1(fade[r]);
     for (e = 0; e < padded; e += kLanes) {
-      const F w = exp2(load(score + e) - set1(peaks[r]));
+      const F w = exp2(load(score + e) - peak);
       store(score + e, w);
       total = total + w;
     }
-    sums[r] = sum(total);
-  }
-  store(fade, exp2(load_n(state.peaks + row, kR) - load(peaks)));
-  for (int r = 0; r < kR; ++r) {
-    state.totals[row + r] = state.totals[row + r] * fade[r] + sums[r];
-    state.peaks[row + r] = peaks[r];
+    store(totals, total);
   }
   add_page_values<kR>(page, b.d, scores, fade, state.sums + row * state.stride, state.stride);
 }
@@ -451,7 +462,7 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
   state.sums = state.queries + kSingleRows * state.stride;
   state.folded = state.sums + kSingleRows * state.stride;
   float* scores = state.folded + 4 * state.stride;  // [4,kPageEntries]
-  float peaks[kSingleRows], totals[kSingleRows];
+  float peaks[kSingleRows], totals[kSingleRows * kLanes] = {};
   state.peaks = peaks;
   state.totals = totals;
   const float factor = b.scale * kLog2E;
@@ -461,7 +472,7 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
     float* to = state.queries + r * state.stride;
     for (i64 i = 0; i < d; ++i) to[i] = q[i] * factor;
     for (i64 i = d; i < state.stride; ++i) to[i] = 0.f;
-    peaks[r] = kLowest, totals[r] = 0.f;
+    peaks[r] = kLowest;
   }
   std::memset(state.sums, 0, static_cast<std::size_t>(rows * state.stride) * sizeof(float));
   for (i64 p = b.page_begin; p < b.page_end; ++p) {
@@ -487,10 +498,10 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
   for (i64 r = 0; r < rows; ++r) {
     const i64 t = r / b.heads, g = r % b.heads;
     float* out = b.out + g * b.out_head_stride + t * b.out_time_stride;
-    const float inverse = totals[r] == 0.f ? 0.f : 1.f / totals[r];
+    const float total = sum(load(totals + r * kLanes)), inverse = total == 0.f ? 0.f : 1.f / total;
     for (i64 i = 0; i < d; ++i) out[i] = state.sums[r * state.stride + i] * inverse;
     if (b.lse != nullptr)
-      b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(totals[r]);
+      b.lse[g * b.lse_head_stride + t] = kLn2 * peaks[r] + __builtin_logf(total);
   }
 }
 

@@ -18,7 +18,7 @@ using Pairs = __m512i;  // 16 pairs of bf16
 inline constexpr i64 kGroups = 4;  // of kMostRows rows, which share a converted page
 inline constexpr i64 kPairTile = 8;
 
-// (even, odd) rounded and put side by side; neither is a NaN.
+// Weights (even, odd) rounded and put side by side; these are at least 0.
 inline Pairs paired(F even, F odd) {
   const __m512i half = _mm512_set1_epi32(0x8000);
   const __m512i low = _mm512_srli_epi32(_mm512_add_epi32(_mm512_castps_si512(even), half), 16);
@@ -43,7 +43,11 @@ inline void pair_values(const float* values, i64 entries, i64 d, u32* out) {
     for (i64 i = 0; i < d; i += kLanes) {
       const i64 n = smaller(kLanes, d - i);
       const F odd = e + 1 < entries ? load_n(even + d + i, n) : zero();
-      _mm512_mask_storeu_epi32(out + e / 2 * d + i, first(n), paired(load_n(even + i, n), odd));
+      // A value may be no number, and then is to stay none.
+      const __m512i low = _mm512_cvtepu16_epi32(narrow_bf16(load_n(even + i, n))),
+                    high = _mm512_cvtepu16_epi32(narrow_bf16(odd));
+      _mm512_mask_storeu_epi32(out + e / 2 * d + i, first(n),
+                               _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
     }
   }
 }

@@ -151,19 +151,25 @@ inline F code_at(Words words, int place) {
                                  F);
 }
 
-// Codes stay where they are in their word, but for the last one, which would be taken for a sign.
+// Codes stay where they are in their word, but for the last one, which would be taken for a sign: so one divided by what
+// the codes of a word are multiplied by, repeated.
 template <int kBits>
-inline float unit_of(i64 i) {
-  constexpr i64 kCodes = 32 / kBits;
-  return i % kCodes == kCodes - 1 ? 1.f : static_cast<float>(1 << i % kCodes * kBits);
-}
+struct Units {
+  static constexpr int kCodes = 32 / kBits;
+  float inverse[kCodes + kLanes];
+  constexpr Units() : inverse() {
+    for (int i = 0; i < kCodes + kLanes; ++i)
+      inverse[i] =
+          i % kCodes == kCodes - 1 ? 1.f : 1.f / static_cast<float>(1 << i % kCodes * kBits);
+  }
+};
+template <int kBits>
+inline constexpr Units<kBits> kUnits;
 
-// One divided by the units of numbers i.. of a row.
+// For numbers i.. of a row.
 template <int kBits>
 inline F inverse_units(i64 i) {
-  float inverse[kLanes];
-  for (int l = 0; l < kLanes; ++l) inverse[l] = 1.f / unit_of<kBits>(i + l);
-  return load(inverse);
+  return load(kUnits<kBits>.inverse + i % Units<kBits>::kCodes);
 }
 
 // The words of kLanes rows side by side.

@@ -3,6 +3,8 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/scratch.h"
+#include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
 
@@ -25,20 +27,11 @@ struct HeadRows {
   std::int64_t head, begin, end;
 };
 
-float* segment_memory(std::int64_t floats) {
-  struct alignas(64) Line {
-    float numbers[16];
-  };
-  thread_local std::vector<Line> memory;
-  const auto lines = static_cast<std::size_t>((floats + 15) / 16);
-  if (memory.size() < lines) memory.resize(lines);
-  return memory.data()->numbers;
-}
-
 }  // namespace
 
 void attend_segments(std::span<const SegmentTask> segments, const SegmentShape& shape, float scale,
                      Products products) {
+  const Timed timed;
   if (shape.heads < 0 || shape.kv_heads <= 0 || shape.d <= 0 || shape.heads % shape.kv_heads != 0) {
     throw Error(Errc::invalid, "attention of " + std::to_string(shape.heads) + " heads, " +
                                    std::to_string(shape.kv_heads) + " of keys, of width " +
@@ -72,7 +65,7 @@ void attend_segments(std::span<const SegmentTask> segments, const SegmentShape& 
   const auto count = static_cast<std::int64_t>(units.size());
   std::atomic<std::int64_t> next{0};
   at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
-    float* memory = segment_memory(kernels.segment_scratch(longest, shape.d));
+    float* memory = scratch(kernels.segment_scratch(longest, shape.d));
     for (auto i = next++; i < count; i = next++) {
       const HeadRows& unit = units[static_cast<std::size_t>(i)];
       const SegmentTask& s = *unit.segment;

@@ -20,8 +20,8 @@ struct SegmentTask {
 /// What all segments have in common.
 struct SegmentShape {
   std::int64_t heads, kv_heads, d;  ///< query head h looks at KV head h / (heads / kv_heads)
-  std::int64_t q_head_stride, q_time_stride, k_head_stride, k_time_stride, v_head_stride,
-      v_time_stride, out_head_stride, out_time_stride;
+  std::int64_t q_head_stride = 0, q_time_stride = 0, k_head_stride = 0, k_time_stride = 0,
+               v_head_stride = 0, v_time_stride = 0, out_head_stride = 0, out_time_stride = 0;
 };
 
 /// out_t = sum_e w_te v_e,  w_t = softmax over all e of the segment of scale q_t'k_e. Work is shared evenly among threads.

@@ -144,6 +144,7 @@ void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::in
 }
 
 void round_numbers(const float* x, std::int64_t n, KvType type, void* out) {
+  const Timed timed;
   if (n < 0) throw Error(Errc::invalid, "to round " + std::to_string(n) + " numbers");
   table().round_numbers(x, n, type, out);
 }

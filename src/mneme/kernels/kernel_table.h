@@ -217,8 +217,7 @@ struct KernelTable {
                    std::int64_t width, float* out) noexcept;
   void (*silu_multiply)(const float* gate, const float* up, float* out, std::int64_t n) noexcept;
 
-  NarrowKernels narrow[3];    // indexed by NarrowType
-  std::int64_t segment_rows;  // that one run over a head takes together
+  NarrowKernels narrow[3];  // indexed by NarrowType
   std::int64_t (*segment_scratch)(std::int64_t T, std::int64_t d) noexcept;  // floats
   void (*attend_segment)(const SegmentBlock& block, float* scratch) noexcept;
   void (*attend_segment_bf16)(const SegmentBlock& block, float* scratch) noexcept;  // or null

@@ -112,8 +112,11 @@ std::vector<KernelForm> forms(Level level) {
       {"products, few rows", wide   ? "8-bit numbers, 64 products an instruction (VNNI)"
                              : base ? "8-bit numbers, summed in 32 bits"
                                     : "8-bit numbers, summed in 16 bits before 32"},
-      {"products, many rows", wide ? "bf16, weights unpacked by tiles for libtorch"
-                                   : "f32, weights unpacked by tiles for libtorch"},
+      {"products, more than 64 rows", wide ? "bf16, weights unpacked by tiles for libtorch"
+                                           : "the same; f32 where the compute type is f32"},
+      {"products, plain weights", wide   ? "bf16, in embeddings 8-bit numbers, rounded once"
+                                  : base ? "f32 by libtorch"
+                                         : "f32 by libtorch, in embeddings 12-bit numbers"},
       {"attention, few queries", wide   ? "f32 over pages as stored, 16 lanes"
                                  : base ? "f32 over pages as stored, 4 lanes"
                                         : "f32 over pages as stored, 8 lanes"},

@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
 
@@ -180,6 +181,7 @@ std::int64_t total_rank(std::span<const LowRankPart> parts) {
 
 void add_low_rank(std::span<const LowRankPart> parts, const float* x, std::int64_t M,
                   std::int64_t K, float* y, std::int64_t N, std::int64_t y_stride) {
+  const Timed timed;
   const std::int64_t rank = total_rank(parts);
   check_input(M, K);
   if (N < 0 || (y_stride < N && M > 1)) {
@@ -198,18 +200,21 @@ void add_low_rank(std::span<const LowRankPart> parts, const float* x, std::int64
 
 void low_rank_inputs(std::span<const LowRankPart> parts, const float* x, std::int64_t M,
                      std::int64_t K, float* out, std::int64_t columns, std::int64_t stride) {
+  const Timed timed;
   put_inputs(parts, x, M, K, out, columns, stride);
 }
 
 void low_rank_inputs_bf16(std::span<const LowRankPart> parts, const float* x, std::int64_t M,
                           std::int64_t K, std::uint16_t* out, std::int64_t columns,
                           std::int64_t stride) {
+  const Timed timed;
   put_inputs(parts, x, M, K, out, columns, stride);
 }
 
 void dequantize_beside(WeightType type, const void* w, std::int64_t begin, std::int64_t end,
                        std::int64_t K, std::span<const LowRankPart> parts, float* out,
                        std::int64_t columns) {
+  const Timed timed;
   beside(type, w, begin, end, K, parts, out, columns, table().to_f32[index(type)],
          table().low_rank_columns_f32);
 }
@@ -217,12 +222,14 @@ void dequantize_beside(WeightType type, const void* w, std::int64_t begin, std::
 void dequantize_beside_bf16(WeightType type, const void* w, std::int64_t begin, std::int64_t end,
                             std::int64_t K, std::span<const LowRankPart> parts, std::uint16_t* out,
                             std::int64_t columns) {
+  const Timed timed;
   beside(type, w, begin, end, K, parts, out, columns, table().to_bf16[index(type)],
          table().low_rank_columns_bf16);
 }
 
 void dequantize_merged(WeightType type, const void* w, std::int64_t begin, std::int64_t end,
                        std::int64_t K, std::span<const LowRankPart> parts, float* out) {
+  const Timed timed;
   (void)total_rank(parts);
   check_rows_of(type, begin, end, K);
   const auto& kernels = table();

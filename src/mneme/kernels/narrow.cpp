@@ -3,6 +3,8 @@
 #include "mneme/core/error.h"
 #include "mneme/kernels/kernel_table.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kernels/scratch.h"
+#include "mneme/kernels/timing.h"
 
 #include <ATen/Parallel.h>
 
@@ -22,17 +24,15 @@ std::int64_t lines(std::int64_t words) { return (words + 15) / 16; }
 std::int64_t panels(std::int64_t N, std::int64_t columns) { return (N + columns - 1) / columns; }
 
 // Rounded rows that stay in the second cache while all panels pass by.
-constexpr std::int64_t kRowsTogether = 96;
+constexpr std::int64_t kRowsTogether = 256;
 // Products below which another thread costs more than it brings.
 constexpr std::int64_t kNarrowProductsPerThread = 256 * 1024;
 // What rounding a row costs, in columns of the product.
 constexpr std::int64_t kColumnsOfRounding = 48;
 
 std::uint32_t* row_memory(std::int64_t words) {
-  thread_local std::vector<NarrowLine> memory;
-  if (memory.size() < static_cast<std::size_t>(lines(words)))
-    memory.resize(static_cast<std::size_t>(lines(words)));
-  return memory.data()->words;
+  static_assert(sizeof(float) == sizeof(std::uint32_t));
+  return reinterpret_cast<std::uint32_t*>(scratch(words));
 }
 
 // Threads along rows and along columns: a thread rounds the rows that it takes, whatever its columns.
@@ -118,6 +118,7 @@ const std::uint32_t* NarrowMatrix::data() const noexcept {
 
 void multiply(std::span<const NarrowPart> parts, const float* x, std::int64_t M, std::int64_t K,
               std::int64_t x_stride) {
+  const Timed timed;
   if (M < 0 || K < 0 || (x_stride < K && M > 1)) {
     throw Error(Errc::invalid, "activations of shape [" + std::to_string(M) + "," +
                                    std::to_string(K) + "], rows " + std::to_string(x_stride) +

@@ -11,23 +11,42 @@
 #include <string>
 
 namespace mneme::kernels {
+namespace {
 
-void rms_norm(float* x, const float* addend, const float* weight, float eps, std::int64_t rows,
-              std::int64_t width, float* out) {
-  const Timed timed;
+// row(numbers before it) for every row, on all threads.
+template <class Row>
+void by_rows(std::int64_t rows, std::int64_t width, const Row& row) {
   if (rows < 0 || width < 0) {
     throw Error(Errc::invalid, "rows of shape [" + std::to_string(rows) + "," +
                                    std::to_string(width) + "] to normalize");
   }
-  const KernelTable& kernels = table();
   constexpr std::int64_t kNumbersPerThread = 16 * 1024;
   const auto grain =
       std::max<std::int64_t>(1, kNumbersPerThread / std::max<std::int64_t>(1, width));
   at::parallel_for(0, rows, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      kernels.rms_norm(x + r * width, addend == nullptr ? nullptr : addend + r * width, weight, eps,
-                       width, out + r * width);
-    }
+    for (std::int64_t r = begin; r < end; ++r) row(r * width);
+  });
+}
+
+}  // namespace
+
+void rms_norm(float* x, const float* addend, const float* weight, float eps, std::int64_t rows,
+              std::int64_t width, float* out) {
+  const Timed timed;
+  const KernelTable& kernels = table();
+  by_rows(rows, width, [&](std::int64_t at) {
+    kernels.rms_norm(x + at, addend == nullptr ? nullptr : addend + at, weight, eps, width,
+                     out + at);
+  });
+}
+
+void layer_norm(const float* x, const float* addend, const float* weight, const float* bias,
+                float eps, std::int64_t rows, std::int64_t width, float* out) {
+  const Timed timed;
+  const KernelTable& kernels = table();
+  by_rows(rows, width, [&](std::int64_t at) {
+    kernels.layer_norm(x + at, addend == nullptr ? nullptr : addend + at, weight, bias, eps, width,
+                       out + at);
   });
 }
 

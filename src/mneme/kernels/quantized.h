@@ -67,8 +67,8 @@ enum class Activations : std::uint8_t {
   f32,  ///< the numbers themselves
 };
 
-/// y = x W' for each part, without unpacking W to memory, in one run over all threads: meant for few rows (M up to about
-/// 16; beyond, dequantize and a matrix product are faster). Packed weights meet the 8-bit form of the rows where they have
+/// y = x W' for each part, without unpacking W to memory, in one run over all threads: meant for few rows (without
+/// packed weights up to about 16: beyond, dequantize and a matrix product are faster). Packed weights meet the 8-bit form of the rows where they have
 /// one, all others the rows themselves. Sums are in single precision. Throws Error (invalid) on a shape that does not fit.
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x);
 

@@ -49,6 +49,7 @@ inline F times_power_of_two(F a, F n) { return _mm512_scalef_ps(a, n); }  // n i
 inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline float largest(F a) { return _mm512_reduce_max_ps(a); }
 inline float smallest(F a) { return _mm512_reduce_min_ps(a); }
+inline bool any_above(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0; }
 inline F load_f16(const u16* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -145,6 +146,7 @@ inline float smallest(F a) {
   s = _mm_min_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_min_ss(s, _mm_movehdup_ps(s)));
 }
+inline bool any_above(F a, F b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)) != 0; }
 inline __m128i load_u16_n(const u16* p, i64 n) {
   alignas(16) u16 whole[8] = {};
   std::memcpy(whole, p, static_cast<std::size_t>(n) * sizeof(u16));
@@ -257,6 +259,10 @@ inline float largest(F a) {
 inline float smallest(F a) {
   const float x = a[0] < a[1] ? a[0] : a[1], y = a[2] < a[3] ? a[2] : a[3];
   return x < y ? x : y;
+}
+inline bool any_above(F a, F b) {
+  const I above = a > b;
+  return (above[0] | above[1] | above[2] | above[3]) != 0;
 }
 inline I widen_u16(const u16* p) { return I{p[0], p[1], p[2], p[3]}; }
 inline F widen_f16(I h) {

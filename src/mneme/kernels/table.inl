@@ -6,7 +6,6 @@
 #include "mneme/kernels/attend_segments.inl"
 #include "mneme/kernels/codec.inl"
 #include "mneme/kernels/glu.inl"
-#include "mneme/kernels/layer_norm.inl"
 #include "mneme/kernels/low_rank.inl"
 #include "mneme/kernels/narrow.inl"
 #include "mneme/kernels/norm.inl"
@@ -66,7 +65,6 @@ inline constexpr KernelTable kTable{
     rms_norm,
     silu_multiply_all,
     MNEME_NARROW_KERNELS,
-    kTileRows,
     segment_scratch,
     attend_segment<SingleSteps>,
 #if defined(__AVX512BF16__)

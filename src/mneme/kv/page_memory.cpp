@@ -13,7 +13,8 @@
 namespace mneme {
 namespace {
 
-constexpr std::size_t kBlock = std::size_t{2} << 20;  // what the system maps as one, at such an address
+constexpr std::size_t kBlock = std::size_t{2}
+                               << 20;  // what the system maps as one, at such an address
 constexpr std::size_t kLine = 64;
 
 // Under a sanitizer every piece is an allocation of its own, so that it is seen who reads one that was given back.
@@ -82,8 +83,9 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::map<std::byte*, Block> blocks_;                         // by where they begin
-  std::map<std::size_t, std::set<std::byte*>> with_room_;  // by the size of their pieces; the lowest fill up first
+  std::map<std::byte*, Block> blocks_;  // by where they begin
+  std::map<std::size_t, std::set<std::byte*>>
+      with_room_;  // by the size of their pieces; the lowest fill up first
 };
 
 // Never destroyed: pages may outlive every other static object.
@@ -97,7 +99,8 @@ Pool& pool() {
 std::shared_ptr<std::byte> page_memory(std::int64_t bytes) {
   const auto size = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
   if (size == 0 || size > kMostPiece) {
-    return {allocate(kLine, size == 0 ? kLine : size), [](std::byte* memory) { std::free(memory); }};
+    return {allocate(kLine, size == 0 ? kLine : size),
+            [](std::byte* memory) { std::free(memory); }};
   }
   return {pool().take(size), [size](std::byte* piece) { pool().give_back(piece, size); }};
 }

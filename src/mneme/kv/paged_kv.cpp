@@ -102,9 +102,9 @@ void PagedKv::Page::make_room(std::int64_t K, std::int64_t V, at::ScalarType num
   bytes = page_memory(kPageEntries * (K + V) * size);
   k_numbers = bytes.get();
   v_numbers = k_numbers + kPageEntries * K * size;
-  const auto hold = [](const std::shared_ptr<std::byte>& held) { return [held](void*) {}; };
-  k = at::from_blob(k_numbers, {kPageEntries, K}, hold(bytes), number_type);
-  v = at::from_blob(v_numbers, {kPageEntries, V}, hold(bytes), number_type);
+  const auto keep = [held = bytes](void*) {};
+  k = at::from_blob(k_numbers, {kPageEntries, K}, keep, number_type);
+  v = at::from_blob(v_numbers, {kPageEntries, V}, keep, number_type);
   type = kernel_type(number_type);
 }
 
@@ -172,8 +172,8 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
       last->count += static_cast<std::int32_t>(take);
       done += take;
     }
-    if (plan_ && plan_->codec()) encode_full_pages(head, touched);
     refresh(head, touched);
+    if (plan_ && plan_->codec()) encode_full_pages(head, touched);
   }
   if (segments || !row.segments.empty()) {
     row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
@@ -198,6 +198,7 @@ void PagedKv::encode_full_pages(Head& head, std::size_t from) {
         {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)}, code);
     coded->hold_code(code);
     run.page = std::move(coded);
+    head.views[i] = view(run);  // at once: what comes next may throw, and the old page may be gone
   }
 }
 
@@ -306,8 +307,8 @@ void PagedKv::settle_row(std::int64_t r) {
       if (static_cast<std::int64_t>(keep.size()) == N) continue;
       row.dropped = true;
       head = kept_of(head, keep);
-      if (plan_->codec()) encode_full_pages(head, 0);
       refresh(head, 0);
+      if (plan_->codec()) encode_full_pages(head, 0);
     }
   }
 }
@@ -445,8 +446,8 @@ kernels::PageView PagedKv::view(const Run& run) const {
     out.type = page.type;
   } else {
     MNEME_ASSERT(plan_ && plan_->codec());
-    if (const auto encoded = plan_->codec()->view(page.code(), page.filled, shape_.key, shape_.value,
-                                                  run.begin, run.count))
+    if (const auto encoded = plan_->codec()->view(page.code(), page.filled, shape_.key,
+                                                  shape_.value, run.begin, run.count))
       out = *encoded;
   }
   out.entries = run.count;
@@ -684,7 +685,6 @@ void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
   for (auto& row : rows_) {
     for (auto& head : row.heads) {
       encode_full_pages(head, 0);
-      refresh(head, 0);
     }
   }
 }
@@ -902,6 +902,7 @@ void PagedKv::load(ByteReader& in) {
         page.v.narrow(0, run.begin, run.count).copy_(v);
       }
       refresh(head, 0);
+      if (plan_ && plan_->codec()) encode_full_pages(head, 0);
     }
   }
   live_ = {};

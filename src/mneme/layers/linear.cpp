@@ -81,13 +81,18 @@ bool wants_gradient(const at::Tensor& x, const Parameter& weight) {
          (x.requires_grad() || (weight.tensor.defined() && weight.tensor.requires_grad()));
 }
 
+/// Whether few rows may meet quantized weights as 8-bit numbers: not where the caller names what products run in.
+bool rounds_to_8_bits(Compute compute) {
+  return compute != Compute::f32 && compute != Compute::bf16;
+}
+
 /// The weight's file form where the fused kernel for few rows serves this product, else null.
 const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight,
                              Compute compute) {
   if (x.scalar_type() != at::kFloat || wants_gradient(x, weight)) return nullptr;
   const auto* file = dynamic_cast<const FileWeight*>(weight.stored.get());
   if (file == nullptr || M <= kFusedRows) return file;
-  const bool of_8_bits = compute == Compute::automatic && is_quantized(file->weight().type) &&
+  const bool of_8_bits = rounds_to_8_bits(compute) && is_quantized(file->weight().type) &&
                          (M <= kFusedRowsBesideBf16 || !kernels::has_bf16_products());
   return of_8_bits ? file : nullptr;
 }
@@ -103,7 +108,7 @@ std::optional<kernels::NarrowType> narrow_type(Compute compute) {
 }
 
 kernels::Activations activations(Compute compute) {
-  return compute == Compute::f32 ? kernels::Activations::f32 : kernels::Activations::q8;
+  return rounds_to_8_bits(compute) ? kernels::Activations::q8 : kernels::Activations::f32;
 }
 
 using Updates = c10::SmallVector<kernels::LowRankPart, 2>;
@@ -300,7 +305,7 @@ std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const F
     sizes.back() = N;
     out.push_back(unwritten(sizes));
     parts.push_back({weight.type, weight.data, N, out.back().mutable_data_ptr<float>(), N,
-                     updates[i], compute == Compute::f32 ? nullptr : files[i]->packed()});
+                     updates[i], rounds_to_8_bits(compute) ? files[i]->packed() : nullptr});
   }
   kernels::matvec(parts, rows.const_data_ptr<float>(), M, K, activations(compute));
   return out;
@@ -325,10 +330,13 @@ Linear::Linear(Params& params, std::string_view name, std::int64_t in, std::int6
   if (bias) bias_ = params.weight(fmt::format("{}.bias", name), {out}, Init::zeros);
 }
 
-void Linear::count(const at::Tensor& x, const Call& call) const {
+void Linear::check(const at::Tensor& x) const {
   if (x.size(-1) != in_)
     throw Error(Errc::invalid,
                 fmt::format("a linear layer of {} inputs was given {}", in_, x.size(-1)));
+}
+
+void Linear::count(const at::Tensor& x, const Call& call) const {
   if (!call.cost) return;
   call.cost->flops += 2.0 * static_cast<double>(x.numel()) * static_cast<double>(out_);
   call.cost->bytes +=
@@ -388,6 +396,7 @@ std::vector<at::Tensor> Linear::narrow_products(const std::vector<const Linear*>
 
 at::Tensor Linear::activated(const at::Tensor& x, std::string_view activation,
                              const Call& call) const {
+  check(x);
   auto out = narrow_products({this}, x, activation_named(activation), call);
   if (out.empty()) return activate(activation, (*this)(x, call));
   count(x, call);
@@ -400,6 +409,7 @@ at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
 
 std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layers,
                                          const at::Tensor& x, const Call& call) {
+  for (const auto* layer : layers) layer->check(x);
   const auto rounded = std::count_if(layers.begin(), layers.end(), [&](const Linear* layer) {
     return layer->narrow(x, call) != nullptr;
   });

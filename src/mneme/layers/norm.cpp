@@ -1,9 +1,9 @@
 #include "mneme/layers/norm.h"
 
-#include "mneme/kernels/layer_norm.h"
 #include "mneme/kernels/norm.h"
 
 #include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
 #include <c10/core/GradMode.h>
 
 #include <fmt/format.h>
@@ -21,7 +21,7 @@ bool RMSNorm::one_pass(const at::Tensor& x) const {
 at::Tensor RMSNorm::operator()(const at::Tensor& x) const {
   if (!one_pass(x)) return x * at::rsqrt(x.square().mean(-1, true) + eps_) * weight_->tensor;
   const auto in = x.contiguous();
-  auto out = at::empty_like(in);
+  at::Tensor out = at::detail::empty_cpu(in.sizes(), at::kFloat);
   const auto D = in.size(-1);
   kernels::rms_norm(const_cast<float*>(in.const_data_ptr<float>()), nullptr,
                     weight_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
@@ -36,7 +36,7 @@ at::Tensor RMSNorm::after_adding(at::Tensor& x, const at::Tensor& addend, bool i
     x = x + addend;
     return (*this)(x);
   }
-  auto out = at::empty_like(x);
+  at::Tensor out = at::detail::empty_cpu(x.sizes(), at::kFloat);
   const auto D = x.size(-1);
   kernels::rms_norm(x.mutable_data_ptr<float>(), addend.const_data_ptr<float>(),
                     weight_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
