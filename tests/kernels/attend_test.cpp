@@ -106,6 +106,40 @@ struct Head {
     }
   }
 
+  // Of page i's keys only the channels each[i % size] are held, or all where that is empty; k becomes 0 in the others.
+  void hold_channels(const std::vector<std::vector<std::uint8_t>>& each) {
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < pages.size(); ++i) {
+      PageView& page = pages[i];
+      const auto& channels = each[i % each.size()];
+      const std::int64_t n = page.entries;
+      if (!channels.empty()) {
+        std::vector<double> held;
+        for (std::int64_t e = begin; e < begin + n; ++e) {
+          std::vector<double> key(static_cast<std::size_t>(d), 0);
+          for (const auto c : channels) {
+            key[c] = k[static_cast<std::size_t>(e * d + c)];
+            held.push_back(key[c]);
+          }
+          std::copy(key.begin(), key.end(), k.begin() + e * d);
+        }
+        if (type == KvType::f32) {
+          wide.emplace_back(held.begin(), held.end());
+          page.k = wide.back().data();
+        } else {
+          narrow.emplace_back();
+          for (const double x : held)
+            narrow.back().push_back(type == KvType::f16 ? to_half(x)
+                                                        : to_bf16(static_cast<float>(x)));
+          page.k = narrow.back().data();
+        }
+        page.channels = channels.data();
+        page.k_width = static_cast<std::int32_t>(channels.size());
+      }
+      begin += n;
+    }
+  }
+
   const void* encode_entries(NumberCodec codec, std::vector<double>& numbers, std::int64_t begin,
                              std::int64_t n, std::int64_t before, std::int64_t behind) {
     const std::int64_t rows = before + n + behind;
@@ -557,6 +591,27 @@ TEST_P(Attend, EncodedPagesAmongOthers) {
             }
           }
         }
+      }
+    }
+  }
+}
+
+TEST_P(Attend, KeysOfSomeChannels) {
+  for (const KvType type : {KvType::f32, KvType::f16, KvType::bf16}) {
+    for (std::int64_t d : {8, 64, 72, 256}) {
+      std::vector<std::vector<std::uint8_t>> lists(3);
+      for (std::int64_t c = 0; c < d; ++c) {
+        if (c % 5 != 1 && c % 3 != 0) lists[0].push_back(static_cast<std::uint8_t>(c));
+        if (c == d - 1) lists[1].push_back(static_cast<std::uint8_t>(c));
+      }
+      for (std::int64_t rows : {1, 3, 5, 9, 40, 200}) {
+        const std::int64_t T = rows > 4 ? rows / 2 : 1;
+        Head h(rows / T, T, d, 203, static_cast<unsigned>(d + rows), type);
+        h.log_mass = normal_numbers(203, 62, 1.f);
+        h.page({64, 17, 3});
+        h.hold_channels(lists);
+        expect_attends(h, 1.f / std::sqrt(static_cast<float>(d)), {true, rows == 9 ? 50 : 0},
+                       "d " + std::to_string(d) + " rows " + std::to_string(rows));
       }
     }
   }

@@ -59,6 +59,13 @@ void check_page(const PageView& page) {
     throw Error(Errc::invalid, "a page of " + std::to_string(page.entries) + " entries; at most " +
                                    std::to_string(kPageEntries) + " fit");
   }
+  if (page.channels != nullptr &&
+      (page.encoded != 0 || page.k_width < 1 || page.k_width > kMostHeadWidth)) {
+    throw Error(Errc::invalid,
+                "keys of " + std::to_string(page.k_width) +
+                    " channels; some of a key's numbers are held as they are, at most " +
+                    std::to_string(kMostHeadWidth));
+  }
   if (page.encoded == 0) return;
   if (page.first < 0 || page.first > page.encoded - page.entries) {
     throw Error(Errc::invalid, "entries " + std::to_string(page.first) + " to " +

@@ -10,9 +10,6 @@
 
 namespace mneme::kernels {
 
-/// The widest head that attend takes.
-inline constexpr std::int64_t kMostHeadWidth = 256;
-
 /// The queries of one KV head of one sequence. Everything is borrowed.
 struct AttendTask {
   const float* q;  ///< [heads,T,d], the d numbers of a query contiguous

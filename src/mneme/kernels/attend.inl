@@ -166,8 +166,24 @@ inline const float* as_f32(const PageView& page, const void* in, NumberCodec cod
   return scratch;
 }
 
+// Keys of which only some channels are held, with zeros for the others.
+inline const float* spread_keys(const PageView& page, i64 d, float* scratch) {
+  const i64 width = page.k_width;
+  float held[kMostHeadWidth];
+  std::memset(scratch, 0, static_cast<std::size_t>(page.entries * d) * sizeof(float));
+  with_numbers(page.type, [&](auto numbers) {
+    using Kv = decltype(numbers);
+    for (i64 e = 0; e < page.entries; ++e) {
+      widen<Kv>(static_cast<const u8*>(page.k) + e * width * Kv::kBytes, width, held);
+      for (i64 i = 0; i < width; ++i) scratch[e * d + page.channels[i]] = held[i];
+    }
+  });
+  return scratch;
+}
+
 // The keys of a page [entries,d]: as they lie, or in `scratch`.
 inline const float* keys_as_f32(const PageView& page, i64 d, float* scratch) {
+  if (page.channels != nullptr) return spread_keys(page, d, scratch);
   return as_f32(page, page.k, page.k_codec, d, scratch);
 }
 inline const float* values_as_f32(const PageView& page, i64 d, float* scratch) {
@@ -332,6 +348,7 @@ struct RowState {
   float *peaks, *totals;  // [rows], [rows,kLanes]
   i64 stride;             // of queries and sums: d rounded up to whole vectors
   float* folded;          // room for four queries
+  float* narrow;          // queries without the channels that the keys of a page lack
 };
 
 // scores[r][e] of all entries of a page.
@@ -389,7 +406,10 @@ template <int kR>
 inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row,
                       const RowState& state, PagesAhead& ahead, float* scores) {
   const i64 entries = page.entries;
-  page_scores<kR>(page, b.d, state.queries + row * state.stride, state, ahead, scores);
+  const bool narrow = page.channels != nullptr;
+  page_scores<kR>(page, narrow ? page.k_width : b.d,
+                  (narrow ? state.narrow : state.queries) + row * state.stride, state, ahead,
+                  scores);
   i64 e = 0;
   F high[kR];
   for (int r = 0; r < kR; ++r) {
@@ -446,7 +466,7 @@ inline Ahead bytes_of(const PageView& page, const void* numbers, NumberCodec cod
 }
 
 inline Ahead keys_of(const PageView& page, i64 d) {
-  return bytes_of(page, page.k, page.k_codec, d);
+  return bytes_of(page, page.k, page.k_codec, page.channels == nullptr ? d : page.k_width);
 }
 inline Ahead values_of(const PageView& page, i64 d) {
   return bytes_of(page, page.v, page.v_codec, d);
@@ -461,7 +481,9 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
   state.queries = scratch;
   state.sums = state.queries + kSingleRows * state.stride;
   state.folded = state.sums + kSingleRows * state.stride;
-  float* scores = state.folded + 4 * state.stride;  // [4,kPageEntries]
+  state.narrow = state.folded + 4 * state.stride;
+  float* scores = state.narrow + kSingleRows * state.stride;  // [4,kPageEntries]
+  const u8* channels = nullptr;                               // those that `narrow` is of
   float peaks[kSingleRows], totals[kSingleRows * kLanes] = {};
   state.peaks = peaks;
   state.totals = totals;
@@ -480,6 +502,15 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
     if (page.entries == 0) continue;
     const Sight s = sight(b.ranges[p], seen_from, b.causal, b.window);
     if (s == Sight::nothing) continue;
+    if (page.channels != nullptr && page.channels != channels) {
+      channels = page.channels;
+      for (i64 r = 0; r < rows; ++r) {
+        const float* from = state.queries + r * state.stride;
+        float* to = state.narrow + r * state.stride;
+        for (i64 i = 0; i < page.k_width; ++i) to[i] = from[channels[i]];
+        for (i64 i = page.k_width; i < state.stride; ++i) to[i] = 0.f;
+      }
+    }
     // Few rows do little with each number, so memory is the limit: ask early for what this page and the next one need.
     PagesAhead ahead;
     const PageView* next = p + 1 < b.page_end ? &b.pages[p + 1] : b.then;
@@ -507,7 +538,7 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
 
 inline i64 attend_scratch(i64 d) noexcept {
   const i64 lanes = 2 * d * kMostRows + kPageEntries * kMostRows + kPageEntries * d;
-  const i64 rows = (2 * kSingleRows + 4) * row_stride(d) + 4 * kPageEntries;
+  const i64 rows = (3 * kSingleRows + 4) * row_stride(d) + 4 * kPageEntries;
   return lanes > rows ? lanes : rows;
 }
 

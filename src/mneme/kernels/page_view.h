@@ -9,6 +9,9 @@ namespace mneme::kernels {
 /// Entries in a full page.
 inline constexpr std::int64_t kPageEntries = 64;
 
+/// The widest head that attention takes.
+inline constexpr std::int64_t kMostHeadWidth = 256;
+
 /// How the numbers of a page are stored.
 enum class KvType : std::uint8_t { f32, f16, bf16 };
 
@@ -34,10 +37,14 @@ struct PageView {
   std::int32_t encoded = 0;       ///< rows of the encoded matrices k and v; 0: they are not encoded
   std::int32_t first = 0;         ///< which of these rows is the first entry
   PositionRange range{};          ///< holds all the positions; as it begins: they are looked at
+  /// Which numbers of a key are held, ascending, where not all are: k is [entries,k_width] then, and not encoded. The others
+  /// count as 0.
+  const std::uint8_t* channels = nullptr;
+  std::int32_t k_width = 0;  ///< numbers of a key where channels are named
 };
 
 /// Throws Error (invalid) where attention cannot read such a page: it is too large, its entries lie outside the encoded
-/// matrices, or these are not of group8 or channel4 for keys and of group8 or group4 for values.
+/// matrices, encoded keys have channels named, or these are not of group8 or channel4 for keys and of group8 or group4 for values.
 void check_page(const PageView& page);
 
 }  // namespace mneme::kernels
