@@ -3,7 +3,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
-#include "mneme/kv/plan.h"
+#include "mneme/models/kv_plan.h"
 #include "mneme/models/language_model.h"
 
 #include "cli/program/citations.h"
@@ -52,8 +52,7 @@ class Generate final : public Verb {
     options.sampler = sampling_.chain(call.origins);
     options.seed = call.everywhere.seed;
     options.stop = stop_;
-    std::shared_ptr<const KvPlan> plan;
-    if (!kv_.empty()) plan = std::make_shared<KvPlan>(parse_chain(kv_));
+    if (!kv_.empty()) KvPlan(parse_chain(kv_));  // before a model is loaded in vain
     const auto text = call.arguments[0] == "-" ? read_input() : call.arguments[0];
     const auto model = load_language_model(model_);
     std::vector<std::int32_t> prompt;
@@ -69,6 +68,8 @@ class Generate final : public Verb {
     }
     if (prompt.empty()) throw Error(Errc::usage, "the prompt is empty");
     warn_of_lost_bytes(model->tokenizer->lost_bytes(text), "prompt");
+    std::shared_ptr<const KvPlan> plan;
+    if (!kv_.empty()) plan = kv_plan(kv_, *model);
     auto state = model->model->start(1);
     if (plan) use_plan(state, plan);
     if (json_) {

@@ -140,18 +140,14 @@ TEST(TestMechanisms, AreFoundWithoutAnyOtherEdit) {
 }
 
 /// What a plan cannot serve is refused when it is written, whatever the reason.
-TEST(TestMechanisms, DemandsThatThePagedCacheCannotMeetAreRefused) {
-  const std::map<std::string, std::string> why{
-      {"attention", "more than positions"},       {"queries", "more than positions"},
-      {"unrotated_keys", "more than positions"},  {"token_ids", "more than positions"},
-      {"head_profile", "more than positions"},    {"all_layers", "on all layers at once"},
-      {"prompt_end", "at the end of the prompt"}, {"retrieval", "is a retrieve stage"}};
-  for (const auto& [need, part] : why) {
-    check::expect_error(Errc::usage, "kv: 'demanding'",
-                        [&] { KvPlan(parse_chain("window | demanding(of=" + need + ")")); });
-    check::expect_error(Errc::usage, part,
-                        [&] { KvPlan(parse_chain("window | demanding(of=" + need + ")")); });
+TEST(TestMechanisms, StagesThatNoStoreCanRunAreRefused) {
+  for (const std::string role : {"score", "place", "retrieve"}) {
+    check::expect_error(Errc::usage,
+                        "kv: 'demanding' is a " + role + " stage, which no store can run",
+                        [&] { KvPlan(parse_chain("window | demanding(role=" + role + ")")); });
   }
+  check::expect_error(Errc::usage, "'keep' needs scores",
+                      [] { KvPlan(parse_chain("window | keep(ratio=0.5)")); });
   check::expect_error(Errc::usage, "comes after the codec",
                       [] { KvPlan(parse_chain("quantize | window")); });
   check::expect_error(Errc::usage, "did you mean 'window'",

@@ -30,7 +30,7 @@ class PagedKvTest : public ::testing::Test {
   }
   static std::unique_ptr<KvStore> store(std::int64_t rows, const std::string& plan = "") {
     auto out = registry().make<KvStore>("paged", shape(), rows);
-    if (!plan.empty()) out->use(std::make_shared<KvPlan>(parse_chain(plan)), 0);
+    if (!plan.empty()) out->use(std::make_shared<KvPlan>(parse_chain(plan)), 0, 1);
     return out;
   }
   static Call call(at::Tensor positions, std::vector<std::int64_t> lengths = {}) {
@@ -448,7 +448,7 @@ TEST_F(PagedKvTest, EncodedPagesAreSmallAndNear) {
     append(*coded, {&a, &b}, 90);
     expect_equal(*coded, {&a, &b}, tolerance);
     check::expect_error(Errc::unsupported, "cannot change its codec",
-                        [&] { coded->use(nullptr, 0); });
+                        [&] { coded->use(nullptr, 0, 1); });
   }
 }
 

@@ -14,7 +14,7 @@ namespace {
 std::vector<std::int64_t> kept(const std::string& spec, const std::vector<std::int64_t>& indices) {
   const auto stage = registry().make<KvStage>(spec);
   std::vector<std::int64_t> out;
-  dynamic_cast<const EvictStage&>(*stage).keep({0, 0, 0, indices, indices}, out);
+  dynamic_cast<const EvictStage&>(*stage).keep({0, 0, 0, indices, indices}, {}, 0, out);
   return out;
 }
 

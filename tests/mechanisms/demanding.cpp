@@ -1,7 +1,7 @@
-// demanding: a KV stage that only the tests know; it needs what the paged cache cannot give, so that every plan with it
+// demanding: a KV stage that only the tests know; it says what it is but cannot be run as such, so that every plan with it
 // must be refused.
 //
-// spec      demanding(of=attention)
+// spec      demanding(role=score)
 #include "mneme/core/registry.h"
 #include "mneme/kv/stage.h"
 
@@ -12,33 +12,16 @@ namespace mneme::mechanisms::demanding {
 class Demanding final : public KvStage {
  public:
   struct Options {
-    std::string of = "attention";
+    std::string role = "score";
   };
   static void describe(Describe& d, Options& o) {
-    d("of", o.of,
-      one_of({"attention", "queries", "unrotated_keys", "token_ids", "head_profile", "all_layers",
-              "prompt_end", "retrieval"}),
-      "what it needs");
+    d("role", o.role, one_of({"score", "place", "retrieve"}), "what it says it is");
   }
   explicit Demanding(const Options& o) : o_(o) {}
 
   [[nodiscard]] KvRole role() const override {
-    return o_.of == "retrieval" ? KvRole::retrieve : KvRole::score;
-  }
-  [[nodiscard]] Needs needs() const override {
-    Needs out;
-    if (o_.of == "attention") out.attention = AttentionLevel::last_rows;
-    if (o_.of == "queries") out.query_window = 16;
-    out.unrotated_keys = o_.of == "unrotated_keys";
-    out.token_ids = o_.of == "token_ids";
-    out.head_profile = o_.of == "head_profile";
-    return out;
-  }
-  [[nodiscard]] KvScope scope() const override {
-    return o_.of == "all_layers" ? KvScope::model : KvScope::kv_head;
-  }
-  [[nodiscard]] KvPhase phase() const override {
-    return o_.of == "prompt_end" ? KvPhase::prefill_end : KvPhase::every_chunk;
+    if (o_.role == "place") return KvRole::place;
+    return o_.role == "retrieve" ? KvRole::retrieve : KvRole::score;
   }
 
  private:

@@ -21,7 +21,13 @@ class EveryOther final : public EvictStage {
   }
   explicit EveryOther(const Options& o) : o_(o) {}
 
-  void keep(const HeadView& head, std::vector<std::int64_t>& keep) const override {
+  [[nodiscard]] std::optional<Due> due(const Moment& moment) const override {
+    if (moment.prompt_end) return std::nullopt;
+    return Due{};
+  }
+
+  void keep(const HeadView& head, std::span<const float> /*scores*/, std::int64_t /*budget*/,
+            std::vector<std::int64_t>& keep) const override {
     if (head.entries() == 0) return;
     const auto last = head.token_indices.back();
     for (std::int64_t i = 0; i < head.entries(); ++i) {

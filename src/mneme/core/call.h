@@ -49,6 +49,7 @@ struct Cost {
 
 struct Call {
   at::Tensor positions;  ///< [B,T] int64: the position of every token
+  at::Tensor ids;        ///< [B,T] int64: which tokens they are, or undefined
   std::vector<std::int64_t>
       lengths;  ///< tokens of each row, at most T; empty: all T. Rows are padded at their end.
   at::Tensor segments;  ///< [B,T] int64 or undefined

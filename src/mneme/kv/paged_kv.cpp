@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
 #include "mneme/kernels/codec.h"
+#include "mneme/kernels/observe.h"
 #include "mneme/kv/page_memory.h"
 
 #include <ATen/ATen.h>
@@ -10,11 +11,15 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <fmt/format.h>
 #include <limits>
+#include <numeric>
 #include <set>
+#include <type_traits>
 
 namespace mneme {
 namespace {
@@ -23,6 +28,12 @@ using kernels::kPageEntries;
 
 /// Stands for the segment of a token that was given none; equal to no segment id of a caller.
 constexpr std::int64_t kNoSegment = std::numeric_limits<std::int64_t>::min();
+
+/// How a saved page holds its entries.
+enum : std::uint8_t { kWhole = 0, kCoded = 1, kNarrow = 2 };
+
+/// What else a saved store holds.
+enum : std::uint8_t { kLive = 1, kObserved = 2, kMoved = 4, kOfLayers = 8 };
 
 at::ScalarType page_type(Compute compute) {
   return compute == Compute::f32 ? at::kFloat : at::kHalf;
@@ -80,6 +91,9 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   const auto* positions = all_positions.const_data_ptr<std::int64_t>();
   const auto* segments =
       all_segments.defined() ? all_segments.const_data_ptr<std::int64_t>() : nullptr;
+  chunk_ = T;
+  const bool tokens = needs().token_ids;
+  const auto ids = tokens && call.ids.defined() ? whole_numbers(call.ids) : at::Tensor();
   thread_local std::vector<float> turned;  // [H,n,K]
   turned.resize(static_cast<std::size_t>(shape_.heads * T * shape_.key));
   for (std::int64_t b = 0; b < B; ++b) {
@@ -90,7 +104,13 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
         std::copy_n(from + t * k.stride(2), shape_.key, turned.data() + (h * n + t) * shape_.key);
     }
     if (shape_.rope) shape_.rope->rotate(turned.data(), shape_.heads, n, positions + b * T);
-    append_row(rows_[static_cast<std::size_t>(b)], n, {turned.data(), n * shape_.key, shape_.key},
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    if (tokens) {
+      row.tokens.resize(static_cast<std::size_t>(row.seen), -1);
+      for (std::int64_t t = 0; t < n; ++t)
+        row.tokens.push_back(ids.defined() ? ids.const_data_ptr<std::int64_t>()[b * T + t] : -1);
+    }
+    append_row(row, n, {turned.data(), n * shape_.key, shape_.key},
                {v.const_data_ptr<float>() + b * v.stride(0), v.stride(1), v.stride(2)},
                page_type(call.compute), positions + b * T,
                segments == nullptr ? nullptr : segments + b * T);
@@ -145,8 +165,8 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
     const auto* v_from = v.data + h * v.head_stride;
     for (std::int64_t done = 0; done < n;) {
       auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-      const bool room = last && last->page->k_numbers != nullptr && last->page->type == kernel &&
-                        last->begin + last->count < kPageEntries;
+      const bool room = last && last->page->k_numbers != nullptr && !last->page->channels &&
+                        last->page->type == kernel && last->begin + last->count < kPageEntries;
       if (!room) {
         head.runs.push_back({std::make_shared<Page>(), 0, 0});
         last = &head.runs.back();
@@ -174,6 +194,8 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
     }
     refresh(head, touched);
     if (plan_ && plan_->codec()) encode_full_pages(head, touched);
+    if (plan_ && plan_->select()) summarize(head, h, touched);
+    if (!head.sums.empty()) head.sums.resize(static_cast<std::size_t>(head.entries() * group_));
   }
   if (segments || !row.segments.empty()) {
     row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
@@ -275,47 +297,240 @@ void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t positio
              {k.const_data_ptr<float>(), n * shape_.key, shape_.key},
              {v.const_data_ptr<float>(), n * shape_.value, shape_.value}, page_type(compute),
              positions.data(), nullptr);
-  settle_row(row);
+  if (plan_) settle_row(row, {rows_.at(static_cast<std::size_t>(row)).seen, n, false});
 }
 
 // ---- dropping ----
 
 void PagedKv::settle() {
   // Entries that carry gradients all stay until `detach`: dropping one would cut its history.
-  if (!paged() || !plan_) return;
-  for (std::int64_t b = 0; b < rows(); ++b) settle_row(b);
+  if (!paged() || !plan_ || plan_->evict().empty()) return;
+  for (std::int64_t b = 0; b < rows(); ++b)
+    settle_row(b, {rows_[static_cast<std::size_t>(b)].seen, chunk_, false});
 }
 
-void PagedKv::settle_row(std::int64_t r) {
-  if (!plan_) return;
-  auto& row = rows_[static_cast<std::size_t>(r)];
-  for (const auto* stage : plan_->evict()) {
+/// What the stages see of a row.
+class PagedKv::Layer final : public LayerView {
+ public:
+  Layer(const PagedKv& store, std::int64_t row_index, const Moment& now)
+      : store_(store), data_(store.rows_[static_cast<std::size_t>(row_index)]) {
+    layer = store.layer_;
+    layers = store.layers_;
+    row = row_index;
+    heads = store.shape_.heads;
+    group = store.group_;
+    scale = store.scale_;
+    moment = now;
+    for (const auto& head : data_.heads) {
+      auto& places = places_.emplace_back();
+      for (const auto& run : head.runs) {
+        const auto* positions = run.page->positions.data() + run.begin;
+        const auto* indices = run.page->indices.data() + run.begin;
+        places.positions.insert(places.positions.end(), positions, positions + run.count);
+        places.indices.insert(places.indices.end(), indices, indices + run.count);
+      }
+    }
+  }
+
+  [[nodiscard]] HeadView head(std::int64_t h) const override {
+    const auto& places = places_[static_cast<std::size_t>(h)];
+    return {layer, row, h, places.positions, places.indices};
+  }
+  [[nodiscard]] at::Tensor keys(std::int64_t h) const override {
+    return store_.gathered(of(h)).first;
+  }
+  [[nodiscard]] at::Tensor values(std::int64_t h) const override {
+    return store_.gathered(of(h)).second;
+  }
+  [[nodiscard]] at::Tensor unrotated_keys(std::int64_t h) const override {
+    auto out = keys(h);
+    auto back = places_[static_cast<std::size_t>(h)].positions;
+    for (auto& position : back) position = -position;
+    if (store_.shape_.rope)
+      store_.shape_.rope->rotate(out.mutable_data_ptr<float>(), 1, out.size(0), back.data());
+    return out;
+  }
+  [[nodiscard]] at::Tensor turned(const at::Tensor& x,
+                                  const std::vector<std::int64_t>& positions) const override {
+    auto out = x.to(at::kFloat).contiguous().clone();
+    if (store_.shape_.rope)
+      store_.shape_.rope->rotate(out.mutable_data_ptr<float>(), 1, out.size(0), positions.data());
+    return out;
+  }
+  [[nodiscard]] at::Tensor queries(std::int64_t h) const override {
+    const auto w = static_cast<std::int64_t>(data_.query_positions.size());
+    // Copied: what the store holds changes with the next chunk.
+    return at::from_blob(const_cast<float*>(data_.queries.data()),
+                         {w, heads, group, store_.shape_.key}, at::kFloat)
+        .select(1, h)
+        .transpose(0, 1)
+        .contiguous();
+  }
+  [[nodiscard]] const std::vector<std::int64_t>& query_positions() const override {
+    return data_.query_positions;
+  }
+  [[nodiscard]] at::Tensor window_weights(std::int64_t h, std::int64_t count) const override {
+    const auto all = static_cast<std::int64_t>(data_.query_positions.size()),
+               w = std::min(count, all), d = store_.shape_.key;
+    const auto q = queries(h).narrow(1, all - w, w).contiguous();
+    auto out = at::empty({group, w, d}), lse = at::empty({group, w}),
+         weights = at::zeros({group, w, of(h).entries()});
+    std::vector<at::Tensor> decoded;
+    std::vector<std::vector<kernels::PageView>> views;
+    const auto pages = store_.pages(of(h), decoded, views);
+    const auto* positions = data_.query_positions.data() + (all - w);
+    kernels::AttendTask task{};
+    task.q = q.const_data_ptr<float>();
+    task.heads = group;
+    task.T = w;
+    task.q_head_stride = w * d;
+    task.q_time_stride = d;
+    task.q_positions = positions;
+    task.pages = pages;
+    task.out = out.mutable_data_ptr<float>();
+    task.out_head_stride = w * d;
+    task.out_time_stride = d;
+    task.lse = lse.mutable_data_ptr<float>();
+    kernels::attend({&task, 1}, d, static_cast<float>(scale), {});
+    kernels::ObserveTask look{};
+    look.q = task.q;
+    look.heads = group;
+    look.T = w;
+    look.q_head_stride = task.q_head_stride;
+    look.q_time_stride = d;
+    look.q_positions = positions;
+    look.pages = pages;
+    look.lse = task.lse;
+    look.weights = weights.mutable_data_ptr<float>();
+    kernels::observe({&look, 1}, d, static_cast<float>(scale), {});
+    return weights;
+  }
+  [[nodiscard]] at::Tensor column_sums(std::int64_t h) const override {
+    const auto& sums = of(h).sums;
+    const auto N = of(h).entries();
+    if (sums.empty()) return at::zeros({group, N});
+    return at::from_blob(const_cast<float*>(sums.data()), {N, group}, at::kFloat)
+        .transpose(0, 1)
+        .contiguous();
+  }
+  [[nodiscard]] at::Tensor token_ids(std::int64_t h) const override {
+    const auto& indices = places_[static_cast<std::size_t>(h)].indices;
+    auto out = at::full({static_cast<std::int64_t>(indices.size())}, -1, at::kLong);
+    auto* to = out.mutable_data_ptr<std::int64_t>();
+    for (const auto index : indices) {
+      const auto at = static_cast<std::size_t>(index);
+      *to++ = at < data_.tokens.size() ? data_.tokens[at] : -1;
+    }
+    return out;
+  }
+
+ private:
+  struct Places {
+    std::vector<std::int64_t> positions, indices;
+  };
+  [[nodiscard]] const Head& of(std::int64_t h) const {
+    return data_.heads[static_cast<std::size_t>(h)];
+  }
+  const PagedKv& store_;
+  const Row& data_;
+  std::vector<Places> places_;
+};
+
+void PagedKv::finish_prompt() {
+  if (!paged() || !plan_) return;
+  for (std::int64_t b = 0; b < rows(); ++b) {
+    const Moment end{rows_[static_cast<std::size_t>(b)].seen, 0, true};
+    settle_row(b, end);
+    if (!plan_->narrow()) continue;
+    plan_->check_profile();
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    if (row.query_positions.empty()) continue;  // nothing has been asked of the keys yet
+    const Layer view(*this, b, end);
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       auto& head = row.heads[static_cast<std::size_t>(h)];
-      const auto N = head.entries();
-      if (const auto most = stage->max_entries(); most && N <= *most) continue;
-      std::vector<std::int64_t> positions, indices, keep;
-      for (const auto& run : head.runs) {
-        positions.insert(positions.end(), run.page->positions.begin() + run.begin,
-                         run.page->positions.begin() + run.begin + run.count);
-        indices.insert(indices.end(), run.page->indices.begin() + run.begin,
-                       run.page->indices.begin() + run.begin + run.count);
-      }
-      stage->keep({layer_, r, h, positions, indices}, keep);
-      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
-                   (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
-      if (static_cast<std::int64_t>(keep.size()) == N) continue;
-      row.dropped = true;
-      head = kept_of(head, keep);
+      const auto recent = plan_->narrow()->recent();
+      if (head.entries() <= recent) continue;
+      head = narrowed(head, plan_->narrow()->channels(view, h), recent);
       refresh(head, 0);
-      if (plan_->codec()) encode_full_pages(head, 0);
+      if (plan_->select()) summarize(head, h, 0);
     }
   }
 }
 
+void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
+  auto& row = rows_[static_cast<std::size_t>(r)];
+  for (const auto& eviction : plan_->evict()) {
+    auto due = eviction.evict->due(moment);
+    if (!due) continue;
+    if (eviction.budget) {
+      const auto each = eviction.budget->of_layer(layer_, layers_, due->each);
+      *due = {each, due->limit + each - due->each};
+    }
+    std::int64_t held = 0;
+    for (const auto& head : row.heads) held += head.entries();
+    if (held <= due->limit * shape_.heads) continue;
+    plan_->check_profile();
+    // Entries of a memory stand there before any query has come: then there is nothing yet to tell them apart by.
+    const bool looks =
+        plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
+    if (looks && row.query_positions.empty() && group_ == 0) continue;
+    const auto begin = std::chrono::steady_clock::now();
+    const Layer view(*this, r, moment);
+    std::vector<at::Tensor> scores;
+    if (eviction.score) scores = eviction.score->score(view);
+    std::vector<std::int64_t> budgets(row.heads.size(), due->each);
+    if (eviction.budget)
+      budgets = eviction.budget->of_heads(view, scores, due->each, eviction.evict->floor());
+    // All heads are cut only once all are judged: stages see the layer as it was.
+    std::vector<Head> cut(row.heads.size());
+    bool dropped = false;
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto i = static_cast<std::size_t>(h);
+      auto& head = row.heads[i];
+      const auto N = head.entries();
+      std::vector<std::int64_t> keep;
+      std::span<const float> of_head;
+      if (eviction.score) {
+        scores[i] = scores[i].to(at::kCPU, at::kFloat).contiguous();
+        MNEME_ASSERT(scores[i].numel() == N);
+        of_head = {scores[i].const_data_ptr<float>(), static_cast<std::size_t>(N)};
+      }
+      eviction.evict->keep(view.head(h), of_head, budgets[i], keep);
+      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
+                   (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
+      if (static_cast<std::int64_t>(keep.size()) == N) continue;
+      dropped = true;
+      cut[i] = kept_of(head, keep);
+      if (eviction.merge) {
+        auto [keys, values] = gathered(cut[i]);
+        eviction.merge->merge(view, h, keep, keys, values);
+        auto merged = rewritten(cut[i], keys, values);
+        merged.sums = std::move(cut[i].sums);
+        merged.homes = std::move(cut[i].homes);
+        cut[i] = std::move(merged);
+      }
+    }
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto i = static_cast<std::size_t>(h);
+      if (cut[i].runs.empty()) continue;
+      auto& head = row.heads[i];
+      head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
+      refresh(head, 0);
+      if (plan_->codec()) encode_full_pages(head, 0);
+      if (plan_->select()) summarize(head, h, 0);
+    }
+    row.dropped = row.dropped || dropped;
+    observe_seconds_ +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+}
+
 PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {
-  // A run of kept neighbours goes on living in its page. Scattered entries are copied, filling up the page before: so the
-  // pages that they leave are freed.
+  // A run of kept neighbours goes on living in its page where it fills most of it. Others are copied, filling up the page
+  // before: so the pages that they leave are freed. Two runs may lie in pages that are mostly empty, so that a window that
+  // slides on by single entries copies none.
+  constexpr std::int64_t kMostly = kPageEntries * 3 / 4;
+  int sparse = 0;
   Head out;
   auto next = keep.begin();
   std::int64_t first = 0;
@@ -326,51 +541,194 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
     first += run.count;
     if (places.empty()) continue;
     const auto n = static_cast<std::int64_t>(places.size());
-    if (places.back() - places.front() + 1 == n) {
+    const bool together = places.back() - places.front() + 1 == n;
+    if (together && (n >= kMostly || sparse++ < 2)) {
       out.runs.push_back(
           {run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
     } else {
       append_copies(out, *run.page, places);
     }
   }
+  if (const auto homes = static_cast<std::int64_t>(head.homes.size()) / shape_.key; homes > 0) {
+    for (const auto i : keep) {
+      if (i >= homes) break;
+      const auto* from = head.homes.data() + i * shape_.key;
+      out.homes.insert(out.homes.end(), from, from + shape_.key);
+    }
+  }
+  if (!head.sums.empty()) {
+    out.sums.reserve(keep.size() * static_cast<std::size_t>(group_));
+    for (const auto i : keep) {
+      const auto* from = head.sums.data() + i * group_;
+      out.sums.insert(out.sums.end(), from, from + group_);
+    }
+  }
+  return out;
+}
+
+PagedKv::Head PagedKv::placed(const Head& head) const {
+  std::vector<std::int64_t> from;
+  for (const auto& run : head.runs)
+    from.insert(from.end(), run.page->positions.begin() + run.begin,
+                run.page->positions.begin() + run.begin + run.count);
+  const auto to = plan_->place()->places(from);
+  MNEME_ASSERT(to.size() == from.size());
+  const auto K = shape_.key, homes = static_cast<std::int64_t>(head.homes.size()) / K;
+  std::int64_t moved = 0;
+  while (moved < static_cast<std::int64_t>(to.size()) &&
+         to[static_cast<std::size_t>(moved)] != from[static_cast<std::size_t>(moved)])
+    ++moved;
+  moved = std::max(moved, homes);
+  Head out;
+  out.sums = head.sums;
+  out.homes = head.homes;
+  std::int64_t first = 0;
+  for (const auto& run : head.runs) {
+    const auto n = std::clamp<std::int64_t>(moved - first, 0, run.count);
+    if (n > 0) {
+      const auto [k, v] = numbers(*run.page);
+      auto keys = k.narrow(0, run.begin, n).to(at::kFloat).contiguous().clone();
+      Page page;
+      page.v = v;
+      page.indices = run.page->indices;
+      std::vector<std::int64_t> back, places(static_cast<std::size_t>(n));
+      std::iota(places.begin(), places.end(), run.begin);
+      for (std::int64_t i = 0; i < n; ++i)
+        back.push_back(-from[static_cast<std::size_t>(first + i)]);
+      const auto known = std::clamp<std::int64_t>(homes - first, 0, n);
+      auto* numbers_of = keys.mutable_data_ptr<float>();
+      if (shape_.rope && known < n)
+        shape_.rope->rotate(numbers_of + known * K, 1, n - known, back.data() + known);
+      std::copy_n(head.homes.data() + first * K, known * K, numbers_of);
+      out.homes.insert(out.homes.end(), numbers_of + known * K, numbers_of + n * K);
+      if (shape_.rope) shape_.rope->rotate(numbers_of, 1, n, to.data() + first);
+      page.k = at::empty({kPageEntries, K}, k.options());
+      page.k.narrow(0, run.begin, n).copy_(keys);
+      for (std::int64_t i = 0; i < n; ++i)
+        page.positions[static_cast<std::size_t>(run.begin + i)] =
+            to[static_cast<std::size_t>(first + i)];
+      append_copies(out, page, places);
+    }
+    if (n < run.count)
+      out.runs.push_back({run.page, run.begin + static_cast<std::int32_t>(n),
+                          run.count - static_cast<std::int32_t>(n)});
+    first += run.count;
+  }
+  return out;
+}
+
+PagedKv::Head PagedKv::rewritten(const Head& like, const at::Tensor& keys,
+                                 const at::Tensor& values) const {
+  auto type = at::kHalf;
+  for (const auto& run : like.runs) {
+    if (run.page->k.defined()) type = run.page->k.scalar_type();
+  }
+  Head out;
+  std::int64_t first = 0;
+  for (const auto& run : like.runs) {
+    auto page = std::make_shared<Page>();
+    page->make_room(shape_.key, shape_.value, type);
+    page->k.narrow(0, 0, run.count).copy_(keys.narrow(0, first, run.count));
+    page->v.narrow(0, 0, run.count).copy_(values.narrow(0, first, run.count));
+    for (std::int32_t i = 0; i < run.count; ++i) {
+      const auto place = static_cast<std::size_t>(run.begin + i);
+      page->put(i, run.page->positions[place], run.page->indices[place]);
+    }
+    page->filled = run.count;
+    first += run.count;
+    out.runs.push_back({std::move(page), 0, run.count});
+  }
+  return out;
+}
+
+std::pair<at::Tensor, at::Tensor> PagedKv::gathered(const Head& head) const {
+  const auto N = head.entries();
+  auto k = at::empty({N, shape_.key}), v = at::empty({N, shape_.value});
+  std::int64_t first = 0;
+  for (const auto& run : head.runs) {
+    const auto [page_k, page_v] = numbers(*run.page);
+    k.narrow(0, first, run.count).copy_(page_k.narrow(0, run.begin, run.count));
+    v.narrow(0, first, run.count).copy_(page_v.narrow(0, run.begin, run.count));
+    first += run.count;
+  }
+  return {k, v};
+}
+
+PagedKv::Head PagedKv::narrowed(const Head& head, std::vector<std::uint8_t> channels,
+                                std::int64_t recent) const {
+  Page like;
+  like.channels = std::make_shared<const std::vector<std::uint8_t>>(std::move(channels));
+  const std::vector<std::int64_t> chosen(like.channels->begin(), like.channels->end());
+  const auto index = at::tensor(chosen, at::kLong);
+  Head out;
+  out.sums = head.sums;
+  auto left = head.entries() - recent;  // to be narrowed
+  for (const auto& run : head.runs) {
+    const auto n = std::clamp<std::int64_t>(left, 0, run.count);
+    left -= run.count;
+    if (n > 0) {
+      const auto [k, v] = numbers(*run.page);
+      like.k = k.index_select(1, index);
+      like.v = v;
+      like.positions = run.page->positions;
+      like.indices = run.page->indices;
+      std::vector<std::int64_t> places(static_cast<std::size_t>(n));
+      std::iota(places.begin(), places.end(), run.begin);
+      append_copies(out, like, places);
+    }
+    if (n < run.count)
+      out.runs.push_back({run.page, run.begin + static_cast<std::int32_t>(n),
+                          run.count - static_cast<std::int32_t>(n)});
+  }
   return out;
 }
 
 void PagedKv::append_copies(Head& head, const Page& from,
                             const std::vector<std::int64_t>& places) const {
-  const auto [k, v] = numbers(from);
-  const auto total = static_cast<std::int64_t>(places.size());
-  for (std::int64_t done = 0; done < total;) {
-    auto page = std::make_shared<Page>();
-    page->make_room(shape_.key, shape_.value, k.scalar_type());
-    // A last run that leaves room is copied along rather than written to: forks may be reading its page.
-    if (const auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-        last && last->count < kPageEntries && last->page->k.defined() &&
-        last->page->k.scalar_type() == k.scalar_type()) {
+  // Keys with some channels go on so, in pages of their kind.
+  const auto [k, v] = from.channels ? std::pair{from.k, from.v} : numbers(from);
+  const auto width = k.size(1);
+  const auto type = k.scalar_type();
+  const auto size = static_cast<std::int64_t>(c10::elementSize(type));
+  const auto* k_from = static_cast<const std::byte*>(k.const_data_ptr());
+  const auto* v_from = static_cast<const std::byte*>(v.const_data_ptr());
+  for (std::size_t done = 0; done < places.size();) {
+    auto* last = head.runs.empty() ? nullptr : &head.runs.back();
+    const bool fits = last && last->page->k.defined() && last->page->k.scalar_type() == type &&
+                      last->page->channels == from.channels &&
+                      last->begin + last->count < kPageEntries;
+    if (!fits) {
+      head.runs.push_back({std::make_shared<Page>(), 0, 0});
+      last = &head.runs.back();
+      last->page->make_room(width, shape_.value, type);
+      last->page->channels = from.channels;
+    } else if (last->page.use_count() > 1) {  // others may be reading it: go on in a copy
+      auto copy = std::make_shared<Page>();
+      copy->make_room(width, shape_.value, type);
+      copy->channels = from.channels;
       const auto& before = *last->page;
-      page->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
-      page->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
+      copy->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
+      copy->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
       for (std::int32_t i = 0; i < last->count; ++i) {
         const auto place = static_cast<std::size_t>(last->begin + i);
-        page->put(i, before.positions[place], before.indices[place]);
+        copy->put(i, before.positions[place], before.indices[place]);
       }
-      page->filled = last->count;
-      head.runs.pop_back();
+      *last = {std::move(copy), 0, last->count};
     }
-    const auto n = std::min<std::int64_t>(total - done, kPageEntries - page->filled);
-    const auto chosen = at::tensor(at::ArrayRef<std::int64_t>(places).slice(
-                                       static_cast<std::size_t>(done), static_cast<std::size_t>(n)),
-                                   at::kLong);
-    page->k.narrow(0, page->filled, n).copy_(k.index_select(0, chosen));
-    page->v.narrow(0, page->filled, n).copy_(v.index_select(0, chosen));
-    for (std::int64_t i = 0; i < n; ++i) {
-      const auto place = static_cast<std::size_t>(places[static_cast<std::size_t>(done + i)]);
-      page->put(page->filled + i, from.positions[place], from.indices[place]);
+    auto& page = *last->page;
+    page.filled = last->begin + last->count;
+    for (; done < places.size() && page.filled < kPageEntries; ++done) {
+      const auto place = places[done];
+      std::memcpy(page.k_numbers + page.filled * width * size, k_from + place * width * size,
+                  static_cast<std::size_t>(width * size));
+      std::memcpy(page.v_numbers + page.filled * shape_.value * size,
+                  v_from + place * shape_.value * size,
+                  static_cast<std::size_t>(shape_.value * size));
+      page.put(page.filled, from.positions[static_cast<std::size_t>(place)],
+               from.indices[static_cast<std::size_t>(place)]);
+      ++page.filled;
+      ++last->count;
     }
-    page->filled += static_cast<std::int32_t>(n);
-    done += n;
-    const auto filled = page->filled;
-    head.runs.push_back({std::move(page), 0, filled});
   }
 }
 
@@ -394,6 +752,11 @@ void PagedKv::rewind(std::int64_t n) {
       throw Error(
           Errc::unsupported,
           "entries were evicted: what stood before the last tokens is not all there to go back to");
+    if (needs().attention == AttentionLevel::column_sums)
+      throw Error(
+          Errc::unsupported,
+          "what entries received from the last tokens cannot be taken back: the KV plan adds "
+          "up attention");
     if (row.seen < n)
       throw Error(Errc::invalid,
                   fmt::format("rewind by {} tokens where a row has only {}", n, row.seen));
@@ -401,6 +764,14 @@ void PagedKv::rewind(std::int64_t n) {
   for (auto& row : rows_) {
     row.seen -= n;
     if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen));
+    if (!row.tokens.empty()) row.tokens.resize(static_cast<std::size_t>(row.seen));
+    const auto queries =
+        std::min<std::size_t>(static_cast<std::size_t>(n), row.query_positions.size());
+    if (queries > 0) {
+      const auto width = row.queries.size() / row.query_positions.size();
+      row.query_positions.resize(row.query_positions.size() - queries);
+      row.queries.resize(row.query_positions.size() * width);
+    }
     for (auto& head : row.heads) {
       auto drop = n;
       while (drop > 0) {
@@ -430,6 +801,12 @@ void PagedKv::reset(const std::vector<bool>& which) {
 // ---- reading ----
 
 std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
+  if (page.channels) {
+    auto whole = at::zeros({kPageEntries, shape_.key}, page.k.options());
+    const std::vector<std::int64_t> channels(page.channels->begin(), page.channels->end());
+    whole.index_copy_(1, at::tensor(channels, at::kLong), page.k);
+    return {whole, page.v};
+  }
   if (page.k.defined()) return {page.k, page.v};
   MNEME_ASSERT(plan_ && plan_->codec());
   const auto slice = plan_->codec()->decode(page.code(), 1, page.filled, shape_.key, shape_.value);
@@ -441,9 +818,13 @@ kernels::PageView PagedKv::view(const Run& run) const {
   kernels::PageView out{};
   if (page.k_numbers != nullptr) {
     const std::int64_t first = run.begin * (page.type == kernels::KvType::f32 ? 4 : 2);
-    out.k = page.k_numbers + first * shape_.key;
+    out.k = page.k_numbers + first * page.k.size(1);
     out.v = page.v_numbers + first * shape_.value;
     out.type = page.type;
+    if (page.channels) {
+      out.channels = page.channels->data();
+      out.k_width = static_cast<std::int32_t>(page.channels->size());
+    }
   } else {
     MNEME_ASSERT(plan_ && plan_->codec());
     if (const auto encoded = plan_->codec()->view(page.code(), page.filled, shape_.key,
@@ -487,6 +868,241 @@ bool PagedKv::fused(const at::Tensor& queries, const Call& call) const {
          !(c10::GradMode::is_enabled() && queries.requires_grad());
 }
 
+void PagedKv::turn_queries(const at::Tensor& queries, const Call& call,
+                           std::vector<float>& turned) const {
+  const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3);
+  const auto q = whole_vectors(queries);
+  turned.resize(static_cast<std::size_t>(B * T * Hq * d));
+  const auto positions = whole_numbers(call.positions);
+  for (std::int64_t b = 0; b < B; ++b) {
+    auto* row = turned.data() + b * T * Hq * d;
+    for (std::int64_t t = 0; t < T; ++t) {
+      const auto* from = q.const_data_ptr<float>() + b * q.stride(0) + t * q.stride(2);
+      for (std::int64_t h = 0; h < Hq; ++h)
+        std::copy_n(from + h * q.stride(1), d, row + (t * Hq + h) * d);
+    }
+    if (shape_.rope)
+      shape_.rope->rotate(row, Hq, T, d, Hq * d, positions.const_data_ptr<std::int64_t>() + b * T);
+  }
+}
+
+struct PagedKv::Selection {
+  std::deque<std::vector<kernels::PageView>> lists;
+  /// Single entries out of pages, together as pages of their own.
+  struct Copies {
+    std::unique_ptr<std::byte[]> numbers;  ///< [64,K] and [64,V] of the type
+    std::array<std::int64_t, kPageEntries> positions;
+    kernels::PageView view{};
+  };
+  std::deque<Copies> copies;
+};
+
+void PagedKv::select_pages(std::int64_t h, std::int64_t group, const Head& head,
+                           const float* queries, std::span<const kernels::PageView> all,
+                           Selection& out) const {
+  plan_->check_profile();
+  struct Scratch {
+    std::vector<const float*> summaries;
+    std::vector<std::size_t> runs;  // of the summaries
+    SelectStage::Selected selected;
+  };
+  thread_local Scratch scratch;
+  auto& [summaries, runs, selected] = scratch;
+  summaries.clear();
+  runs.clear();
+  for (std::size_t i = 0; i + 1 < std::min(head.runs.size(), head.summaries.size() + 1); ++i) {
+    if (head.summaries[i] == nullptr) continue;
+    summaries.push_back(head.summaries[i]);
+    runs.push_back(i);
+  }
+  if (summaries.empty()) {
+    out.lists.emplace_back(all.begin(), all.end());
+    return;
+  }
+  plan_->select()->select({layer_, h, group, shape_.key, queries, summaries}, selected);
+  // Pages stay in their order: where all are selected, sums are those of full attention to the last bit.
+  if (selected.entries.empty()) {
+    auto& list = out.lists.emplace_back();
+    list.reserve(all.size() - runs.size() + selected.pages.size());
+    auto page = selected.pages.begin();
+    for (std::size_t i = 0, summary = 0; i < all.size(); ++i) {
+      if (summary < runs.size() && runs[summary] == i) {
+        const bool reads =
+            page != selected.pages.end() && static_cast<std::size_t>(*page) == summary;
+        ++summary;
+        if (!reads) continue;
+        ++page;
+      }
+      list.push_back(all[i]);
+    }
+    return;
+  }
+  // Shorter runs of neighbours are cheaper to copy together than to be read as pages.
+  constexpr std::int32_t kInPlace = 16;
+  for (const auto& entries : selected.entries) {
+    auto& list = out.lists.emplace_back();
+    Selection::Copies* copies = nullptr;
+    const auto close = [&] {
+      if (copies != nullptr) list.push_back(copies->view);
+      copies = nullptr;
+    };
+    for (std::size_t e = 0; e < entries.size();) {
+      const auto page = entries[e] / static_cast<std::int32_t>(kPageEntries);
+      const auto place = entries[e] % static_cast<std::int32_t>(kPageEntries);
+      std::int32_t n = 1;
+      while (place + n < kPageEntries && e + static_cast<std::size_t>(n) < entries.size() &&
+             entries[e + static_cast<std::size_t>(n)] == entries[e] + n)
+        ++n;
+      e += static_cast<std::size_t>(n);
+      auto view = all[runs[static_cast<std::size_t>(page)]];
+      const std::int64_t size = view.type == kernels::KvType::f32 ? 4 : 2;
+      const auto k_bytes = (view.channels == nullptr ? shape_.key : view.k_width) * size,
+                 v_bytes = shape_.value * size;
+      if (view.encoded != 0) {
+        view.first += place;
+      } else {
+        view.k = static_cast<const std::byte*>(view.k) + place * k_bytes;
+        view.v = static_cast<const std::byte*>(view.v) + place * v_bytes;
+      }
+      view.positions += place;
+      view.entries = n;
+      if (view.encoded != 0 || n >= kInPlace) {
+        list.push_back(view);
+        continue;
+      }
+      for (std::int32_t done = 0; done < n;) {
+        if (copies == nullptr || copies->view.entries == kPageEntries ||
+            copies->view.type != view.type || copies->view.channels != view.channels) {
+          close();
+          copies = &out.copies.emplace_back();
+          copies->numbers = std::make_unique_for_overwrite<std::byte[]>(
+              static_cast<std::size_t>(kPageEntries * (k_bytes + v_bytes)));
+          copies->view.k = copies->numbers.get();
+          copies->view.v = copies->numbers.get() + kPageEntries * k_bytes;
+          copies->view.positions = copies->positions.data();
+          copies->view.type = view.type;
+          copies->view.channels = view.channels;
+          copies->view.k_width = view.k_width;
+        }
+        auto& to = copies->view;
+        const auto take = std::min<std::int32_t>(n - done, kPageEntries - to.entries);
+        std::memcpy(copies->numbers.get() + to.entries * k_bytes,
+                    static_cast<const std::byte*>(view.k) + done * k_bytes,
+                    static_cast<std::size_t>(take * k_bytes));
+        std::memcpy(copies->numbers.get() + kPageEntries * k_bytes + to.entries * v_bytes,
+                    static_cast<const std::byte*>(view.v) + done * v_bytes,
+                    static_cast<std::size_t>(take * v_bytes));
+        std::copy_n(view.positions + done, take, copies->positions.data() + to.entries);
+        to.range = {std::min(to.range.lowest, view.range.lowest),
+                    std::max(to.range.highest, view.range.highest)};
+        to.entries += take;
+        done += take;
+      }
+    }
+    close();
+    for (std::size_t i = 0, summary = 0; i < all.size(); ++i) {
+      if (summary < runs.size() && runs[summary] == i) {
+        ++summary;
+      } else {
+        list.push_back(all[i]);
+      }
+    }
+  }
+}
+
+Needs PagedKv::needs() const {
+  auto out = looked_for_;
+  if (plan_) {
+    const auto& of_plan = plan_->needs();
+    out.attention = std::max(out.attention, of_plan.attention);
+    out.query_window = std::max(out.query_window, of_plan.query_window);
+    out.token_ids = out.token_ids || of_plan.token_ids;
+  }
+  return out;
+}
+
+bool PagedKv::any_length() const {
+  return plan_ && plan_->place() && plan_->max_entries().has_value();
+}
+
+void PagedKv::look_for(const Needs& needs) { looked_for_ = needs; }
+
+bool PagedKv::observes() const {
+  const auto wanted = needs();
+  return wanted.attention == AttentionLevel::column_sums || wanted.query_window > 0;
+}
+
+void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Call& call,
+                      double scale) {
+  if (!fused(queries, call)) {
+    if (!paged() || !plan_ || plan_->evict().empty()) return;
+    throw Error(Errc::unsupported,
+                "the KV plan looks at attention, which is not looked at over segments, in other "
+                "numbers than f32 or with heads of this width: leave the plan out");
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3);
+  group_ = Hq / shape_.heads;
+  scale_ = scale;
+  const auto wanted = needs();
+  thread_local std::vector<float> turned;
+  turn_queries(queries, call, turned);
+  const auto positions = whole_numbers(call.positions);
+  for (std::int64_t b = 0; b < B; ++b) {
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    const auto n = call.length(b, T);
+    if (n == 0) continue;
+    const auto* q = turned.data() + b * T * Hq * d;
+    const auto* at = positions.const_data_ptr<std::int64_t>() + b * T;
+    if (wanted.query_window > 0) {
+      const auto fresh = std::min(n, wanted.query_window);
+      const auto old = std::min(static_cast<std::int64_t>(row.query_positions.size()),
+                                wanted.query_window - fresh);
+      const auto drop = static_cast<std::int64_t>(row.query_positions.size()) - old;
+      row.queries.erase(row.queries.begin(), row.queries.begin() + drop * Hq * d);
+      row.query_positions.erase(row.query_positions.begin(), row.query_positions.begin() + drop);
+      row.queries.insert(row.queries.end(), q + (n - fresh) * Hq * d, q + n * Hq * d);
+      row.query_positions.insert(row.query_positions.end(), at + n - fresh, at + n);
+    }
+    if (wanted.attention != AttentionLevel::column_sums) continue;
+    std::vector<kernels::ObserveTask> tasks;
+    std::vector<std::vector<float>> sums(row.heads.size());
+    std::vector<at::Tensor> decoded, of_rows;
+    std::vector<std::vector<kernels::PageView>> views;
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto& head = row.heads[static_cast<std::size_t>(h)];
+      auto& sum = sums[static_cast<std::size_t>(h)];
+      sum.resize(static_cast<std::size_t>(group_ * head.entries()));
+      of_rows.push_back(lse[b].narrow(0, h * group_, group_).narrow(1, 0, n).contiguous());
+      kernels::ObserveTask task{};
+      task.q = q + h * group_ * d;
+      task.heads = group_;
+      task.T = n;
+      task.q_head_stride = d;
+      task.q_time_stride = Hq * d;
+      task.q_positions = at;
+      task.pages = pages(head, decoded, views);
+      task.lse = of_rows.back().const_data_ptr<float>();
+      task.column_sums = sum.data();
+      tasks.push_back(task);
+    }
+    kernels::observe(tasks, d, static_cast<float>(scale),
+                     {call.pattern.causal, call.pattern.window});
+    for (std::size_t h = 0; h < row.heads.size(); ++h) {
+      auto& head = row.heads[h];
+      const auto N = head.entries();
+      head.sums.resize(static_cast<std::size_t>(N * group_));
+      for (std::int64_t g = 0; g < group_; ++g) {
+        for (std::int64_t i = 0; i < N; ++i)
+          head.sums[static_cast<std::size_t>(i * group_ + g)] +=
+              sums[h][static_cast<std::size_t>(g * N + i)];
+      }
+    }
+  }
+  observe_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scale,
                         bool want_lse) const {
   const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3),
@@ -508,26 +1124,22 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
   };
   thread_local Scratch scratch;
   auto& [turned, tasks] = scratch;
-  const auto q = whole_vectors(queries);
-  turned.resize(static_cast<std::size_t>(B * T * Hq * d));
+  turn_queries(queries, call, turned);
   const auto all_positions = whole_numbers(call.positions);
   const auto* positions = all_positions.const_data_ptr<std::int64_t>();
   // [B,T,Hq,d], so that the heads of a token lie together for the projection that follows.
   auto out = call.lengths.empty() ? at::Tensor(at::detail::empty_cpu({B, T, Hq, d}, at::kFloat))
-                                  : at::zeros({B, T, Hq, d}, q.options());
+                                  : at::zeros({B, T, Hq, d}, queries.options());
   at::Tensor lse;
-  if (want_lse) lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), q.options());
+  if (want_lse)
+    lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), queries.options());
   std::vector<at::Tensor> decoded;
   std::vector<std::vector<kernels::PageView>> decoded_views;
+  Selection selection;
+  const bool selecting = plan_ && plan_->select() && T == 1;
   tasks.clear();
   for (std::int64_t b = 0; b < B; ++b) {
-    auto* row = turned.data() + b * T * Hq * d;
-    for (std::int64_t t = 0; t < T; ++t) {
-      const auto* from = q.const_data_ptr<float>() + b * q.stride(0) + t * q.stride(2);
-      for (std::int64_t h = 0; h < Hq; ++h)
-        std::copy_n(from + h * q.stride(1), d, row + (t * Hq + h) * d);
-    }
-    if (shape_.rope) shape_.rope->rotate(row, Hq, T, d, Hq * d, positions + b * T);
+    const auto* row = turned.data() + b * T * Hq * d;
     const auto n = call.length(b, T);
     if (n == 0) continue;
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
@@ -538,15 +1150,31 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
       task.q_head_stride = d;
       task.q_time_stride = Hq * d;
       task.q_positions = positions + b * T;
-      task.pages = pages(rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)],
-                         decoded, decoded_views);
+      const auto& head = rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)];
+      task.pages = pages(head, decoded, decoded_views);
       task.out = out.mutable_data_ptr<float>() + (b * T * Hq + h * G) * d;
       task.out_head_stride = d;
       task.out_time_stride = Hq * d;
       // The kernel writes lse as [G,n]; rows that are shorter than T are spread out by the plain form instead.
       task.lse =
           want_lse && n == T ? lse.mutable_data_ptr<float>() + (b * Hq + h * G) * T : nullptr;
-      tasks.push_back(task);
+      if (!selecting) {
+        tasks.push_back(task);
+        continue;
+      }
+      const auto before = selection.lists.size();
+      select_pages(h, G, head, task.q, task.pages, selection);
+      const auto lists = static_cast<std::int64_t>(selection.lists.size() - before);
+      MNEME_ASSERT(lists == 1 || lists == G);
+      for (std::int64_t g = 0; g < lists; ++g) {
+        auto part = task;
+        part.heads = G / lists;
+        part.q += g * d;
+        part.out += g * d;
+        if (part.lse != nullptr) part.lse += g * T;
+        part.pages = selection.lists[before + static_cast<std::size_t>(g)];
+        tasks.push_back(part);
+      }
     }
   }
   std::vector<std::vector<float>> short_lse;
@@ -671,7 +1299,7 @@ KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) co
 
 // ---- the rest of a store ----
 
-void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
+void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::int64_t layers) {
   const bool coded =
       plan_ && plan_->codec() &&
       std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return row.seen > 0; });
@@ -681,11 +1309,44 @@ void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) {
   }
   plan_ = std::move(plan);
   layer_ = layer;
-  if (!plan_ || !plan_->codec()) return;
+  layers_ = layers;
+  if (!plan_) return;
   for (auto& row : rows_) {
-    for (auto& head : row.heads) {
-      encode_full_pages(head, 0);
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      auto& head = row.heads[static_cast<std::size_t>(h)];
+      if (plan_->codec()) encode_full_pages(head, 0);
+      if (plan_->select()) summarize(head, h, 0);
     }
+  }
+}
+
+void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
+  const auto& stage = *plan_->select();
+  const auto size = stage.summary_size(layer_, shape_.key);
+  const auto row = std::find_if(rows_.begin(), rows_.end(), [&](const Row& candidate) {
+    return &candidate.heads[static_cast<std::size_t>(h)] == &head;
+  });
+  MNEME_ASSERT(row != rows_.end());
+  head.summaries.resize(head.runs.size());
+  for (auto i = from; i < head.runs.size(); ++i) {
+    auto& run = head.runs[i];
+    head.summaries[i] = nullptr;
+    if (size == 0 || run.count < kPageEntries) continue;
+    // What is being appended is not counted yet. It may stand where entries stood that were rewound or dropped, of which
+    // the page still has a summary.
+    const bool fresh = run.page->indices.back() >= row->seen;
+    if (fresh || run.page->summarized_by != plan_) {
+      if (run.page.use_count() > 1) {  // a fork reads this page, perhaps by another plan
+        run.page = std::make_shared<Page>(*run.page);
+        head.views[i] = view(run);
+      }
+      const auto keys = numbers(*run.page).first.to(at::kFloat);
+      run.page->summary = page_memory(size * static_cast<std::int64_t>(sizeof(float)));
+      stage.summarize(layer_, h, keys.const_data_ptr<float>(), shape_.key,
+                      reinterpret_cast<float*>(run.page->summary.get()));
+      run.page->summarized_by = plan_;
+    }
+    head.summaries[i] = reinterpret_cast<const float*>(run.page->summary.get());
   }
 }
 
@@ -714,6 +1375,10 @@ std::int64_t PagedKv::allocated_bytes() const {
   for (const auto* page : pages) {
     bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes())
                                : page->code_bytes;
+  }
+  for (const auto& row : rows_) {
+    for (const auto& head : row.heads)
+      bytes += static_cast<std::int64_t>(head.homes.size() * sizeof(float));
   }
   return bytes;
 }
@@ -794,7 +1459,7 @@ void PagedKv::save(ByteWriter& out) const {
       for (const auto& run : head.runs) {
         const auto& page = *run.page;
         const bool coded = !page.k.defined();
-        out.value(static_cast<std::uint8_t>(coded));
+        out.value(static_cast<std::uint8_t>(coded ? kCoded : page.channels ? kNarrow : kWhole));
         out.value(run.begin);
         out.value(run.count);
         out.value(page.filled);
@@ -805,17 +1470,45 @@ void PagedKv::save(ByteWriter& out) const {
         if (coded) {
           out.string(page.code());
         } else {
+          if (page.channels)
+            out.string(
+                {reinterpret_cast<const char*>(page.channels->data()), page.channels->size()});
           out.tensor(page.k.narrow(0, first, n));
           out.tensor(page.v.narrow(0, first, n));
         }
       }
     }
   }
-  out.value(static_cast<std::uint8_t>(!paged()));
+  const bool observed = group_ > 0;
+  const bool moved = std::any_of(rows_.begin(), rows_.end(), [](const Row& row) {
+    return std::any_of(row.heads.begin(), row.heads.end(),
+                       [](const Head& head) { return !head.homes.empty(); });
+  });
+  out.value(static_cast<std::uint8_t>((paged() ? 0 : kLive) | (observed ? kObserved : 0) |
+                                      (moved ? kMoved : 0) | (plan_ ? kOfLayers : 0)));
+  if (plan_) out.value(layers_);
   if (!paged()) {
     for (const auto* x : {&live_.k, &live_.v, &live_.positions, &live_.valid}) out.tensor(*x);
     out.value(static_cast<std::uint8_t>(live_.segments.defined()));
     if (live_.segments.defined()) out.tensor(live_.segments);
+  }
+  const auto list = [&](const auto& x) {
+    out.value(static_cast<std::uint64_t>(x.size()));
+    out.raw(x.data(), x.size() * sizeof(x[0]));
+  };
+  if (moved) {
+    for (const auto& row : rows_) {
+      for (const auto& head : row.heads) list(head.homes);
+    }
+  }
+  if (!observed) return;
+  out.value(group_);
+  out.value(scale_);
+  for (const auto& row : rows_) {
+    list(row.tokens);
+    list(row.queries);
+    list(row.query_positions);
+    for (const auto& head : row.heads) list(head.sums);
   }
 }
 
@@ -861,7 +1554,9 @@ void PagedKv::load(ByteReader& in) {
       for (auto& run : head.runs) {
         run.page = std::make_shared<Page>();
         auto& page = *run.page;
-        const bool coded = in.value<std::uint8_t>() != 0;
+        const auto form = in.value<std::uint8_t>();
+        const bool coded = form == kCoded;
+        if (form > kNarrow) throw damaged();
         run.begin = in.value<std::int32_t>();
         run.count = in.value<std::int32_t>();
         page.filled = in.value<std::int32_t>();
@@ -890,23 +1585,44 @@ void PagedKv::load(ByteReader& in) {
             throw damaged();
           continue;
         }
+        auto width = shape_.key;
+        if (form == kNarrow) {
+          const auto held = in.string();
+          std::vector<std::uint8_t> channels(held.begin(), held.end());
+          for (std::size_t c = 0; c < channels.size(); ++c) {
+            if (channels[c] >= shape_.key || (c > 0 && channels[c] <= channels[c - 1]))
+              throw damaged();
+          }
+          if (channels.empty()) throw damaged();
+          width = static_cast<std::int64_t>(channels.size());
+          // Pages of a head share their list, so that entries can be put together.
+          const auto* before_it = &run == head.runs.data() ? nullptr : (&run - 1)->page.get();
+          page.channels = before_it && before_it->channels && *before_it->channels == channels
+                              ? before_it->channels
+                              : std::make_shared<const std::vector<std::uint8_t>>(channels);
+        }
         const auto k = in.tensor(), v = in.tensor();
         const auto fits = [&](const at::Tensor& x, std::int64_t width) {
           return x.dim() == 2 && x.size(0) == run.count && x.size(1) == width &&
                  (x.scalar_type() == at::kHalf || x.scalar_type() == at::kFloat);
         };
-        if (!fits(k, shape_.key) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type())
+        if (!fits(k, width) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type())
           throw damaged();
-        page.make_room(shape_.key, shape_.value, k.scalar_type());
+        page.make_room(width, shape_.value, k.scalar_type());
         page.k.narrow(0, run.begin, run.count).copy_(k);
         page.v.narrow(0, run.begin, run.count).copy_(v);
       }
       refresh(head, 0);
       if (plan_ && plan_->codec()) encode_full_pages(head, 0);
+      if (plan_ && plan_->select() && plan_->ready()) summarize(head, &head - row.heads.data(), 0);
     }
   }
   live_ = {};
-  if (in.value<std::uint8_t>() != 0) {
+  const auto holds = in.value<std::uint8_t>();
+  if (holds > (kLive | kObserved | kMoved | kOfLayers)) throw damaged();
+  layers_ = (holds & kOfLayers) != 0 ? in.value<std::int64_t>() : 1;
+  if (layers_ < 1 || layers_ > kMost) throw damaged();
+  if ((holds & kLive) != 0) {
     live_.k = in.tensor();
     live_.v = in.tensor();
     live_.positions = in.tensor();
@@ -926,6 +1642,42 @@ void PagedKv::load(ByteReader& in) {
       if (live_.segments.sizes() != at::IntArrayRef({B, N}) ||
           live_.segments.scalar_type() != at::kLong)
         throw damaged();
+    }
+  }
+  const auto list = [&](auto& x) {
+    using Number = std::remove_reference_t<decltype(x[0])>;
+    x.resize(in.count(sizeof(Number)));
+    if (!x.empty())
+      std::memcpy(x.data(), in.raw(x.size() * sizeof(Number)).data(), x.size() * sizeof(Number));
+  };
+  if ((holds & kMoved) != 0) {
+    for (auto& row : rows_) {
+      for (auto& head : row.heads) {
+        list(head.homes);
+        const auto homes = static_cast<std::int64_t>(head.homes.size());
+        if (homes % shape_.key != 0 || homes / shape_.key > head.entries()) throw damaged();
+      }
+    }
+  }
+  group_ = 0;
+  if ((holds & kObserved) != 0) {
+    group_ = in.value<std::int64_t>();
+    scale_ = in.value<double>();
+    if (group_ < 1 || group_ > kMost || !std::isfinite(scale_)) throw damaged();
+    for (auto& row : rows_) {
+      list(row.tokens);
+      list(row.queries);
+      list(row.query_positions);
+      const auto w = static_cast<std::int64_t>(row.query_positions.size());
+      if (static_cast<std::int64_t>(row.queries.size()) != w * shape_.heads * group_ * shape_.key ||
+          static_cast<std::int64_t>(row.tokens.size()) > row.seen)
+        throw damaged();
+      for (auto& head : row.heads) {
+        list(head.sums);
+        if (!head.sums.empty() &&
+            static_cast<std::int64_t>(head.sums.size()) != head.entries() * group_)
+          throw damaged();
+      }
     }
   }
   // Rewinding relies on this: a row that dropped nothing holds all it has seen in every head.

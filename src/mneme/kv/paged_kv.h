@@ -6,6 +6,7 @@
 #pragma once
 
 #include "mneme/kernels/attend.h"
+#include "mneme/kv/layer_view.h"
 #include "mneme/kv/plan.h"
 #include "mneme/mixers/kv_store.h"
 
@@ -47,7 +48,15 @@ class PagedKv final : public KvStore {
   [[nodiscard]] KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const override;
   void place(std::int64_t row, const KvSlice& slice, std::int64_t position,
              Compute compute) override;
-  void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) override;
+  void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::int64_t layers) override;
+  void look_for(const Needs& needs) override;
+  [[nodiscard]] bool observes() const override;
+  void observe(const at::Tensor& queries, const at::Tensor& lse, const Call& call,
+               double scale) override;
+  void finish_prompt() override;
+  [[nodiscard]] double observe_seconds() const override { return observe_seconds_; }
+  [[nodiscard]] bool any_length() const override;
+  [[nodiscard]] const KvShape& shape() const override { return shape_; }
   [[nodiscard]] std::int64_t seen(std::int64_t row) const override;
   [[nodiscard]] double kept(std::int64_t row) const override;
   [[nodiscard]] std::int64_t allocated_bytes() const override;
@@ -55,7 +64,9 @@ class PagedKv final : public KvStore {
  private:
   /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
   struct Page {
-    at::Tensor k, v;                   ///< [64,K], [64,V] f16 or f32; undefined once encoded
+    at::Tensor k, v;  ///< [64,K], [64,V] f16 or f32; undefined once encoded
+    /// Which channels of keys are held, k being [64,channels] then; null: all.
+    std::shared_ptr<const std::vector<std::uint8_t>> channels;
     std::shared_ptr<std::byte> bytes;  ///< of k and v, or the codec's of `filled` entries
     std::int64_t code_bytes = 0;       ///< 0: not encoded
     std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
@@ -64,6 +75,9 @@ class PagedKv final : public KvStore {
     std::byte *k_numbers = nullptr, *v_numbers = nullptr;  ///< of k and v
     kernels::KvType type = kernels::KvType::f32;
     kernels::PositionRange range;  ///< of all positions
+    /// Of a full page, what the selecting stage of a plan remembers of it.
+    std::shared_ptr<std::byte> summary;
+    std::shared_ptr<const KvPlan> summarized_by;
 
     /// Takes memory for keys of K and values of V numbers.
     void make_room(std::int64_t K, std::int64_t V, at::ScalarType number_type);
@@ -86,6 +100,13 @@ class PagedKv final : public KvStore {
     std::vector<Run> runs;
     /// Each run as the kernels read it, so that a step need not look at every page; k is null where it is to be decoded.
     std::vector<kernels::PageView> views;
+    /// What the plan's selecting stage remembers of each run; null where it must be read. Longer than `runs` after a rewind.
+    std::vector<const float*> summaries;
+    /// [m,K] the first m keys, which were moved, as they were computed: turning always starts there, so that errors do not
+    /// add up.
+    std::vector<float> homes;
+    std::vector<float>
+        sums;  ///< [N,G] what each entry received from all queries; empty: not looked at
     [[nodiscard]] std::int64_t entries() const;
   };
   struct Row {
@@ -94,6 +115,9 @@ class PagedKv final : public KvStore {
     bool dropped = false;  ///< some head no longer holds all it was given
     std::vector<std::int64_t>
         segments;  ///< of every token taken in, by its index; empty: none were given
+    std::vector<std::int64_t> tokens;           ///< ids by index, -1 unknown; empty: not looked for
+    std::vector<float> queries;                 ///< [w,Hq,K] the last ones, turned
+    std::vector<std::int64_t> query_positions;  ///< [w]
   };
   /// Tensors kept as they came, one set for all rows.
   struct Live {
@@ -109,10 +133,28 @@ class PagedKv final : public KvStore {
                   const std::int64_t* positions, const std::int64_t* segments);
   /// Puts the codec's bytes in place of every page, from the given run on, that is full and has lost no entry.
   void encode_full_pages(Head& head, std::size_t from);
-  void settle_row(std::int64_t row);
+  /// Queries [B,T,Hq,K] as projections lay them out, turned.
+  void turn_queries(const at::Tensor& queries, const Call& call, std::vector<float>& turned) const;
+  void settle_row(std::int64_t row, const Moment& moment);
+  /// The same entries where the plan places them.
+  [[nodiscard]] Head placed(const Head& head) const;
+  /// The same entries, all but the newest ones with some channels of their keys.
+  [[nodiscard]] Head narrowed(const Head& head, std::vector<std::uint8_t> channels,
+                              std::int64_t recent) const;
   [[nodiscard]] Head kept_of(const Head& head, const std::vector<std::int64_t>& keep) const;
+  /// Entries with keys and values [N,K], [N,V] f32 in new pages, where `like` has their positions.
+  [[nodiscard]] Head rewritten(const Head& like, const at::Tensor& keys,
+                               const at::Tensor& values) const;
+  /// All keys and values of a head [N,K], [N,V] f32, turned.
+  [[nodiscard]] std::pair<at::Tensor, at::Tensor> gathered(const Head& head) const;
   /// Copies entries of a page, given by their places in it, behind the head's last.
   void append_copies(Head& head, const Page& page, const std::vector<std::int64_t>& places) const;
+  /// Lists of pages that the queries [G,K], turned, of a head read at a decoding step, one for all of them or one each.
+  struct Selection;
+  void select_pages(std::int64_t h, std::int64_t group, const Head& head, const float* queries,
+                    std::span<const kernels::PageView> all, Selection& out) const;
+  /// Has the plan's selecting stage summarize full pages that it has not seen.
+  void summarize(Head& head, std::int64_t h, std::size_t from);
   /// A page's keys and values as numbers, decoded if need be.
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
   /// Brings the views of a head's runs from the given one on up to date.
@@ -131,7 +173,14 @@ class PagedKv final : public KvStore {
   std::vector<Row> rows_;
   Live live_;
   std::shared_ptr<const KvPlan> plan_;
-  std::int64_t layer_ = 0;
+  std::int64_t layer_ = 0, layers_ = 1;
+  Needs looked_for_;        // by others than the plan
+  std::int64_t group_ = 0;  // query heads of a KV head, once queries have come
+  double scale_ = 0, observe_seconds_ = 0;
+  std::int64_t chunk_ = 0;  // tokens that came last, of the longest row
+
+  class Layer;
+  [[nodiscard]] Needs needs() const;
 };
 
 }  // namespace mneme

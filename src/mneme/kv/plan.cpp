@@ -2,6 +2,8 @@
 
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+#include "mneme/kv/head_profile.h"
+#include "mneme/kv/layer_view.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -50,43 +52,113 @@ std::string_view name(KvRole role) {
   return kNames[static_cast<std::size_t>(role)];
 }
 
-KvPlan::KvPlan(const Chain& chain) {
+std::vector<std::int64_t> BudgetStage::of_heads(const LayerView& layer,
+                                                const std::vector<at::Tensor>& /*scores*/,
+                                                std::int64_t each, std::int64_t /*floor*/) const {
+  return std::vector<std::int64_t>(static_cast<std::size_t>(layer.heads), each);
+}
+
+KvPlan::KvPlan(const Chain& chain, std::shared_ptr<const HeadProfile> profile)
+    : profile_(std::move(profile)) {
+  Eviction next;  // the stages that the next evicting one uses
+  std::string waiting;
+  const auto refuse = [](std::string_view stage, std::string_view why) {
+    throw Error(Errc::usage, fmt::format("kv: '{}' {}", stage, why));
+  };
   for (const auto& stage : chain) {
     chain_.push_back(registry().find(KvStage::kKind, stage.name).canonicalize(stage));
     auto made = registry().make<KvStage>(stage);
-    if (codec_)
-      throw Error(Errc::usage,
-                  fmt::format("kv: '{}' comes after the codec '{}': entries are encoded last",
-                              stage.name, codec_name_));
+    const auto role = made->role();
+    if (retrieve_)
+      refuse(stage.name, fmt::format("comes after '{}', whose store keeps entries in its own way: "
+                                     "leave one of them out",
+                                     chain_[chain_.size() - 2].name));
+    if (codec_ && role != KvRole::retrieve)
+      refuse(stage.name,
+             fmt::format("comes after the codec '{}': entries are encoded last", codec_name_));
     const auto needs = made->needs();
-    if (needs.attention != AttentionLevel::none || needs.query_window > 0 || needs.unrotated_keys ||
-        needs.head_profile || needs.token_ids) {
-      throw Error(
-          Errc::usage,
-          fmt::format("kv: '{}' needs more than positions (attention weights, queries, unrotated "
-                      "keys or token ids), which the paged cache does not observe",
-                      stage.name));
+    needs_.attention = std::max(needs_.attention, needs.attention);
+    needs_.query_window = std::max(needs_.query_window, needs.query_window);
+    needs_.token_ids = needs_.token_ids || needs.token_ids;
+    needs_.reconstruction = needs_.reconstruction || needs.reconstruction;
+    if (!needs.head_profile.empty()) {
+      needs_.head_profile = needs.head_profile;
+      if (profile_) {
+        made->calibrate(*profile_);
+      } else {
+        lacks_profile_ = needs.head_profile;
+      }
     }
-    if (made->scope() == KvScope::model || made->phase() != KvPhase::every_chunk) {
-      throw Error(
-          Errc::usage,
-          fmt::format(
-              "kv: '{}' acts on all layers at once or only at the end of the prompt or at single "
-              "steps: the paged cache runs its stages a layer at a time, after every chunk",
-              stage.name));
-    }
-    if (const auto* evict = dynamic_cast<const EvictStage*>(made.get())) {
-      evict_.push_back(evict);
+    if (const auto* score = dynamic_cast<const ScoreStage*>(made.get())) {
+      if (next.score)
+        refuse(stage.name,
+               fmt::format("scores entries that '{}' scored already: one of them has to "
+                           "be used first, as in '{} | keep(...)'",
+                           waiting, waiting));
+      next.score = score;
+      waiting = stage.name;
+    } else if (const auto* budget = dynamic_cast<const BudgetStage*>(made.get())) {
+      if (next.budget)
+        refuse(stage.name, "spreads entries that another stage before it has spread");
+      next.budget = budget;
+      if (waiting.empty()) waiting = stage.name;
+    } else if (const auto* evict = dynamic_cast<const EvictStage*>(made.get())) {
+      next.evict = evict;
+      if (evict->wants_scores() && !next.score)
+        refuse(stage.name,
+               "needs scores: put a stage before it that scores entries, as in "
+               "'snapkv | keep(ratio=0.25)'; `mneme components kv_stage` lists them");
+      evict_.push_back(std::exchange(next, {}));
+      waiting.clear();
+    } else if (const auto* merge = dynamic_cast<const MergeStage*>(made.get())) {
+      if (evict_.empty() || evict_.back().merge)
+        refuse(stage.name, "folds what a stage right before it drops, and there is none");
+      evict_.back().merge = merge;
+    } else if (const auto* place = dynamic_cast<const PlaceStage*>(made.get())) {
+      if (place_) refuse(stage.name, "places entries that another stage has placed already");
+      if (evict_.empty())
+        refuse(stage.name, "places what others leave, and no stage before it drops entries");
+      place_ = place;
+    } else if (const auto* narrow = dynamic_cast<const NarrowStage*>(made.get())) {
+      if (place_)
+        refuse(stage.name,
+               fmt::format("cuts keys apart that '{}' has to turn: leave one of them out",
+                           chain_[chain_.size() - 2].name));
+      if (narrow_) refuse(stage.name, "narrows keys that another stage has narrowed already");
+      narrow_ = narrow;
     } else if (const auto* encode = dynamic_cast<const EncodeStage*>(made.get())) {
+      if (narrow_)
+        refuse(stage.name,
+               "encodes whole keys, and a stage before it holds only some of their "
+               "channels: leave one of them out");
       codec_name_ = encode->codec();
       codec_ = registry().make<Codec>(codec_name_);
+    } else if (const auto* select = dynamic_cast<const SelectStage*>(made.get())) {
+      if (select_) refuse(stage.name, "selects entries where another stage does so already");
+      select_ = select;
+    } else if (const auto* retrieve = dynamic_cast<const RetrieveStage*>(made.get())) {
+      if (chain_.size() > 1)
+        refuse(stage.name, fmt::format("keeps entries in a store of its own, which does not follow "
+                                       "'{}': leave one of them out",
+                                       chain_.front().name));
+      retrieve_ = retrieve;
     } else {
-      throw Error(Errc::usage,
-                  fmt::format("kv: '{}' is a {} stage, which the paged cache cannot run",
-                              stage.name, name(made->role())));
+      refuse(stage.name, fmt::format("is a {} stage, which no store can run", name(role)));
     }
     stages_.push_back(std::move(made));
   }
+  if (!waiting.empty())
+    refuse(waiting,
+           fmt::format("serves a stage that drops entries, and none follows: add one, as in "
+                       "'{} | keep(ratio=0.25)'",
+                       waiting));
+}
+
+void KvPlan::check_profile() const {
+  if (lacks_profile_.empty()) return;
+  throw Error(Errc::usage, fmt::format("kv: '{}' needs numbers of this model's heads that have not "
+                                       "been measured: mneme calibrate {}",
+                                       print(chain_), lacks_profile_));
 }
 
 std::optional<std::int64_t> KvPlan::max_entries() const {
@@ -118,7 +190,43 @@ std::vector<const KvStore*> kv_stores(const State& state) {
 }
 
 void use_plan(State& state, const std::shared_ptr<const KvPlan>& plan) {
-  for (std::int64_t layer = 0; auto* store : kv_stores(state)) store->use(plan, layer++);
+  if (plan) plan->check_profile();
+  const auto names = layer_names(state);
+  const auto layers = static_cast<std::int64_t>(names.size());
+  for (std::int64_t layer = 0; const auto& name : names) {
+    auto& child = state.child(name);
+    if (!child.has("kv")) continue;
+    auto* store = dynamic_cast<KvStore*>(&child.store("kv"));
+    if (store == nullptr) continue;
+    if (plan && plan->retrieve() && !plan->retrieve()->made(*store)) {
+      for (std::int64_t row = 0; row < store->rows(); ++row) {
+        if (store->seen(row) > 0)
+          throw Error(
+              Errc::unsupported,
+              fmt::format("kv: '{}' keeps entries in a store of its own, and this state holds "
+                          "some already: begin with an empty one",
+                          print(plan->chain())));
+      }
+      child.set("kv", plan->retrieve()->store(store->shape(), layer, store->rows()));
+      store = &dynamic_cast<KvStore&>(child.store("kv"));
+    }
+    store->use(plan, layer++, layers);
+  }
+}
+
+void look_for(State& state, const std::vector<std::shared_ptr<const KvPlan>>& plans) {
+  Needs all;
+  for (const auto& plan : plans) {
+    if (!plan) continue;
+    all.attention = std::max(all.attention, plan->needs().attention);
+    all.query_window = std::max(all.query_window, plan->needs().query_window);
+    all.token_ids = all.token_ids || plan->needs().token_ids;
+  }
+  for (auto* store : kv_stores(state)) store->look_for(all);
+}
+
+void finish_prompt(State& state) {
+  for (auto* store : kv_stores(state)) store->finish_prompt();
 }
 
 KvUsage kv_usage(const State& state, std::int64_t row) {
@@ -128,6 +236,7 @@ KvUsage kv_usage(const State& state, std::int64_t row) {
     out.seen = std::max(out.seen, store->seen(row));
     out.kept += store->kept(row) / static_cast<double>(stores.size());
     out.bytes += store->allocated_bytes();
+    out.observe_seconds += store->observe_seconds();
   }
   return out;
 }

@@ -29,7 +29,13 @@ class Window final : public EvictStage {
     return o_.sinks + o_.size;
   }
 
-  void keep(const HeadView& head, std::vector<std::int64_t>& keep) const override {
+  [[nodiscard]] std::optional<Due> due(const Moment& moment) const override {
+    if (moment.prompt_end) return std::nullopt;
+    return Due{o_.sinks + o_.size, o_.sinks + o_.size};
+  }
+
+  void keep(const HeadView& head, std::span<const float> /*scores*/, std::int64_t /*budget*/,
+            std::vector<std::int64_t>& keep) const override {
     // Sinks are the first tokens of the text, not the first entries that happen to be left.
     const auto N = head.entries(), first_recent = std::max<std::int64_t>(0, N - o_.size);
     for (std::int64_t t = 0; t < N; ++t) {

@@ -19,6 +19,7 @@
 namespace mneme {
 
 class KvPlan;
+struct Needs;
 
 /// Sizes of one layer's entries.
 struct KvShape {
@@ -54,8 +55,22 @@ class KvStore : public StateStore {
   virtual void place(std::int64_t row, const KvSlice& slice, std::int64_t position,
                      Compute compute) = 0;
 
-  /// From now on entries are kept as the plan says.
-  virtual void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer) = 0;
+  /// From now on entries are kept as the plan says, in one layer of so many.
+  virtual void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::int64_t layers) = 0;
+  /// From now on attention is looked at as if a plan needed it so.
+  virtual void look_for(const Needs& /*needs*/) {}
+  /// Whether `observe` wants to be told of each attention.
+  [[nodiscard]] virtual bool observes() const { return false; }
+  /// What was just attended to, before `settle`: the queries as attend took them and the lse [B,G*H,T] of their weights.
+  virtual void observe(const at::Tensor& /*queries*/, const at::Tensor& /*lse*/,
+                       const Call& /*call*/, double /*scale*/) {}
+  /// The prompt is complete: drops what the plan does not keep of one.
+  virtual void finish_prompt() {}
+  /// Time spent on looking at attention and on dropping entries.
+  [[nodiscard]] virtual double observe_seconds() const { return 0; }
+  /// Whether a text may grow past the positions that the model was made for, because entries are placed near queries.
+  [[nodiscard]] virtual bool any_length() const { return false; }
+  [[nodiscard]] virtual const KvShape& shape() const = 0;
 
   /// Tokens ever taken into a row, and entries that its heads hold now (mean over heads).
   [[nodiscard]] virtual std::int64_t seen(std::int64_t row) const = 0;

@@ -1,16 +1,24 @@
 #include "mneme/models/model.h"
 
 #include "mneme/core/error.h"
+#include "mneme/kv/plan.h"
 #include "mneme/models/prepare.h"
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <fmt/format.h>
 
 namespace mneme {
 
 void Model::set_feed_forward(std::int64_t, std::shared_ptr<const FeedForward>) {
   throw Error(Errc::unsupported, "this model has no feed-forward layers to replace");
+}
+
+bool any_length(const State& state) {
+  const auto stores = kv_stores(state);
+  return !stores.empty() && std::all_of(stores.begin(), stores.end(),
+                                        [](const KvStore* store) { return store->any_length(); });
 }
 
 Prepared prepare(const Batch& batch, const State& state, const Model& model) {
@@ -56,13 +64,14 @@ Prepared prepare(const Batch& batch, const State& state, const Model& model) {
       first[static_cast<std::int64_t>(b)][0] = state.positions[b];
     call.positions = (first + at::arange(T, at::kLong).unsqueeze(0)).contiguous();
   }
+  if (batch.ids.defined()) call.ids = batch.ids;
   if (batch.segments.defined() && batch.segments.sizes() != at::IntArrayRef({B, T}))
     throw Error(Errc::invalid, "segments want the sizes [B,T] of the batch");
   if (const auto context = model.shape().context; context > 0) {
     for (std::int64_t b = 0; b < B; ++b) {
       const auto n = call.length(b, T);
       const auto last = n == 0 ? 0 : call.positions.const_data_ptr<std::int64_t>()[b * T + n - 1];
-      if (last >= context)
+      if (last >= context && !any_length(state))
         throw Error(Errc::full, fmt::format("position {} is past the model's context of {} tokens",
                                             last, context));
     }

@@ -13,7 +13,10 @@ struct Prepared {
   std::int64_t B = 0, T = 0;
 };
 
-/// Throws Error(invalid) on impossible shapes, Error(full) past the context.
+/// Whether texts may grow past the model's context: every layer's keys and values are of a kind that allows it.
+bool any_length(const State& state);
+
+/// Throws Error(invalid) on impossible shapes, Error(full) past the context unless any length may be had.
 Prepared prepare(const Batch& batch, const State& state, const Model& model);
 
 /// Moves every row's position behind its last token.

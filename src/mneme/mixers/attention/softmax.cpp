@@ -7,6 +7,7 @@
 // spec      softmax(heads=9, kv_heads=3, head=64, rope_theta=10000, rope_pairs=halves, window=0, bias=false)
 // state     a KvStore: 2 H K numbers a token, or what the KV plan keeps of them; nothing when the call is bidirectional
 // cost      O(T N Hq K) for N visible entries
+// taps      attn.q, attn.k, attn.v, attn.heads (what each query head read, [B,Hq,T,V]), attn.out
 // needs     positions; kv_heads divides heads
 // source    Vaswani et al. 2017, arXiv:1706.03762; Shazeer 2019, arXiv:1911.02150; Ainslie et al. 2023, arXiv:2305.13245
 // departs   rope_theta=0 leaves rotary positions out (encoders with learned positions)
@@ -81,13 +82,17 @@ class Softmax final : public Mixer {
     if (call.pattern.causal && call.mode != Mode::read_only) {
       auto& store = dynamic_cast<KvStore&>(state.store("kv"));
       store.append(k, v, own);
-      attended =
-          with_extra(store.attend(q, own, scale, own.extra_keys.defined()), q, own, scale).out;
+      const bool observes = store.observes();
+      const auto partial = with_extra(
+          store.attend(q, own, scale, observes || own.extra_keys.defined()), q, own, scale);
+      attended = partial.out;
+      if (observes) store.observe(q, partial.lse, own, scale);
       if (call.cost) count(store, own, T);
       store.settle();
     } else {
       attended = within(q, k, v, state, own, scale);
     }
+    attended = tap(call, "attn.heads", std::move(attended));
     if (T > 1) attended = attended.transpose(1, 2);
     return tap(call, "attn.out", out_(attended.reshape({B, T, o_.heads * o_.head}), call));
   }
