@@ -31,7 +31,7 @@ std::byte* allocate(std::size_t alignment, std::size_t bytes) {
 }
 
 // A block of pieces of one size.
-struct Block {
+struct MemoryBlock {
   std::vector<std::byte*> free;
   std::size_t pieces = 0;
 };
@@ -83,7 +83,7 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::map<std::byte*, Block> blocks_;  // by where they begin
+  std::map<std::byte*, MemoryBlock> blocks_;  // by where they begin
   std::map<std::size_t, std::set<std::byte*>>
       with_room_;  // by the size of their pieces; the lowest fill up first
 };

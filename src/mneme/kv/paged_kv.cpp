@@ -1375,6 +1375,8 @@ std::int64_t PagedKv::allocated_bytes() const {
   for (const auto* page : pages) {
     bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes())
                                : page->code_bytes;
+    if (page->summary && plan_ && plan_->select())
+      bytes += plan_->select()->summary_size(layer_, shape_.key) * 4;
   }
   for (const auto& row : rows_) {
     for (const auto& head : row.heads)
