@@ -18,13 +18,13 @@
 namespace mneme::kv::renumber {
 
 class Renumber final : public PlaceStage {
-public:
+ public:
   struct Options {};
   static void describe(Describe &, Options &) {}
   explicit Renumber(const Options &) {}
 
-  [[nodiscard]] std::vector<std::int64_t>
-  places(std::span<const std::int64_t> positions) const override {
+  [[nodiscard]] std::vector<std::int64_t> places(
+      std::span<const std::int64_t> positions) const override {
     std::vector<std::int64_t> out(positions.size());
     for (std::size_t i = positions.size(); i-- > 0;)
       out[i] = i + 1 == positions.size() ? positions[i] : out[i + 1] - 1;
@@ -33,8 +33,7 @@ public:
 };
 
 void enrol(Registry &r) {
-  r.add<KvStage, Renumber>("renumber", "kept entries stand side by side",
-                           "streaming-llm-2023");
+  r.add<KvStage, Renumber>("renumber", "kept entries stand side by side", "streaming-llm-2023");
 }
 
-} // namespace mneme::kv::renumber
+}  // namespace mneme::kv::renumber
