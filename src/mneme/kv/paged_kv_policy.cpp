@@ -1,0 +1,577 @@
+// PagedKv and its plan: looking at attention, and dropping, moving, merging and narrowing what is kept.
+#include "mneme/core/error.h"
+#include "mneme/kernels/observe.h"
+#include "mneme/kv/page_memory.h"
+#include "mneme/kv/paged_kv.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <numeric>
+
+namespace mneme {
+
+using kernels::kPageEntries;
+
+// ---- looking ----
+
+Needs PagedKv::needs() const {
+  auto out = looked_for_;
+  if (plan_) {
+    const auto& of_plan = plan_->needs();
+    out.attention = std::max(out.attention, of_plan.attention);
+    out.query_window = std::max(out.query_window, of_plan.query_window);
+    out.token_ids = out.token_ids || of_plan.token_ids;
+  }
+  return out;
+}
+
+bool PagedKv::any_length() const {
+  return plan_ && plan_->place() && plan_->max_entries().has_value();
+}
+
+void PagedKv::look_for(const Needs& needs) { looked_for_ = needs; }
+
+bool PagedKv::observes() const {
+  const auto wanted = needs();
+  return wanted.attention == AttentionLevel::column_sums || wanted.query_window > 0;
+}
+
+void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Call& call,
+                      double scale) {
+  if (!fused(queries, call)) {
+    if (!paged() || !plan_ || plan_->evict().empty()) return;
+    throw Error(Errc::unsupported,
+                "the KV plan looks at attention, which is not looked at over segments, in other "
+                "numbers than f32 or with heads of this width: leave the plan out");
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3);
+  group_ = Hq / shape_.heads;
+  scale_ = scale;
+  const auto wanted = needs();
+  thread_local std::vector<float> turned;
+  turn_queries(queries, call, turned);
+  const auto positions = call.positions.to(at::kCPU, at::kLong).contiguous();
+  for (std::int64_t b = 0; b < B; ++b) {
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    const auto n = call.length(b, T);
+    if (n == 0) continue;
+    const auto* q = turned.data() + b * T * Hq * d;
+    const auto* at = positions.const_data_ptr<std::int64_t>() + b * T;
+    if (wanted.query_window > 0) {
+      const auto fresh = std::min(n, wanted.query_window);
+      const auto old = std::min(static_cast<std::int64_t>(row.query_positions.size()),
+                                wanted.query_window - fresh);
+      const auto drop = static_cast<std::int64_t>(row.query_positions.size()) - old;
+      row.queries.erase(row.queries.begin(), row.queries.begin() + drop * Hq * d);
+      row.query_positions.erase(row.query_positions.begin(), row.query_positions.begin() + drop);
+      row.queries.insert(row.queries.end(), q + (n - fresh) * Hq * d, q + n * Hq * d);
+      row.query_positions.insert(row.query_positions.end(), at + n - fresh, at + n);
+    }
+    if (wanted.attention != AttentionLevel::column_sums) continue;
+    std::vector<kernels::ObserveTask> tasks;
+    std::vector<std::vector<float>> sums(row.heads.size());
+    std::vector<at::Tensor> decoded, of_rows;
+    std::vector<std::vector<kernels::PageView>> views;
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto& head = row.heads[static_cast<std::size_t>(h)];
+      auto& sum = sums[static_cast<std::size_t>(h)];
+      sum.resize(static_cast<std::size_t>(group_ * head.entries()));
+      of_rows.push_back(lse[b].narrow(0, h * group_, group_).narrow(1, 0, n).contiguous());
+      kernels::ObserveTask task{};
+      task.q = q + h * group_ * d;
+      task.heads = group_;
+      task.T = n;
+      task.q_head_stride = d;
+      task.q_time_stride = Hq * d;
+      task.q_positions = at;
+      task.pages = pages(head, decoded, views);
+      task.lse = of_rows.back().const_data_ptr<float>();
+      task.column_sums = sum.data();
+      tasks.push_back(task);
+    }
+    kernels::observe(tasks, d, static_cast<float>(scale),
+                     {call.pattern.causal, call.pattern.window});
+    for (std::size_t h = 0; h < row.heads.size(); ++h) {
+      auto& head = row.heads[h];
+      const auto N = head.entries();
+      head.sums.resize(static_cast<std::size_t>(N * group_));
+      for (std::int64_t g = 0; g < group_; ++g) {
+        for (std::int64_t i = 0; i < N; ++i)
+          head.sums[static_cast<std::size_t>(i * group_ + g)] +=
+              sums[h][static_cast<std::size_t>(g * N + i)];
+      }
+    }
+  }
+  observe_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
+  const auto& stage = *plan_->select();
+  const auto size = stage.summary_size(layer_, shape_.key);
+  const auto row = std::find_if(rows_.begin(), rows_.end(), [&](const Row& candidate) {
+    return &candidate.heads[static_cast<std::size_t>(h)] == &head;
+  });
+  MNEME_ASSERT(row != rows_.end());
+  head.summaries.resize(head.runs.size());
+  for (auto i = from; i < head.runs.size(); ++i) {
+    auto& run = head.runs[i];
+    head.summaries[i] = nullptr;
+    if (size == 0 || run.count < kPageEntries) continue;
+    // What is being appended is not counted yet. It may stand where entries stood that were rewound or dropped, of which
+    // the page still has a summary.
+    const bool fresh = run.page->indices.back() >= row->seen;
+    if (fresh || run.page->summarized_by != plan_) {
+      if (run.page.use_count() > 1) {  // a fork reads this page, perhaps by another plan
+        run.page = std::make_shared<Page>(*run.page);
+        head.views[i] = view(run);
+      }
+      const auto keys = numbers(*run.page).first.to(at::kFloat);
+      run.page->summary = page_memory(size * static_cast<std::int64_t>(sizeof(float)));
+      stage.summarize(layer_, h, keys.const_data_ptr<float>(), shape_.key,
+                      reinterpret_cast<float*>(run.page->summary.get()));
+      run.page->summarized_by = plan_;
+    }
+    head.summaries[i] = reinterpret_cast<const float*>(run.page->summary.get());
+  }
+}
+
+// ---- dropping ----
+
+void PagedKv::settle() {
+  // Entries that carry gradients all stay until `detach`: dropping one would cut its history.
+  if (!paged() || !plan_ || plan_->evict().empty()) return;
+  for (std::int64_t b = 0; b < rows(); ++b)
+    settle_row(b, {rows_[static_cast<std::size_t>(b)].seen, chunk_, false});
+}
+
+/// What the stages see of a row.
+class PagedKv::Layer final : public LayerView {
+ public:
+  Layer(const PagedKv& store, std::int64_t row_index, const Moment& now)
+      : store_(store), data_(store.rows_[static_cast<std::size_t>(row_index)]) {
+    layer = store.layer_;
+    layers = store.layers_;
+    row = row_index;
+    heads = store.shape_.heads;
+    group = store.group_;
+    scale = store.scale_;
+    moment = now;
+    for (const auto& head : data_.heads) {
+      auto& places = places_.emplace_back();
+      for (const auto& run : head.runs) {
+        const auto* positions = run.page->positions.data() + run.begin;
+        const auto* indices = run.page->indices.data() + run.begin;
+        places.positions.insert(places.positions.end(), positions, positions + run.count);
+        places.indices.insert(places.indices.end(), indices, indices + run.count);
+      }
+    }
+  }
+
+  [[nodiscard]] HeadView head(std::int64_t h) const override {
+    const auto& places = places_[static_cast<std::size_t>(h)];
+    return {layer, row, h, places.positions, places.indices};
+  }
+  [[nodiscard]] at::Tensor keys(std::int64_t h) const override {
+    return store_.gathered(of(h)).first;
+  }
+  [[nodiscard]] at::Tensor values(std::int64_t h) const override {
+    return store_.gathered(of(h)).second;
+  }
+  [[nodiscard]] at::Tensor unrotated_keys(std::int64_t h) const override {
+    auto out = keys(h);
+    auto back = places_[static_cast<std::size_t>(h)].positions;
+    for (auto& position : back) position = -position;
+    if (store_.shape_.rope)
+      store_.shape_.rope->rotate(out.mutable_data_ptr<float>(), 1, out.size(0), back.data());
+    return out;
+  }
+  [[nodiscard]] at::Tensor turned(const at::Tensor& x,
+                                  const std::vector<std::int64_t>& positions) const override {
+    auto out = x.to(at::kFloat).contiguous().clone();
+    if (store_.shape_.rope)
+      store_.shape_.rope->rotate(out.mutable_data_ptr<float>(), 1, out.size(0), positions.data());
+    return out;
+  }
+  [[nodiscard]] at::Tensor queries(std::int64_t h) const override {
+    const auto w = static_cast<std::int64_t>(data_.query_positions.size());
+    // Copied: what the store holds changes with the next chunk.
+    return at::from_blob(const_cast<float*>(data_.queries.data()),
+                         {w, heads, group, store_.shape_.key}, at::kFloat)
+        .select(1, h)
+        .transpose(0, 1)
+        .contiguous();
+  }
+  [[nodiscard]] const std::vector<std::int64_t>& query_positions() const override {
+    return data_.query_positions;
+  }
+  [[nodiscard]] at::Tensor window_weights(std::int64_t h, std::int64_t count) const override {
+    const auto all = static_cast<std::int64_t>(data_.query_positions.size()),
+               w = std::min(count, all), d = store_.shape_.key;
+    const auto q = queries(h).narrow(1, all - w, w).contiguous();
+    auto out = at::empty({group, w, d}), lse = at::empty({group, w}),
+         weights = at::zeros({group, w, of(h).entries()});
+    std::vector<at::Tensor> decoded;
+    std::vector<std::vector<kernels::PageView>> views;
+    const auto pages = store_.pages(of(h), decoded, views);
+    const auto* positions = data_.query_positions.data() + (all - w);
+    kernels::AttendTask task{};
+    task.q = q.const_data_ptr<float>();
+    task.heads = group;
+    task.T = w;
+    task.q_head_stride = w * d;
+    task.q_time_stride = d;
+    task.q_positions = positions;
+    task.pages = pages;
+    task.out = out.mutable_data_ptr<float>();
+    task.out_head_stride = w * d;
+    task.out_time_stride = d;
+    task.lse = lse.mutable_data_ptr<float>();
+    kernels::attend({&task, 1}, d, static_cast<float>(scale), {});
+    kernels::ObserveTask look{};
+    look.q = task.q;
+    look.heads = group;
+    look.T = w;
+    look.q_head_stride = task.q_head_stride;
+    look.q_time_stride = d;
+    look.q_positions = positions;
+    look.pages = pages;
+    look.lse = task.lse;
+    look.weights = weights.mutable_data_ptr<float>();
+    kernels::observe({&look, 1}, d, static_cast<float>(scale), {});
+    return weights;
+  }
+  [[nodiscard]] at::Tensor column_sums(std::int64_t h) const override {
+    const auto& sums = of(h).sums;
+    const auto N = of(h).entries();
+    if (sums.empty()) return at::zeros({group, N});
+    return at::from_blob(const_cast<float*>(sums.data()), {N, group}, at::kFloat)
+        .transpose(0, 1)
+        .contiguous();
+  }
+  [[nodiscard]] at::Tensor token_ids(std::int64_t h) const override {
+    const auto& indices = places_[static_cast<std::size_t>(h)].indices;
+    auto out = at::full({static_cast<std::int64_t>(indices.size())}, -1, at::kLong);
+    auto* to = out.mutable_data_ptr<std::int64_t>();
+    for (const auto index : indices) {
+      const auto at = static_cast<std::size_t>(index);
+      *to++ = at < data_.tokens.size() ? data_.tokens[at] : -1;
+    }
+    return out;
+  }
+
+ private:
+  struct Places {
+    std::vector<std::int64_t> positions, indices;
+  };
+  [[nodiscard]] const Head& of(std::int64_t h) const {
+    return data_.heads[static_cast<std::size_t>(h)];
+  }
+  const PagedKv& store_;
+  const Row& data_;
+  std::vector<Places> places_;
+};
+
+void PagedKv::finish_prompt() {
+  if (!paged() || !plan_) return;
+  for (std::int64_t b = 0; b < rows(); ++b) {
+    const Moment end{rows_[static_cast<std::size_t>(b)].seen, 0, true};
+    settle_row(b, end);
+    if (!plan_->narrow()) continue;
+    plan_->check_profile();
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    if (row.query_positions.empty()) continue;  // nothing has been asked of the keys yet
+    const Layer view(*this, b, end);
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      auto& head = row.heads[static_cast<std::size_t>(h)];
+      const auto recent = plan_->narrow()->recent();
+      if (head.entries() <= recent) continue;
+      head = narrowed(head, plan_->narrow()->channels(view, h), recent);
+      refresh(head, 0);
+      if (plan_->select()) summarize(head, h, 0);
+    }
+  }
+}
+
+void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
+  auto& row = rows_[static_cast<std::size_t>(r)];
+  for (const auto& eviction : plan_->evict()) {
+    auto due = eviction.evict->due(moment);
+    if (!due) continue;
+    if (eviction.budget) {
+      const auto each = eviction.budget->of_layer(layer_, layers_, due->each);
+      *due = {each, due->limit + each - due->each};
+    }
+    std::int64_t held = 0;
+    for (const auto& head : row.heads) held += head.entries();
+    if (held <= due->limit * shape_.heads) continue;
+    plan_->check_profile();
+    // Entries of a memory stand there before any query has come: then there is nothing yet to tell them apart by.
+    const bool looks =
+        plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
+    if (looks && row.query_positions.empty() && group_ == 0) continue;
+    const auto begin = std::chrono::steady_clock::now();
+    const Layer view(*this, r, moment);
+    std::vector<at::Tensor> scores;
+    if (eviction.score) scores = eviction.score->score(view);
+    std::vector<std::int64_t> budgets(row.heads.size(), due->each);
+    if (eviction.budget)
+      budgets = eviction.budget->of_heads(view, scores, due->each, eviction.evict->floor());
+    // All heads are cut only once all are judged: stages see the layer as it was.
+    std::vector<Head> cut(row.heads.size());
+    bool dropped = false;
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto i = static_cast<std::size_t>(h);
+      auto& head = row.heads[i];
+      const auto N = head.entries();
+      std::vector<std::int64_t> keep;
+      std::span<const float> of_head;
+      if (eviction.score) {
+        scores[i] = scores[i].to(at::kCPU, at::kFloat).contiguous();
+        MNEME_ASSERT(scores[i].numel() == N);
+        of_head = {scores[i].const_data_ptr<float>(), static_cast<std::size_t>(N)};
+      }
+      eviction.evict->keep(view.head(h), of_head, budgets[i], keep);
+      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
+                   (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
+      if (static_cast<std::int64_t>(keep.size()) == N) continue;
+      dropped = true;
+      cut[i] = kept_of(head, keep);
+      if (eviction.merge) {
+        auto [keys, values] = gathered(cut[i]);
+        eviction.merge->merge(view, h, keep, keys, values);
+        auto merged = rewritten(cut[i], keys, values);
+        merged.sums = std::move(cut[i].sums);
+        merged.homes = std::move(cut[i].homes);
+        cut[i] = std::move(merged);
+      }
+    }
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto i = static_cast<std::size_t>(h);
+      if (cut[i].runs.empty()) continue;
+      auto& head = row.heads[i];
+      head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
+      refresh(head, 0);
+      if (plan_->codec()) encode_full_pages(head, 0);
+      if (plan_->select()) summarize(head, h, 0);
+    }
+    row.dropped = row.dropped || dropped;
+    observe_seconds_ +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
+}
+
+PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {
+  // A run of kept neighbours goes on living in its page where it fills most of it. Others are copied, filling up the page
+  // before: so the pages that they leave are freed. Two runs may lie in pages that are mostly empty, so that a window that
+  // slides on by single entries copies none.
+  constexpr std::int64_t kMostly = kPageEntries * 3 / 4;
+  int sparse = 0;
+  Head out;
+  auto next = keep.begin();
+  std::int64_t first = 0;
+  for (const auto& run : head.runs) {
+    std::vector<std::int64_t> places;
+    for (; next != keep.end() && *next < first + run.count; ++next)
+      places.push_back(run.begin + *next - first);
+    first += run.count;
+    if (places.empty()) continue;
+    const auto n = static_cast<std::int64_t>(places.size());
+    const bool together = places.back() - places.front() + 1 == n;
+    if (together && (n >= kMostly || sparse++ < 2)) {
+      out.runs.push_back(
+          {run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
+    } else {
+      append_copies(out, *run.page, places);
+    }
+  }
+  if (const auto homes = static_cast<std::int64_t>(head.homes.size()) / shape_.key; homes > 0) {
+    for (const auto i : keep) {
+      if (i >= homes) break;
+      const auto* from = head.homes.data() + i * shape_.key;
+      out.homes.insert(out.homes.end(), from, from + shape_.key);
+    }
+  }
+  if (!head.sums.empty()) {
+    out.sums.reserve(keep.size() * static_cast<std::size_t>(group_));
+    for (const auto i : keep) {
+      const auto* from = head.sums.data() + i * group_;
+      out.sums.insert(out.sums.end(), from, from + group_);
+    }
+  }
+  return out;
+}
+
+PagedKv::Head PagedKv::placed(const Head& head) const {
+  std::vector<std::int64_t> from;
+  for (const auto& run : head.runs)
+    from.insert(from.end(), run.page->positions.begin() + run.begin,
+                run.page->positions.begin() + run.begin + run.count);
+  const auto to = plan_->place()->places(from);
+  MNEME_ASSERT(to.size() == from.size());
+  const auto K = shape_.key, homes = static_cast<std::int64_t>(head.homes.size()) / K;
+  std::int64_t moved = 0;
+  while (moved < static_cast<std::int64_t>(to.size()) &&
+         to[static_cast<std::size_t>(moved)] != from[static_cast<std::size_t>(moved)])
+    ++moved;
+  moved = std::max(moved, homes);
+  Head out;
+  out.sums = head.sums;
+  out.homes = head.homes;
+  std::int64_t first = 0;
+  for (const auto& run : head.runs) {
+    const auto n = std::clamp<std::int64_t>(moved - first, 0, run.count);
+    if (n > 0) {
+      const auto [k, v] = numbers(*run.page);
+      auto keys = k.narrow(0, run.begin, n).to(at::kFloat).contiguous().clone();
+      Page page;
+      page.v = v;
+      page.indices = run.page->indices;
+      std::vector<std::int64_t> back, places(static_cast<std::size_t>(n));
+      std::iota(places.begin(), places.end(), run.begin);
+      for (std::int64_t i = 0; i < n; ++i)
+        back.push_back(-from[static_cast<std::size_t>(first + i)]);
+      const auto known = std::clamp<std::int64_t>(homes - first, 0, n);
+      auto* numbers_of = keys.mutable_data_ptr<float>();
+      if (shape_.rope && known < n)
+        shape_.rope->rotate(numbers_of + known * K, 1, n - known, back.data() + known);
+      std::copy_n(head.homes.data() + first * K, known * K, numbers_of);
+      out.homes.insert(out.homes.end(), numbers_of + known * K, numbers_of + n * K);
+      if (shape_.rope) shape_.rope->rotate(numbers_of, 1, n, to.data() + first);
+      page.k = at::empty({kPageEntries, K}, k.options());
+      page.k.narrow(0, run.begin, n).copy_(keys);
+      for (std::int64_t i = 0; i < n; ++i)
+        page.positions[static_cast<std::size_t>(run.begin + i)] =
+            to[static_cast<std::size_t>(first + i)];
+      append_copies(out, page, places);
+    }
+    if (n < run.count)
+      out.runs.push_back({run.page, run.begin + static_cast<std::int32_t>(n),
+                          run.count - static_cast<std::int32_t>(n)});
+    first += run.count;
+  }
+  return out;
+}
+
+PagedKv::Head PagedKv::rewritten(const Head& like, const at::Tensor& keys,
+                                 const at::Tensor& values) const {
+  auto type = at::kHalf;
+  for (const auto& run : like.runs) {
+    if (run.page->k.defined()) type = run.page->k.scalar_type();
+  }
+  Head out;
+  std::int64_t first = 0;
+  for (const auto& run : like.runs) {
+    auto page = std::make_shared<Page>();
+    page->make_room(shape_.key, shape_.value, type);
+    page->k.narrow(0, 0, run.count).copy_(keys.narrow(0, first, run.count));
+    page->v.narrow(0, 0, run.count).copy_(values.narrow(0, first, run.count));
+    for (std::int32_t i = 0; i < run.count; ++i) {
+      const auto place = static_cast<std::size_t>(run.begin + i);
+      page->put(i, run.page->positions[place], run.page->indices[place]);
+    }
+    page->filled = run.count;
+    first += run.count;
+    out.runs.push_back({std::move(page), 0, run.count});
+  }
+  return out;
+}
+
+std::pair<at::Tensor, at::Tensor> PagedKv::gathered(const Head& head) const {
+  const auto N = head.entries();
+  auto k = at::empty({N, shape_.key}), v = at::empty({N, shape_.value});
+  std::int64_t first = 0;
+  for (const auto& run : head.runs) {
+    const auto [page_k, page_v] = numbers(*run.page);
+    k.narrow(0, first, run.count).copy_(page_k.narrow(0, run.begin, run.count));
+    v.narrow(0, first, run.count).copy_(page_v.narrow(0, run.begin, run.count));
+    first += run.count;
+  }
+  return {k, v};
+}
+
+PagedKv::Head PagedKv::narrowed(const Head& head, std::vector<std::uint8_t> channels,
+                                std::int64_t recent) const {
+  Page like;
+  like.channels = std::make_shared<const std::vector<std::uint8_t>>(std::move(channels));
+  const std::vector<std::int64_t> chosen(like.channels->begin(), like.channels->end());
+  const auto index = at::tensor(chosen, at::kLong);
+  Head out;
+  out.sums = head.sums;
+  auto left = head.entries() - recent;  // to be narrowed
+  for (const auto& run : head.runs) {
+    const auto n = std::clamp<std::int64_t>(left, 0, run.count);
+    left -= run.count;
+    if (n > 0) {
+      const auto [k, v] = numbers(*run.page);
+      like.k = k.index_select(1, index);
+      like.v = v;
+      like.positions = run.page->positions;
+      like.indices = run.page->indices;
+      std::vector<std::int64_t> places(static_cast<std::size_t>(n));
+      std::iota(places.begin(), places.end(), run.begin);
+      append_copies(out, like, places);
+    }
+    if (n == run.count) continue;
+    // Copied, so that the newest entries of two pages share the one that is filled next.
+    std::vector<std::int64_t> places(static_cast<std::size_t>(run.count - n));
+    std::iota(places.begin(), places.end(), run.begin + n);
+    append_copies(out, *run.page, places);
+  }
+  return out;
+}
+
+void PagedKv::append_copies(Head& head, const Page& from,
+                            const std::vector<std::int64_t>& places) const {
+  // Keys with some channels go on so, in pages of their kind.
+  const auto [k, v] = from.channels ? std::pair{from.k, from.v} : numbers(from);
+  const auto width = k.size(1);
+  const auto type = k.scalar_type();
+  const auto size = static_cast<std::int64_t>(c10::elementSize(type));
+  const auto* k_from = static_cast<const std::byte*>(k.const_data_ptr());
+  const auto* v_from = static_cast<const std::byte*>(v.const_data_ptr());
+  for (std::size_t done = 0; done < places.size();) {
+    auto* last = head.runs.empty() ? nullptr : &head.runs.back();
+    const bool fits = last && last->page->k.defined() && last->page->k.scalar_type() == type &&
+                      last->page->channels == from.channels &&
+                      last->begin + last->count < kPageEntries;
+    if (!fits) {
+      head.runs.push_back({std::make_shared<Page>(), 0, 0});
+      last = &head.runs.back();
+      last->page->make_room(width, shape_.value, type);
+      last->page->channels = from.channels;
+    } else if (last->page.use_count() > 1) {  // others may be reading it: go on in a copy
+      auto copy = std::make_shared<Page>();
+      copy->make_room(width, shape_.value, type);
+      copy->channels = from.channels;
+      const auto& before = *last->page;
+      copy->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
+      copy->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
+      for (std::int32_t i = 0; i < last->count; ++i) {
+        const auto place = static_cast<std::size_t>(last->begin + i);
+        copy->put(i, before.positions[place], before.indices[place]);
+      }
+      *last = {std::move(copy), 0, last->count};
+    }
+    auto& page = *last->page;
+    page.filled = last->begin + last->count;
+    for (; done < places.size() && page.filled < kPageEntries; ++done) {
+      const auto place = places[done];
+      std::memcpy(page.k_numbers + page.filled * width * size, k_from + place * width * size,
+                  static_cast<std::size_t>(width * size));
+      std::memcpy(page.v_numbers + page.filled * shape_.value * size,
+                  v_from + place * shape_.value * size,
+                  static_cast<std::size_t>(shape_.value * size));
+      page.put(page.filled, from.positions[static_cast<std::size_t>(place)],
+               from.indices[static_cast<std::size_t>(place)]);
+      ++page.filled;
+      ++last->count;
+    }
+  }
+}
+
+}  // namespace mneme
