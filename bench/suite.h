@@ -19,6 +19,7 @@ struct SuiteSetup {
   std::filesystem::path data;  ///< folder of the data sets, one folder each
   std::string language_model = "smollm2", embedder = "minilm";
   std::string adapter;                    ///< of the language model; empty: its own
+  std::uint64_t seed = 0;                 ///< what chance starts from
   std::function<void()> between = [] {};  ///< called between pieces of work; throws to stop there
 };
 

@@ -78,6 +78,7 @@ class Bench final : public Verb {
     setup.embedder = embedder_;
     setup.adapter = adapter_;
     setup.between = stop_if_interrupted;
+    setup.seed = call.everywhere.seed;
     const auto report = registry().make<Suite>(stage)->run(setup);
     if (!report_.empty()) {
       std::ofstream out(report_, std::ios::trunc);
