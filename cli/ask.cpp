@@ -1,7 +1,9 @@
 // mneme ask: one question, answered from memory files, with citations.
 #include "mneme/core/error.h"
 #include "mneme/core/log.h"
+#include "mneme/core/registry.h"
 #include "mneme/kv/plan.h"
+#include "mneme/memory/cached_answers.h"
 #include "mneme/memory/memory.h"
 
 #include "cli/program/citations.h"
@@ -13,6 +15,7 @@
 #include <filesystem>
 #include <fmt/format.h>
 #include <memory>
+#include <optional>
 
 namespace mneme::cli {
 namespace {
@@ -26,11 +29,13 @@ class Ask final : public Verb {
             {{"FILE", "a memory file, as `mneme read` makes it", true, true},
              {"QUESTION", "the question; `-` takes it from standard input"}},
             {"mneme ask handbook.mneme \"Who approves travel?\"",
-             "mneme ask handbook.mneme reports.mneme \"When did sales fall?\" --explain"},
+             "mneme ask handbook.mneme reports.mneme \"When did sales fall?\" --explain",
+             "mneme ask handbook.mneme \"Who signs for travel?\" --response-cache vectorq"},
             "Only the question is run where the spans found have states; others are read now, and "
             "their states kept. An answer whose words "
             "stand in no cited span is marked as not a quotation; nothing relevant gives \"not "
-            "found in memory\", with exit status 0."};
+            "found in memory\", with exit status 0. With --response-cache answers are kept in the "
+            "memory file and given again to questions that ask the same, until a source changes."};
   }
 
   void declare(Flags& flags) override {
@@ -50,9 +55,13 @@ class Ask final : public Verb {
     flags("--embedder", embedder_, "NAME", "embedder; unset: the memory's");
     flags("--strict", strict_,
           "refuse another model than the memory was read with, in place of reading spans again");
+    flags("--response-cache", response_cache_, "SPEC",
+          "give answers again to like questions, as 'vectorq(delta=0.02)' says; unset: never");
   }
 
   void run(const Invocation& call) override {
+    std::shared_ptr<const ReusePolicy> policy;
+    if (!response_cache_.empty()) policy = registry().make<ReusePolicy>(response_cache_);
     std::vector<std::string> files;
     for (auto file = call.arguments.begin(); file + 1 != call.arguments.end(); ++file) {
       // One memory given twice would cite everything twice.
@@ -61,6 +70,11 @@ class Ask final : public Verb {
             return std::filesystem::equivalent(*file, other, not_there);
           }))
         files.push_back(*file);
+    }
+    if (policy && files.size() > 1) {
+      throw Error(Errc::usage,
+                  "--response-cache: answers are kept in one memory file, and can be forgotten "
+                  "only with its sources: ask one file, or leave it out");
     }
     const auto question = text_or_input(call.arguments.back(), "question");
     auto models = std::make_shared<MemoryModels>(model_, embedder_, adapter_);
@@ -79,11 +93,22 @@ class Ask final : public Verb {
     options.sources = sources_;
     options.always = always_;
     // Loaded before the question is timed: what it takes is of this process, not of the question.
-    models->embedder(all.front()->file().meta("embedder").value_or(""));
+    const auto embedder = models->embedder(all.front()->file().meta("embedder").value_or(""));
     stop_if_interrupted();
-    all.front()->reader();
-    stop_if_interrupted();
-    const auto answer = mneme::ask(all, question, options);
+    std::optional<CachedAnswers> cached;
+    std::optional<Answer> found;
+    if (policy) {
+      cached.emplace(*all.front(), embedder, options, policy, call.everywhere.seed);
+      found = cached->find(question);
+    }
+    if (!found) {
+      all.front()->reader();
+      stop_if_interrupted();
+      found = mneme::ask(all, question, options);
+      if (cached) cached->learn(*found);
+    }
+    const auto& answer = *found;
+    if (cached) cache_ = cached->report();
     if (json_) {
       print_answer(answer);
     } else {
@@ -118,6 +143,18 @@ class Ask final : public Verb {
     out["confidence"] = answer.confidence;
     if (answer.confidence_wanted) out["confidence_wanted"] = *answer.confidence_wanted;
     out["states_obstacle"] = answer.states_obstacle;
+    if (cache_) {
+      auto& cache = out["response_cache"];
+      cache = {{"hit", cache_->hit},
+               {"explored", cache_->explored},
+               {"entry", cache_->entry ? Json(*cache_->entry) : Json()},
+               {"similarity", cache_->entry ? Json(cache_->similarity) : Json()},
+               {"explore_probability", cache_->explore_probability},
+               {"right", cache_->right ? Json(*cache_->right) : Json()},
+               {"entries", cache_->entries},
+               {"stored", cache_->stored},
+               {"obstacle", cache_->obstacle}};
+    }
     if (explain_) {
       out["candidates"] = Json::array();
       for (const auto& c : answer.candidates) {
@@ -150,10 +187,13 @@ class Ask final : public Verb {
                 with_separators(answer.tokens_dropped));
     if (!answer.states_obstacle.empty())
       log::info("states were not stored: {}", answer.states_obstacle);
+    if (cache_ && !cache_->obstacle.empty())
+      log::info("the response cache was not stored: {}", cache_->obstacle);
     if (explain_) explain(answer, name_files);
   }
 
   void explain(const Answer& answer, bool name_files) const {
+    if (cache_) explain_cache();
     say("\n{}\n", bold("Found"));
     const auto side = [](double value, double least) { return value < least ? "below" : "above"; };
     say("  relevance {:.3f}, {} the threshold of {:.3f}\n", answer.relevance,
@@ -191,14 +231,32 @@ class Ask final : public Verb {
         one_line(answer.adapter), one_line(spelled_out(answer.kv)));
   }
 
+  void explain_cache() const {
+    say("\n{}\n", bold("Response cache"));
+    std::string what = "no answer is cached";
+    if (cache_->entry) {
+      what = fmt::format("the nearest is answer {}, similarity {:.3f}", *cache_->entry,
+                         cache_->similarity);
+      if (cache_->hit) {
+        what += ": given again";
+      } else {
+        what += fmt::format(": asked anew, with probability {:.3f}", cache_->explore_probability);
+        if (cache_->right) what += *cache_->right ? "; it was right" : "; it was not the answer";
+      }
+    }
+    say("  {}; {} kept{}\n", what, counted(cache_->entries, "answer"),
+        cache_->obstacle.empty() ? "" : " (not stored: " + cache_->obstacle + ")");
+  }
+
   static std::string shortened(const std::string& text) {
     return excerpt(text, 0, static_cast<std::int64_t>(text.size()), 60);
   }
 
-  std::string place_ = "each", model_, embedder_, adapter_;
+  std::string place_ = "each", model_, embedder_, adapter_, response_cache_;
   std::int64_t top_ = 0, max_tokens_ = 0;
   std::vector<std::string> sources_;
   bool json_ = false, explain_ = false, always_ = false, strict_ = false;
+  std::optional<CacheReport> cache_;  ///< where there is a cache
 };
 
 }  // namespace

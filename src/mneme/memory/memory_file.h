@@ -280,6 +280,9 @@ class MemoryFile {
   StoreReport put(std::span<const Rep> reps, Admission admission);
   /// Whether states, too, are on the disk when put returns; off, a crash may lose the last ones, which can be remade.
   void sync_states(bool on) { sync_states_ = on; }
+  /// Deletes representations; keys that none has are ignored. False, and nothing is deleted, for a file that is busy, full
+  /// or cannot be written.
+  bool drop_reps(std::span<const RepKey> keys);
   /// Deletes all states (of one span): they are remade on use.
   void drop_states(std::optional<std::int64_t> span = std::nullopt);
   /// Representations whose checksum was wrong since this object was opened.

@@ -33,7 +33,7 @@ struct RepKey {
   std::int64_t span = 0;
   RepKind kind = RepKind::kv;
   std::string model_digest;   ///< of the model, embedder or tokenizer that made it
-  std::int64_t layer = -1;    ///< the layer, -1: all in one blob
+  std::int64_t layer = -1;    ///< the layer, -1: all in one blob; of a cached answer its number
   std::string codec;          ///< spec of the codec that the numbers went through
   std::string prefix_digest;  ///< of what stood before the span, "" for nothing
 };

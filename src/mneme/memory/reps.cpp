@@ -385,6 +385,19 @@ StoreReport MemoryFile::put(std::span<const Rep> reps, Admission admission) {
   return report;
 }
 
+bool MemoryFile::drop_reps(std::span<const RepKey> keys) {
+  if (keys.empty()) return true;
+  return store_quietly([&] {
+    begin_writing(false);
+    Transaction transaction(*db_, Transaction::Kind::write);
+    for (const auto& key : keys) {
+      if (const auto rep = find_rep(key)) delete_rep(*rep);
+    }
+    transaction.commit();
+    checkpoint();
+  });
+}
+
 void MemoryFile::drop_states(std::optional<std::int64_t> span) {
   begin_writing(false);
   Transaction transaction(*db_, Transaction::Kind::write);
