@@ -2,6 +2,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/decode/sampler.h"
+#include "mneme/models/prepare.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -57,7 +58,9 @@ std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state,
       if (answer.ended) continue;
       answer.ids.push_back(id);
       if (static_cast<std::int64_t>(answer.ids.size()) >= options.max_tokens) continue;
-      if (context > 0 && !state.positions.empty() && state.positions[row] >= context) continue;
+      if (context > 0 && !state.positions.empty() && state.positions[row] >= context &&
+          !any_length(state))
+        continue;
       rows.push_back(static_cast<std::int64_t>(row));
       still_speaking.push_back(speaking[row]);
     }
