@@ -367,10 +367,10 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
 
 PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {
   // A run of kept neighbours goes on living in its page where it fills most of it. Others are copied, filling up the page
-  // before: so the pages that they leave are freed. Two runs may lie in pages that are mostly empty, so that a window that
-  // slides on by single entries copies none.
+  // before: so the pages that they leave are freed. Where little goes, two runs may lie in pages that are mostly empty: a
+  // window that slides on by single entries copies none.
   constexpr std::int64_t kMostly = kPageEntries * 3 / 4;
-  int sparse = 0;
+  int sparse = head.entries() - static_cast<std::int64_t>(keep.size()) <= kPageEntries ? 0 : 2;
   Head out;
   auto next = keep.begin();
   std::int64_t first = 0;
