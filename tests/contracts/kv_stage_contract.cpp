@@ -365,7 +365,9 @@ TEST(EveryPairOfKvStages, ComposesOrIsRefused) {
     (void)tiny.logits(ids.narrow(1, 0, 130), state);
     finish_prompt(state);
     for (std::int64_t t = 130; t < 150; ++t) (void)tiny.logits(ids.narrow(1, t, 1), state);
-    if (const auto most = plan->max_entries()) EXPECT_LE(kv_usage(state).kept, *most);
+    if (const auto most = plan->max_entries()) {
+      EXPECT_LE(kv_usage(state).kept, *most);
+    }
     const auto bytes = state.save();
     auto loaded = State::load(bytes);
     use_plan(loaded, plan);

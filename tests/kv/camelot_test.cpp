@@ -245,9 +245,12 @@ TEST_F(CamelotTest, EqualsAPlainComputation) {
         filled += slot.tokens.empty() ? 0 : 1.0 / kHeads;
       }
       const auto written = static_cast<std::size_t>(seen) / options.window * options.window;
-      if (options.slots > 0) EXPECT_EQ(tokens + head.overwritten, written) << spec;
-      if (options.rho < 1 && options.slots >= 20)
+      if (options.slots > 0) {
+        EXPECT_EQ(tokens + head.overwritten, written) << spec;
+      }
+      if (options.rho < 1 && options.slots >= 20) {
         EXPECT_GT(merged, 5u) << spec << ": some are means";
+      }
     }
     EXPECT_DOUBLE_EQ(held->kept(0),
                      filled + static_cast<double>(seen % static_cast<std::int64_t>(options.window)))
