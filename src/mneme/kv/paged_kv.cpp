@@ -197,9 +197,7 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
 void PagedKv::encode_full_pages(Head& head, std::size_t from) {
   for (auto i = from; i < head.runs.size(); ++i) {
     auto& run = head.runs[i];
-    if (!run.page->k.defined() || run.count < kPageEntries ||
-        run.page->indices.front() < plan_->uncoded_sinks())
-      continue;
+    if (!run.page->k.defined() || run.count < kPageEntries) continue;
     // Written beside the old page and swapped in: a fork may be reading it.
     auto coded = std::make_shared<Page>();
     coded->positions = run.page->positions;

@@ -132,7 +132,6 @@ KvPlan::KvPlan(const Chain& chain, std::shared_ptr<const HeadProfile> profile)
                "encodes whole keys, and a stage before it holds only some of their "
                "channels: leave one of them out");
       codec_name_ = encode->codec();
-      uncoded_sinks_ = encode->sinks();
       codec_ = registry().make<Codec>(codec_name_);
     } else if (const auto* select = dynamic_cast<const SelectStage*>(made.get())) {
       if (select_) refuse(stage.name, "selects entries where another stage does so already");

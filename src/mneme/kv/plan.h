@@ -50,7 +50,6 @@ class KvPlan {
     return codec_.get();
   }  ///< null: pages stay as computed
   [[nodiscard]] const std::string& codec_name() const { return codec_name_; }
-  [[nodiscard]] std::int64_t uncoded_sinks() const { return uncoded_sinks_; }
   /// The most entries that a head ever holds after a chunk, on average over all that share them, or nothing when
   /// unbounded.
   [[nodiscard]] std::optional<std::int64_t> max_entries() const;
@@ -68,7 +67,6 @@ class KvPlan {
   std::string lacks_profile_;  // the numbers that no profile gave
   std::unique_ptr<Codec> codec_;
   std::string codec_name_;
-  std::int64_t uncoded_sinks_ = 0;
 };
 
 /// A KV spec with every option in it, defaults too: "quantize(bits=8)" for "quantize", which programs know it by. A spec

@@ -3,10 +3,9 @@
 //   8 bits: groups of 64 numbers of one token; 4 bits: keys in groups of 32 tokens of one channel, values in groups of 32
 //   numbers of one token; a f16 scale and a f16 minimum a group
 //
-// spec      quantize(bits=8, sinks=0)
+// spec      quantize(bits=8)
 // holds     about 1.06 bytes (8 bits) or 0.63 bytes (4 bits) a number
-// needs     nothing; the newest, not yet full page of a head stays as computed, and so does the page of the first `sinks`
-//           tokens: what all queries look at stretches the range of its group, and its rounding shifts every weight
+// needs     nothing; the newest, not yet full page of a head stays as computed
 // source    Liu et al. 2024, arXiv:2402.02750 (keys per channel, values per token)
 // departs   group sizes and 16-bit minima as measured for this project's default model
 #include "mneme/core/registry.h"
@@ -17,7 +16,7 @@ namespace mneme::kv::quantize {
 class Quantize final : public EncodeStage {
  public:
   struct Options {
-    std::int64_t bits = 8, sinks = 0;
+    std::int64_t bits = 8;
   };
   static void describe(Describe& d, Options& o) {
     d("bits", o.bits,
@@ -27,11 +26,9 @@ class Quantize final : public EncodeStage {
             },
             "4 or 8"},
       "bits a number");
-    d("sinks", o.sinks, at_least(0), "first tokens whose page stays as computed");
   }
   explicit Quantize(const Options& o) : o_(o) {}
   [[nodiscard]] std::string codec() const override { return o_.bits == 8 ? "q8" : "q4"; }
-  [[nodiscard]] std::int64_t sinks() const override { return o_.sinks; }
 
  private:
   Options o_;

@@ -152,8 +152,6 @@ class EncodeStage : public KvStage {
  public:
   [[nodiscard]] KvRole role() const final { return KvRole::encode; }
   [[nodiscard]] virtual std::string codec() const = 0;
-  /// The first tokens of a text, which stay as computed with all that shares their page.
-  [[nodiscard]] virtual std::int64_t sinks() const { return 0; }
 };
 
 /// Holds only some of the numbers of keys, once the prompt is complete.
