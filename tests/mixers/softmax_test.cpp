@@ -271,6 +271,7 @@ TEST_F(SoftmaxTest, TapsSeeQueriesKeysValuesAndOutput) {
   const std::map<std::string, std::vector<std::int64_t>> want{{"layers.3.attn.q", {2, 4, 7, 8}},
                                                               {"layers.3.attn.k", {2, 2, 7, 8}},
                                                               {"layers.3.attn.v", {2, 2, 7, 8}},
+                                                              {"layers.3.attn.heads", {2, 4, 7, 8}},
                                                               {"layers.3.attn.out", {2, 7, 24}}};
   EXPECT_EQ(seen, want);
 }
