@@ -252,12 +252,31 @@ Haystack fill(const Frame& frame, std::span<const Fact> facts, const Filler& fil
     pieces.push_back(std::move(*piece));
     ends.push_back(filled);
   }
-  // Tokens may join or part where sentences meet, so what counts is the text as a whole.
-  for (;;) {
+  // Tokens may join or part where sentences meet, so what counts is the text as a whole. A sentence that goes for a token
+  // too many leaves room for a shorter one.
+  constexpr int kRefills = 3;
+  bool shortened = false;
+  for (int refills = 0;;) {
     auto out = written(frame, facts, pieces, ends);
     auto over = tokens_of(tokenizer, out.context + frame.question) - tokens;
-    if (over <= 0) return out;
+    if (over <= 0) {
+      if (!shortened || refills++ == kRefills) return out;
+      std::optional<std::string> piece;
+      std::int64_t more = 0;
+      for (int too_long = 0; too_long < kPiecesTooLong; ++too_long) {
+        piece = filler();
+        if (!piece) return out;
+        more = cost(pieces.size() + facts.size(), *piece);
+        if (more <= -over) break;
+        piece.reset();
+      }
+      if (!piece) return out;
+      ends.push_back((ends.empty() ? 0 : ends.back()) + more);
+      pieces.push_back(std::move(*piece));
+      continue;
+    }
     if (pieces.empty()) refuse_tokens(frame.task, tokens, tokens + over);
+    shortened = true;
     while (over > 0 && !pieces.empty()) {
       pieces.pop_back();
       const auto end = ends.back();
