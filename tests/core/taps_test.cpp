@@ -26,8 +26,8 @@ TEST(Taps, ArmOnlyTheLayersThatTheyName) {
 }
 
 TEST(Taps, EveryPointOfTheDesignCanBeArmed) {
-  for (const auto* point :
-       {"resid.pre", "attn.q", "attn.k", "attn.v", "attn.out", "mlp.act", "resid.post", "state"}) {
+  for (const auto* point : {"resid.pre", "attn.q", "attn.k", "attn.v", "attn.heads", "attn.out",
+                            "mlp.act", "resid.post", "state"}) {
     EXPECT_TRUE(armed_at(std::string("layers.0.") + point).armed("layers.0")) << point;
   }
 }

@@ -6,8 +6,9 @@ namespace mneme {
 
 bool Taps::armed(std::string_view prefix) const {
   // Every point of this room of names, so that a glob over points is recognised without running the layer.
-  static constexpr const char* kPoints[] = {"resid.pre", "attn.q",  "attn.k",     "attn.v",
-                                            "attn.out",  "mlp.act", "resid.post", "state"};
+  static constexpr const char* kPoints[] = {"resid.pre", "attn.q",     "attn.k",
+                                            "attn.v",    "attn.heads", "attn.out",
+                                            "mlp.act",   "resid.post", "state"};
   for (const auto& [glob, tap] : taps_) {
     for (const auto* point : kPoints) {
       if (glob_match(glob, std::string(prefix) + "." + point)) return true;
