@@ -12,6 +12,7 @@
 #include "cli/program/output.h"
 #include "cli/program/sampling.h"
 #include "cli/program/verb.h"
+#include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
 #include <memory>
@@ -81,7 +82,7 @@ class Generate final : public Verb {
     const auto kept = kv_usage(state);
     const auto generated = static_cast<std::int64_t>(said.ids.size());
     const auto prefill_rate = rate(said.prompt_tokens, said.prefill_seconds),
-               decode_rate = rate(generated - 1, said.decode_seconds);
+               decode_rate = rate(std::max<std::int64_t>(0, generated - 1), said.decode_seconds);
     if (json_) {
       Json out{{"text", said.text},
                {"ids", said.ids},

@@ -101,6 +101,30 @@ struct Scene {
       page.first = static_cast<std::int32_t>(before);
     }
   }
+
+  // Of every second page's keys only these channels are held; k becomes 0 in the others.
+  void hold_channels(const std::vector<std::uint8_t>& channels) {
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < pages.size(); begin += pages[i++].entries) {
+      if (i % 2 != 0) continue;
+      PageView& page = pages[i];
+      const std::int64_t width = type == KvType::f32 ? 4 : 2;
+      std::vector<std::uint8_t> held;
+      for (std::int64_t e = 0; e < page.entries; ++e) {
+        std::vector<double> key(size(d), 0);
+        for (const auto c : channels) {
+          const auto* from = memory[i].data() + (e * d + c) * width;
+          held.insert(held.end(), from, from + width);
+          key[c] = k[size((begin + e) * d + c)];
+        }
+        std::copy(key.begin(), key.end(), k.begin() + (begin + e) * d);
+      }
+      memory[i] = std::move(held);
+      page.k = memory[i].data();
+      page.channels = channels.data();
+      page.k_width = static_cast<std::int32_t>(channels.size());
+    }
+  }
 };
 
 // Everything that can be observed, with one number after each that nobody may touch.
@@ -276,6 +300,18 @@ TEST_P(Observe, EncodedPagesAmongOthers) {
       s.page({64, 17, 64});
       s.encode_pages({NumberCodec::group8, std::nullopt, NumberCodec::channel4}, 9, 2);
       expect_observes(s, 0.1f, {true, 250}, "T " + std::to_string(T) + " d " + std::to_string(d));
+    }
+  }
+}
+
+TEST_P(Observe, KeysOfSomeChannels) {
+  const std::vector<std::uint8_t> channels{0, 2, 3, 7, 11, 18, 23};
+  for (std::int64_t T : {1, 2, 3, 40}) {
+    for (const KvType type : {KvType::f32, KvType::f16}) {
+      Scene s(3, T, 24, 300, 81, type);
+      s.page({64, 17, 64});
+      s.hold_channels(channels);
+      expect_observes(s, 0.1f, {true, 250}, "T " + std::to_string(T));
     }
   }
 }

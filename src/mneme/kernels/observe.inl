@@ -265,7 +265,7 @@ inline void observe(const ObserveBlock& b, float* scratch) noexcept {
           put_weights(b, block, column, entries, zeros, 0);
           continue;
         }
-        if (few) {
+        if (few && page.channels == nullptr) {
           PagesAhead ahead;
           if (p + 1 < b.page_count)
             ahead.next_keys = bytes_of(b.pages[p + 1], b.pages[p + 1].k, b.pages[p + 1].k_codec, d);

@@ -28,8 +28,8 @@ class Keep final : public EvictStage {
   static void describe(Describe& d, Options& o) {
     d("ratio", o.ratio, within(0, 1), "share of the tokens seen that each head keeps");
     d("entries", o.entries, at_least(0), "entries that each head keeps; 0: as ratio says");
-    d("sinks", o.sinks, at_least(0), "first tokens that always stay");
-    d("recent", o.recent, at_least(0), "last entries that always stay");
+    d("sinks", o.sinks, within(0, 1 << 30), "first tokens that always stay");
+    d("recent", o.recent, within(0, 1 << 30), "last entries that always stay");
     d("when", o.when, one_of({"chunk", "end"}), "after every chunk, or once at the prompt's end");
     d("every", o.every, at_least(1), "single tokens that come before heads are cut again");
   }
@@ -72,7 +72,7 @@ class Keep final : public EvictStage {
     std::vector<std::int64_t> order(ranks.size());
     for (std::int64_t i = 0; i < N; ++i) ranks[static_cast<std::size_t>(i)] = rank(i);
     std::iota(order.begin(), order.end(), 0);
-    const auto first = order.begin(), cut = first + std::min(budget, N);
+    const auto first = order.begin(), cut = first + std::clamp<std::int64_t>(budget, 0, N);
     std::nth_element(first, cut, order.end(), [&](std::int64_t a, std::int64_t b) {
       const auto x = ranks[static_cast<std::size_t>(a)], y = ranks[static_cast<std::size_t>(b)];
       return x != y ? x > y : a > b;

@@ -68,6 +68,8 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   if (B != rows())
     throw Error(Errc::invalid,
                 fmt::format("the state holds {} sequences, the call brings {}", rows(), B));
+  if (keys.size(1) != shape_.heads || keys.size(3) != shape_.key || values.size(3) != shape_.value)
+    throw Error(Errc::mismatch, "the state's keys and values are of another model");
   const bool differentiable =
       c10::GradMode::is_enabled() && (keys.requires_grad() || values.requires_grad());
   if (!paged() || differentiable || keys.scalar_type() != at::kFloat || !keys.is_cpu()) {
@@ -160,8 +162,8 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
         head.runs.push_back({std::make_shared<Page>(), 0, 0});
         last = &head.runs.back();
         last->page->make_room(shape_.key, shape_.value, type);
-      } else if (last->page.use_count() >
-                 1) {  // a fork reads this page: go on in a copy of our part of it
+      } else if (last->page.use_count() > 1 || last->page->filled == kPageEntries) {
+        // A fork reads this page, or, once it is full, its numbers in a page of its own: go on in a copy of our part of it.
         auto copy = std::make_shared<Page>(*last->page);
         copy->make_room(shape_.key, shape_.value, type);
         copy->k.copy_(last->page->k);
@@ -170,6 +172,7 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
       }
       auto& page = *last->page;
       page.filled = last->begin + last->count;  // what stood behind was rewound
+      page.summarized_by = nullptr;
       const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
       put(k_from + done * k.time_stride, k.time_stride, take, shape_.key,
           page.k_numbers + page.filled * shape_.key * size);
@@ -197,7 +200,7 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
 void PagedKv::encode_full_pages(Head& head, std::size_t from) {
   for (auto i = from; i < head.runs.size(); ++i) {
     auto& run = head.runs[i];
-    if (!run.page->k.defined() || run.count < kPageEntries) continue;
+    if (!run.page->k.defined() || run.page->channels || run.count < kPageEntries) continue;
     // Written beside the old page and swapped in: a fork may be reading it.
     auto coded = std::make_shared<Page>();
     coded->positions = run.page->positions;
@@ -208,8 +211,9 @@ void PagedKv::encode_full_pages(Head& head, std::size_t from) {
     plan_->codec()->encode(
         {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)}, code);
     coded->hold_code(code);
+    const auto coded_view = view({coded, run.begin, run.count});  // may throw: nothing has changed
     run.page = std::move(coded);
-    head.views[i] = view(run);  // at once: what comes next may throw, and the old page may be gone
+    head.views[i] = coded_view;
   }
 }
 
@@ -323,7 +327,8 @@ void PagedKv::rewind(std::int64_t n) {
   for (auto& row : rows_) {
     row.seen -= n;
     if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen));
-    if (!row.tokens.empty()) row.tokens.resize(static_cast<std::size_t>(row.seen));
+    if (row.tokens.size() > static_cast<std::size_t>(row.seen))
+      row.tokens.resize(static_cast<std::size_t>(row.seen));
     const auto queries =
         std::min<std::size_t>(static_cast<std::size_t>(n), row.query_positions.size());
     if (queries > 0) {
@@ -341,6 +346,8 @@ void PagedKv::rewind(std::int64_t n) {
         if (run.count == 0) head.runs.pop_back();
       }
       refresh(head, head.runs.empty() ? 0 : head.runs.size() - 1);
+      head.sums
+          .clear();  // nobody adds up attention any more, and what was rewound cannot be taken out
     }
   }
 }
@@ -573,6 +580,8 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
                         bool want_lse) const {
   const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3),
              G = Hq / shape_.heads;
+  if (B != rows() || d != shape_.key || Hq % shape_.heads != 0)
+    throw Error(Errc::mismatch, "the state's keys and values are of another model");
   if (!fused(queries, call)) {
     const auto q = shape_.rope ? (*shape_.rope)(queries, call.positions) : queries;
     const auto entries = dense(queries.scalar_type());
@@ -847,6 +856,12 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
     }
     if (!other || other->shape_.heads != shape_.heads || other->shape_.key != shape_.key ||
         other->shape_.value != shape_.value || other->paged() != paged()) {
+      throw Error(Errc::mismatch, "states of different models cannot be joined");
+    }
+    if (out->group_ == 0) {
+      out->group_ = other->group_;
+      out->scale_ = other->scale_;
+    } else if (other->group_ != 0 && other->group_ != out->group_) {
       throw Error(Errc::mismatch, "states of different models cannot be joined");
     }
     out->rows_.insert(out->rows_.end(), other->rows_.begin(), other->rows_.end());

@@ -49,7 +49,14 @@ void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Ca
   }
   const auto begin = std::chrono::steady_clock::now();
   const auto B = queries.size(0), Hq = queries.size(1), T = queries.size(2), d = queries.size(3);
-  group_ = Hq / shape_.heads;
+  if (group_ != Hq / shape_.heads) {  // none yet, or those of a state that says something else
+    for (auto& row : rows_) {
+      row.queries.clear();
+      row.query_positions.clear();
+      for (auto& head : row.heads) head.sums.clear();
+    }
+    group_ = Hq / shape_.heads;
+  }
   scale_ = scale;
   const auto wanted = needs();
   thread_local std::vector<float> turned;
@@ -313,7 +320,8 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
     // Entries of a memory stand there before any query has come: then there is nothing yet to tell them apart by.
     const bool looks =
         plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
-    if (looks && row.query_positions.empty() && group_ == 0) continue;
+    if (looks && row.query_positions.empty() && (group_ == 0 || plan_->needs().query_window > 0))
+      continue;
     const auto begin = std::chrono::steady_clock::now();
     const Layer view(*this, r, moment);
     std::vector<at::Tensor> scores;
@@ -323,7 +331,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
       budgets = eviction.budget->of_heads(view, scores, due->each, eviction.evict->floor());
     // All heads are cut only once all are judged: stages see the layer as it was.
     std::vector<Head> cut(row.heads.size());
-    bool dropped = false;
+    std::vector<bool> is_cut(row.heads.size());
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       const auto i = static_cast<std::size_t>(h);
       auto& head = row.heads[i];
@@ -339,7 +347,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
       MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
                    (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
       if (static_cast<std::int64_t>(keep.size()) == N) continue;
-      dropped = true;
+      row.dropped = is_cut[i] = true;
       cut[i] = kept_of(head, keep);
       if (eviction.merge) {
         auto [keys, values] = gathered(cut[i]);
@@ -352,14 +360,13 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
     }
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       const auto i = static_cast<std::size_t>(h);
-      if (cut[i].runs.empty()) continue;
+      if (!is_cut[i]) continue;
       auto& head = row.heads[i];
       head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
       refresh(head, 0);
       if (plan_->codec()) encode_full_pages(head, 0);
       if (plan_->select()) summarize(head, h, 0);
     }
-    row.dropped = row.dropped || dropped;
     observe_seconds_ +=
         std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   }
@@ -414,10 +421,10 @@ PagedKv::Head PagedKv::placed(const Head& head) const {
   const auto to = plan_->place()->places(from);
   MNEME_ASSERT(to.size() == from.size());
   const auto K = shape_.key, homes = static_cast<std::int64_t>(head.homes.size()) / K;
-  std::int64_t moved = 0;
-  while (moved < static_cast<std::int64_t>(to.size()) &&
-         to[static_cast<std::size_t>(moved)] != from[static_cast<std::size_t>(moved)])
-    ++moved;
+  auto moved = static_cast<std::int64_t>(to.size());
+  while (moved > 0 &&
+         to[static_cast<std::size_t>(moved - 1)] == from[static_cast<std::size_t>(moved - 1)])
+    --moved;
   moved = std::max(moved, homes);
   Head out;
   out.sums = head.sums;
@@ -506,6 +513,10 @@ PagedKv::Head PagedKv::narrowed(const Head& head, std::vector<std::uint8_t> chan
   for (const auto& run : head.runs) {
     const auto n = std::clamp<std::int64_t>(left, 0, run.count);
     left -= run.count;
+    if (run.page->channels) {  // narrowed when an earlier prompt ended
+      out.runs.push_back(run);
+      continue;
+    }
     if (n > 0) {
       const auto [k, v] = numbers(*run.page);
       like.k = k.index_select(1, index);

@@ -238,7 +238,9 @@ void PagedKv::load(ByteReader& in) {
       for (auto& head : row.heads) {
         list(head.homes);
         const auto homes = static_cast<std::int64_t>(head.homes.size());
-        if (homes % shape_.key != 0 || homes / shape_.key > head.entries()) throw damaged();
+        if (homes % shape_.key != 0 || homes / shape_.key > head.entries() ||
+            (homes > 0 && !row.dropped))
+          throw damaged();
       }
     }
   }
@@ -252,7 +254,9 @@ void PagedKv::load(ByteReader& in) {
       list(row.queries);
       list(row.query_positions);
       const auto w = static_cast<std::int64_t>(row.query_positions.size());
-      if (static_cast<std::int64_t>(row.queries.size()) != w * shape_.heads * group_ * shape_.key ||
+      const auto width = shape_.heads * group_ * shape_.key,
+                 held = static_cast<std::int64_t>(row.queries.size());
+      if (held % width != 0 || held / width != w ||
           static_cast<std::int64_t>(row.tokens.size()) > row.seen)
         throw damaged();
       for (auto& head : row.heads) {
@@ -267,6 +271,7 @@ void PagedKv::load(ByteReader& in) {
   for (std::int64_t b = 0; b < rows(); ++b) {
     const auto& row = rows_[static_cast<std::size_t>(b)];
     const auto live = paged() ? 0 : live_.valid.select(0, b).sum().item<std::int64_t>();
+    if (live > row.seen) throw damaged();
     for (const auto& head : row.heads) {
       if (!row.dropped && head.entries() + live != row.seen) throw damaged();
     }
