@@ -28,8 +28,8 @@ enum class Compute {
   f32,
   bf16,
   int16,  ///< plain weights as integers of 12 bits or in bf16, whichever this CPU multiplies faster; else as automatic
-  int8,   ///< plain weights as integers of 8 bits where this CPU multiplies those fastest, else as int16; a layer whose
-          ///< result depends much on rounding takes int16
+  int8,  ///< plain weights as integers of 8 bits where this CPU multiplies those fastest, else as int16; a layer whose
+         ///< result depends much on rounding takes int16
 };
 
 /// Which earlier (or later) entries a position may see: a function of positions and segments, never an n x n table.

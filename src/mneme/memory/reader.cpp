@@ -91,10 +91,11 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
 void Reader::check_kv(const Chain& kv) {
   const KvPlan plan(kv);
   if (plan.evict().empty() && !plan.narrow() && !plan.select() && !plan.retrieve()) return;
-  throw Error(Errc::usage,
-              fmt::format("kv: '{}' drops entries or reads only some, which a memory's spans cannot "
-                          "do: name a codec only, such as quantize(bits=8)",
-                          print(kv)));
+  throw Error(
+      Errc::usage,
+      fmt::format("kv: '{}' drops entries or reads only some, which a memory's spans cannot "
+                  "do: name a codec only, such as quantize(bits=8)",
+                  print(kv)));
 }
 
 std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {

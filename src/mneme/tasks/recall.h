@@ -16,18 +16,20 @@ namespace mneme {
 
 /// One text and what is asked about it.
 struct RecallSample {
-  std::string context;                  ///< what is read
-  std::string question;                 ///< comes right behind the context; the answer goes right behind it
-  std::vector<std::string> answers;     ///< all that belong to the right answer, in the text's order
-  std::vector<std::string> candidates;  ///< texts to rank as continuations of the question; the first is the right one
+  std::string context;   ///< what is read
+  std::string question;  ///< comes right behind the context; the answer goes right behind it
+  std::vector<std::string> answers;  ///< all that belong to the right answer, in the text's order
+  std::vector<std::string>
+      candidates;  ///< texts to rank as continuations of the question; the first is the right one
   /// Where the evidence stands: byte ranges [begin, end) of the context, ascending.
   std::vector<std::pair<std::int64_t, std::int64_t>> evidence;
 };
 
 /// What a sample is drawn for.
 struct RecallRequest {
-  std::int64_t tokens = 1024;  ///< of context and question together: as near below as the task can come
-  double depth = -1;           ///< where the evidence stands, 0 the start and 1 the end; below 0: anywhere
+  std::int64_t tokens =
+      1024;           ///< of context and question together: as near below as the task can come
+  double depth = -1;  ///< where the evidence stands, 0 the start and 1 the end; below 0: anywhere
 };
 
 class RecallTask {
