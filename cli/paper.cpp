@@ -5,6 +5,7 @@
 #include "cli/program/output.h"
 #include "cli/program/paper_card.h"
 #include "cli/program/paper_run.h"
+#include "cli/program/shell.h"
 #include "cli/program/verb.h"
 #include <algorithm>
 #include <fmt/format.h>

@@ -8,6 +8,7 @@
 #include "bench/suite.h"
 #include "cli/program/interrupt.h"
 #include "cli/program/output.h"
+#include "cli/program/shell.h"
 #include "cli/program/verb.h"
 #include <algorithm>
 #include <cerrno>
@@ -18,17 +19,6 @@ namespace mneme::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::string_view kPlain =
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=+@%,";
-
-/// A word as a shell takes it.
-std::string shell_word(const std::string& word) {
-  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
-  std::string out = "'";
-  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
 
 class Train final : public Verb {
  public:

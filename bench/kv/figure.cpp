@@ -1,5 +1,7 @@
 #include "bench/kv/figure.h"
 
+#include "mneme/train/plot.h"
+
 #include "bench/kv/rows.h"
 #include <algorithm>
 #include <array>
@@ -20,29 +22,6 @@ constexpr double kTitleLine = 13, kTitleLetter = 6.2;  // of the names of maps
 // Okabe and Ito's colours, which people with any colour vision tell apart.
 constexpr std::array kSeriesColors{"#000000", "#0072b2", "#d55e00", "#009e73",
                                    "#cc79a7", "#e69f00", "#56b4e9"};
-
-std::string svg_escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return out;
-}
 
 /// What fits a line of so many characters.
 std::string svg_shortened(const std::string& text, std::size_t most) {

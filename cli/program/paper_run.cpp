@@ -7,6 +7,7 @@
 #include <torch/version.h>
 
 #include "cli/program/interrupt.h"
+#include "cli/program/shell.h"
 #include <algorithm>
 #include <array>
 #include <cerrno>
@@ -34,9 +35,6 @@ constexpr const char* kThisProgram = "/proc/self/exe";
 constexpr int kPollMilliseconds = 100;
 constexpr std::array<std::string_view, 4> kKeptSettings = {"MNEME_DATA", "MNEME_LEVEL",
                                                            "MNEME_MODELS", "MNEME_PYTHON"};
-constexpr std::string_view kPlain =
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:=+@%,";
-
 Error failed(std::string_view what) {
   return {Errc::io, fmt::format("{}: {}", what, std::strerror(errno))};
 }
@@ -153,21 +151,6 @@ std::string machine(std::int64_t threads) {
 }
 
 }  // namespace
-
-std::string shell_line(const std::vector<std::string>& words) {
-  std::string out;
-  for (const auto& word : words) {
-    if (!out.empty()) out += ' ';
-    if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) {
-      out += word;
-      continue;
-    }
-    out += '\'';
-    for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    out += '\'';
-  }
-  return out;
-}
 
 const std::vector<std::string>& command_of(const Card& card, bool smoke) {
   const auto& command = smoke ? card.claim.smoke : card.claim.command;

@@ -31,7 +31,4 @@ struct ClaimRun {
 /// lacks what a criterion asks for, Error(io) if it cannot be started.
 [[nodiscard]] ClaimRun run_claim(const Card& card, const RunSettings& settings);
 
-/// Words as a shell takes them.
-[[nodiscard]] std::string shell_line(const std::vector<std::string>& words);
-
 }  // namespace mneme::cli

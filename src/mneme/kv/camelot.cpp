@@ -19,6 +19,7 @@
 #include "mneme/core/registry.h"
 #include "mneme/kernels/attend.h"
 #include "mneme/kv/plan.h"
+#include "mneme/kv/retrieve_made.h"
 #include "mneme/mixers/kv_store.h"
 
 #include <ATen/ATen.h>
@@ -547,12 +548,7 @@ std::int64_t CamelotKv::allocated_bytes() const {
 }
 
 void CamelotKv::save(ByteWriter& out) const {
-  out.string(spec_);
-  out.value(shape_.heads);
-  out.value(shape_.key);
-  out.value(shape_.rope ? shape_.rope->theta() : 0.0);
-  out.value(static_cast<std::uint8_t>(shape_.rope && shape_.rope->pairs() == RopePairs::adjacent));
-  out.value(layer_);
+  write_made(out, spec_, shape_, layer_);
   out.value(static_cast<std::uint64_t>(rows_.size()));
   const auto numbers = [&](const auto& x) { out.raw(x.data(), x.size() * sizeof(x[0])); };
   for (const auto& row : rows_) {
@@ -579,28 +575,8 @@ void CamelotKv::load(ByteReader& in) {
     return Error(Errc::corrupt,
                  "stored keys and values contradict themselves: the state is damaged");
   };
-  const auto spec = in.string();
-  KvShape shape;
-  shape.heads = in.value<std::int64_t>();
-  shape.key = shape.value = in.value<std::int64_t>();
   constexpr std::int64_t kMost = 1 << 16, kFarthest = std::int64_t{1} << 48;
-  const auto theta = in.value<double>();
-  const auto adjacent = in.value<std::uint8_t>();
-  if (shape.heads < 1 || shape.heads > kMost || shape.key < 8 || shape.key > kMost ||
-      shape.key % 8 != 0 || !(theta >= 0) || !std::isfinite(theta))
-    throw damaged();
-  if (theta > 0)
-    shape.rope = std::make_shared<Rope>(shape.key, theta,
-                                        adjacent ? RopePairs::adjacent : RopePairs::halves);
-  const auto layer = in.value<std::int64_t>();
-  std::unique_ptr<KvStore> made;
-  try {
-    const auto stage = registry().make<KvStage>(parse_stage(spec));
-    const auto* retrieve = dynamic_cast<const RetrieveStage*>(stage.get());
-    if (retrieve) made = retrieve->store(shape, layer, 0);
-  } catch (const Error&) {
-    throw damaged();
-  }
+  const auto made = read_made(in);
   auto* store = dynamic_cast<CamelotKv*>(made.get());
   if (store == nullptr) throw damaged();
   *this = std::move(*store);

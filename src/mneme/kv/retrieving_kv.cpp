@@ -6,6 +6,7 @@
 #include "mneme/kernels/observe.h"
 #include "mneme/kv/page_memory.h"
 #include "mneme/kv/plan.h"
+#include "mneme/kv/retrieve_made.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -946,12 +947,7 @@ std::vector<std::int64_t> RetrievingKv::block_starts(std::int64_t row) const {
 
 void RetrievingKv::save(ByteWriter& out) const {
   const auto H = shape_.heads, d = shape_.key, size = number_bytes();
-  out.string(settings_.spec);
-  out.value(shape_.heads);
-  out.value(shape_.key);
-  out.value(shape_.rope ? shape_.rope->theta() : 0.0);
-  out.value(static_cast<std::uint8_t>(shape_.rope && shape_.rope->pairs() == RopePairs::adjacent));
-  out.value(layer_);
+  write_made(out, settings_.spec, shape_, layer_);
   out.value(query_heads_);
   out.value(static_cast<std::uint8_t>(half_ ? (*half_ ? 2 : 1) : 0));
   out.value(static_cast<std::uint64_t>(rows_.size()));
@@ -1006,28 +1002,8 @@ void RetrievingKv::load(ByteReader& in) {
     return Error(Errc::corrupt,
                  "stored keys and values contradict themselves: the state is damaged");
   };
-  const auto spec = in.string();
-  KvShape shape;
-  shape.heads = in.value<std::int64_t>();
-  shape.key = shape.value = in.value<std::int64_t>();
   constexpr std::int64_t kMost = 1 << 16, kFarthest = std::int64_t{1} << 48;
-  const auto theta = in.value<double>();
-  const auto adjacent = in.value<std::uint8_t>();
-  if (shape.heads < 1 || shape.heads > kMost || shape.key < 8 || shape.key > kMost ||
-      shape.key % 8 != 0 || !(theta >= 0) || !std::isfinite(theta))
-    throw damaged();
-  if (theta > 0)
-    shape.rope = std::make_shared<Rope>(shape.key, theta,
-                                        adjacent ? RopePairs::adjacent : RopePairs::halves);
-  const auto layer = in.value<std::int64_t>();
-  std::unique_ptr<KvStore> made;
-  try {
-    const auto stage = registry().make<KvStage>(parse_stage(spec));
-    const auto* retrieve = dynamic_cast<const RetrieveStage*>(stage.get());
-    if (retrieve) made = retrieve->store(shape, layer, 0);
-  } catch (const Error&) {
-    throw damaged();
-  }
+  const auto made = read_made(in);
   auto* store = dynamic_cast<RetrievingKv*>(made.get());
   if (store == nullptr) throw damaged();
   *this = std::move(*store);

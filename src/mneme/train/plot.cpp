@@ -16,29 +16,6 @@ constexpr double kWidth = 760, kLeft = 70, kRight = 170, kTop = 44, kPanel = 220
 constexpr std::array kColors{"#0072b2", "#d55e00", "#009e73", "#cc79a7",
                              "#e69f00", "#56b4e9", "#000000"};
 
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
-    }
-  }
-  return out;
-}
-
 /// The values that an axis shows, and where it puts them.
 struct Axis {
   double low = 0, high = 1, from = 0, to = 1;  // values; pixels
@@ -83,6 +60,29 @@ Axis axis_over(const std::vector<const Curve*>& curves, double from, double to, 
 
 }  // namespace
 
+std::string svg_escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      default:
+        out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+    }
+  }
+  return out;
+}
+
 std::string plot_svg(std::string_view title, std::string_view x_label,
                      const std::vector<Panel>& panels) {
   std::vector<const Curve*> all;
@@ -99,7 +99,7 @@ std::string plot_svg(std::string_view title, std::string_view x_label,
   const auto text = [&](double at_x, double at_y, std::string_view anchor, std::string_view content,
                         std::string_view more = "") {
     add("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\"{}>{}</text>\n", at_x, at_y, anchor,
-        more, escaped(content));
+        more, svg_escaped(content));
   };
   add("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} "
       "{1}\" "

@@ -26,6 +26,9 @@ struct Panel {
 std::string plot_svg(std::string_view title, std::string_view x_label,
                      const std::vector<Panel>& panels);
 
+/// A text as SVG takes it between tags and in attributes; control characters become spaces.
+std::string svg_escaped(std::string_view text);
+
 /// The curve's moving average: each point is `keep` times the one before and the rest its own value.
 Curve smoothed(const Curve& curve, double keep, std::string name);
 
