@@ -3,8 +3,11 @@
 #include "mneme/core/log.h"
 #include "mneme/core/nearest.h"
 #include "mneme/decode/generate.h"
+#include "mneme/kv/plan.h"
 #include "mneme/memory/memory.h"
+#include "mneme/models/kv_plan.h"
 #include "mneme/models/language_model.h"
+#include "mneme/models/prepare.h"
 #include "mneme/text/white_space.h"
 
 #include "cli/program/citations.h"
@@ -35,6 +38,7 @@ struct Wishes {
   std::int64_t max_tokens = 256;
   Chain sampler;
   std::uint64_t seed = 0;
+  std::string kv;  ///< what the model alone keeps of the conversation
 };
 
 /// Somebody to talk with.
@@ -133,6 +137,11 @@ class FromModel final : public Partner {
     if (!model_->chat)
       throw Error(Errc::unsupported,
                   fmt::format("{} has no chat template that mneme knows", model_->name));
+    if (!wishes_.kv.empty()) {
+      plan_ = kv_plan(wishes_.kv, *model_);
+      begin();
+      any_length_ = any_length(state_, model_->model->shape().context);
+    }
     log::warn("nothing of this conversation is kept: `mneme chat FILE` keeps it in a memory file");
   }
 
@@ -146,7 +155,8 @@ class FromModel final : public Partner {
     const auto context = model_->model->shape().context;
     std::int64_t left_out = 0;
     // The oldest question goes with its answer; the model's own opening stays.
-    while (context > 0 && static_cast<std::int64_t>(ids.size()) + wishes_.max_tokens > context &&
+    while (context > 0 && !any_length_ &&
+           static_cast<std::int64_t>(ids.size()) + wishes_.max_tokens > context &&
            messages_.size() > 2) {
       messages_.erase(messages_.begin(), messages_.begin() + 2);
       left_out += 2;
@@ -159,7 +169,8 @@ class FromModel final : public Partner {
     options.on_text = stream_to_output();
     Generation said;
     try {
-      said = decode::generate(*model_, feed(ids), state_, options);
+      const auto fresh = feed(ids);
+      said = decode::generate(*model_, fresh, state_, options);
     } catch (...) {
       messages_.pop_back();
       held_.clear();
@@ -188,6 +199,11 @@ class FromModel final : public Partner {
   }
 
  private:
+  void begin() {
+    state_ = model_->model->start(1);
+    use_plan(state_, plan_);
+  }
+
   std::vector<std::int32_t> encode() const {
     return model_->chat->encode_chat(*model_->tokenizer, messages_, true);
   }
@@ -210,11 +226,14 @@ class FromModel final : public Partner {
         common = 0;
       }
     }
+    if (plan_ && state_.positions.empty()) begin();
     return {ids.begin() + common, ids.end()};
   }
 
   std::unique_ptr<LanguageModel> model_;
   Wishes wishes_;
+  std::shared_ptr<const KvPlan> plan_;
+  bool any_length_ = false;  // older turns need not go
   std::vector<ChatMessage> messages_;
   std::vector<std::int32_t> held_;  // ids that the State was fed; it may lack the last of them
   State state_;
@@ -245,10 +264,21 @@ class Chat final : public Verb {
     flags("--embedder", embedder_, "NAME", "embedder; unset: the memory's");
     flags("--adapter", adapter_, "NAME",
           "adapter that answers from memory: a known name, a file, none; unset: the memory's");
+    flags("--memory,--kv", wishes_.kv, "SPEC",
+          "what the model alone keeps of the conversation, as \"window(sinks=4, size=2048)\"; a "
+          "memory file says so itself");
     sampling_.declare(flags);
   }
 
   void run(const Invocation& call) override {
+    if (!wishes_.kv.empty()) {
+      KvPlan(parse_chain(wishes_.kv));  // before a model is loaded in vain
+      if (!call.arguments.empty())
+        throw Error(
+            Errc::usage,
+            "--kv is for the model alone: what a memory keeps of its spans was said when it "
+            "was read (`mneme read --kv`)");
+    }
     wishes_.sampler = sampling_.chain(call.origins);
     wishes_.seed = call.everywhere.seed;
     std::unique_ptr<Partner> partner;

@@ -1,5 +1,6 @@
 // mneme continue: a model writes on from the end of what a memory has read.
 #include "mneme/core/log.h"
+#include "mneme/kv/plan.h"
 #include "mneme/memory/memory.h"
 
 #include "cli/program/citations.h"
@@ -19,12 +20,17 @@ class Continue final : public Verb {
             "continue",
             "write on from the end of a source, from memory",
             {{"FILE", "a memory file"}},
-            {"mneme continue story.mneme --max-tokens 200 --temp 0.8 --seed 3"}};
+            {"mneme continue story.mneme --max-tokens 200 --temp 0.8 --seed 3",
+             "mneme continue novel.mneme --kv 'window(sinks=4, size=2048) | renumber' "
+             "--max-tokens 20000"}};
   }
 
   void declare(Flags& flags) override {
     flags("--max-tokens", max_tokens_, "N", at_least(1), "tokens to write at most");
     flags("--source", source_, "LABEL", "the source to continue; unset: the last that was read");
+    flags("--memory,--kv", kv_, "SPEC",
+          "read the whole source again and keep of it what this says, as \"infllm(disk=true)\"; "
+          "unset: its last passages, from their states");
     flags("--model", model_, "NAME", "language model; unset: the memory's");
     sampling_.declare(flags);
     flags("--json", json_, "print one JSON object");
@@ -32,6 +38,7 @@ class Continue final : public Verb {
 
   void run(const Invocation& call) override {
     const auto chain = sampling_.chain(call.origins);
+    if (!kv_.empty()) KvPlan(parse_chain(kv_));  // before a model is loaded in vain
     const auto memory =
         Memory::open(call.arguments[0], std::make_shared<MemoryModels>(model_, ""), {});
     const auto on_text =
@@ -39,7 +46,7 @@ class Continue final : public Verb {
             ? std::function<bool(std::string_view)>([](std::string_view) { return !interrupted(); })
             : stream_to_output();
     const auto written =
-        memory->continue_text(max_tokens_, chain, call.everywhere.seed, source_, on_text);
+        memory->continue_text(max_tokens_, chain, call.everywhere.seed, source_, on_text, kv_);
     if (json_) {
       print_json({{"text", written.text},
                   {"stop_reason", written.stop_reason},
@@ -61,7 +68,7 @@ class Continue final : public Verb {
 
  private:
   std::int64_t max_tokens_ = 128;
-  std::string source_, model_;
+  std::string source_, model_, kv_;
   Sampling sampling_;
   bool json_ = false;
 };

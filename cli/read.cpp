@@ -50,7 +50,11 @@ class Read final : public Verb {
         "--budget", budget_, "SIZE", MemoryFile::kMinBudgetBytes,
         "what the file may take while states can give way, as 64MiB; unset: the memory's, or 1GiB");
     flags("--memory,--kv", kv_, "SPEC",
-          "how states are kept, only for a new memory; unset: \"quantize(bits=8)\"");
+          "what is kept of each span, only for a new memory, as \"snapkv | keep(ratio=0.5) | "
+          "quantize(bits=8)\"; unset: \"quantize(bits=8)\"");
+    flags("--consolidate", consolidate_, "SPECS",
+          "what becomes of states when the budget is full, step by step, only for a new memory, as "
+          "\"quantize(bits=4); keydiff | keep(ratio=0.5)\"; unset: \"quantize(bits=4)\"");
     flags("--context", context_, std::vector<std::string>{"span", "stream"},
           "what a span is read behind: the prompt alone, or all text before it; unset: the "
           "memory's, or span");
@@ -114,6 +118,7 @@ class Read final : public Verb {
     MemoryOptions options;
     options.access = MemoryFile::Access::create;
     options.kv = kv_;
+    options.consolidate = consolidate_;
     options.budget_bytes = budget_.bytes;
     auto memory = Memory::open(path, models, options);
     if (!memory->file().writable())
@@ -296,7 +301,7 @@ class Read final : public Verb {
       say("  interrupted: what was read is stored; the same command goes on from here\n");
   }
 
-  std::string output_, model_, embedder_, adapter_, kv_, context_, label_;
+  std::string output_, model_, embedder_, adapter_, kv_, consolidate_, context_, label_;
   ByteSize budget_;
   bool eager_ = false, sync_ = false, dry_run_ = false, json_ = false;
 };

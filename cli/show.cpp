@@ -55,6 +55,7 @@ class Show final : public Verb {
       out["model"] = memory->model_name();
       out["adapter"] = memory->adapter();
       out["kv"] = memory->kv();
+      out["consolidate"] = memory->consolidate();
       out["embedder"] = embedder;
       out["context"] = context;
       out["state_page_bytes"] = usage.state_page_bytes;
@@ -98,6 +99,8 @@ class Show final : public Verb {
     if (usage.consolidated_spans > 0) say("          {}\n", describe_states(usage));
     say("kept as   {}, each span read behind {}\n", one_line(spelled_out(memory->kv())),
         context == "stream" ? "all text before it" : "the prompt alone");
+    if (memory->consolidate() != spelled_out("quantize(bits=4)"))
+      say("          made smaller by {}\n", one_line(memory->consolidate()));
     say("model     {}, adapter {}, embedder {}\n", one_line(memory->model_name()),
         one_line(memory->adapter()), embedder.empty() ? "none yet" : one_line(embedder));
     say("asked     {}\n", counted(file.counter("questions"), "time"));

@@ -3,6 +3,7 @@
 #include "mneme/kv/head_profile.h"
 #include "mneme/kv/plan.h"
 #include "mneme/mixers/kv_store.h"
+#include "mneme/models/reconstruct.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -44,8 +45,12 @@ std::shared_ptr<const HeadProfile> profile() {
 /// What a plan with a stage looks like: one that scores is followed by one that drops what scores low.
 std::vector<std::string> chains_of(const std::string& spec) {
   const std::string keep = "keep(entries=40, sinks=2, recent=8, every=4)";
-  switch (registry().make<KvStage>(spec)->role()) {
+  const auto stage = registry().make<KvStage>(spec);
+  switch (stage->role()) {
     case KvRole::score:
+      if (stage->phase() == KvPhase::prefill_end)
+        return {spec + " | keep(entries=40, sinks=2, recent=8, when=end)",
+                spec + " | keep(ratio=0.3, sinks=1, recent=5, when=end)"};
       return {spec + " | " + keep, spec + " | keep(ratio=0.3, sinks=1, recent=5)"};
     case KvRole::budget:
       return {"h2o | " + spec + " | " + keep};
@@ -54,12 +59,20 @@ std::vector<std::string> chains_of(const std::string& spec) {
     case KvRole::place:
       return {"window(sinks=2, size=9) | " + spec, "h2o | " + keep + " | " + spec};
     case KvRole::evict:
-      if (dynamic_cast<const EvictStage&>(*registry().make<KvStage>(spec)).wants_scores())
-        return {};
+      if (dynamic_cast<const EvictStage&>(*stage).wants_scores()) return {};
       return {spec};
     default:
       return {spec};
   }
+}
+
+/// Ends a prompt of one row.
+void end_prompt(const check::TinyModel& tiny, State& state, const at::Tensor& ids) {
+  std::vector<std::int32_t> prompt;
+  for (std::int64_t t = 0; t < ids.size(1); ++t)
+    prompt.push_back(static_cast<std::int32_t>(ids[0][t].item<std::int64_t>()));
+  reconstruct(*tiny.model, Compute::f32, state, prompt, {{1, 2}, {3}, {4}});
+  finish_prompt(state);
 }
 
 /// The reason why no plan is made of this chain, or nothing.
@@ -180,8 +193,9 @@ TEST_P(KvPlanContract, ABudgetAboveTheLengthEqualsFull) {
   if (evicts()) {
     for (; T > 0; --T) {
       auto state = start();
-      (void)run(check::random_ids(1, T, 50, 4), state);
-      finish_prompt(state);
+      const auto ids = check::random_ids(1, T, 50, 4);
+      (void)run(ids, state);
+      end_prompt(tiny_, state, ids);
       if (kv_usage(state).kept == static_cast<double>(T)) break;
     }
   }
@@ -363,7 +377,7 @@ TEST(EveryPairOfKvStages, ComposesOrIsRefused) {
     auto state = tiny.model->start(1);
     use_plan(state, plan);
     (void)tiny.logits(ids.narrow(1, 0, 130), state);
-    finish_prompt(state);
+    end_prompt(tiny, state, ids.narrow(1, 0, 130));
     for (std::int64_t t = 130; t < 150; ++t) (void)tiny.logits(ids.narrow(1, t, 1), state);
     if (const auto most = plan->max_entries()) {
       EXPECT_LE(kv_usage(state).kept, *most);

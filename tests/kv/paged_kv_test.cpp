@@ -342,6 +342,108 @@ TEST_F(PagedKvTest, TheOrderOfPlacingDoesNotMatter) {
   expect_equal(*backward, {&a});
 }
 
+TEST_F(PagedKvTest, WhatHeadsKeptCanBePlacedElsewhere) {
+  Row from, to;
+  const auto held = store(1), other = store(1);
+  append(*held, {&from}, 100);
+  append(*other, {&to}, 70);
+  // Head 0 keeps the tokens 10, 13, ... of tokens 10 to 90, head 1 the first five of them.
+  KvSlice kept = held->read(0, 10, 90);
+  std::vector<std::int64_t> third, five{0, 1, 2, 3, 4};
+  for (std::int64_t i = 0; i < 80; i += 3) third.push_back(i);
+  KvSlice ragged{
+      at::zeros({kHeads, 27, kWidth}), at::zeros({kHeads, 27, kWidth}), {third, five}, 80};
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    const auto& places = ragged.places[static_cast<std::size_t>(h)];
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      ragged.keys[h][static_cast<std::int64_t>(i)] = kept.keys[h][places[i]];
+      ragged.values[h][static_cast<std::int64_t>(i)] = kept.values[h][places[i]];
+    }
+  }
+  other->place(0, ragged, 200, Compute::f32);
+  EXPECT_EQ(other->seen(0), 150);
+  EXPECT_DOUBLE_EQ(other->kept(0), 70 + (27 + 5) / 2.0);
+  // Each head as if it were alone with what it holds.
+  const auto q = check::normal({1, kHeads * kGroup, 1, kWidth}, 7);
+  const auto got = other->attend(q, call(at::full({1, 1}, 300, at::kLong)), kScale, true);
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    Row alone = to;
+    for (const auto place : ragged.places[static_cast<std::size_t>(h)]) {
+      alone.push_back(from[static_cast<std::size_t>(10 + place)]);
+      alone.back().position = 200 + place;
+    }
+    const auto want = attend(alone, q, 300, {});
+    EXPECT_TRUE(check::close(got.out.narrow(1, h * kGroup, kGroup),
+                             want.out.narrow(1, h * kGroup, kGroup), 1e-5))
+        << "head " << h;
+  }
+  // It reads back as it was placed, and the heads' difference is told.
+  const auto back = other->read_kept(0, 70, 150);
+  EXPECT_EQ(back.places, ragged.places);
+  EXPECT_EQ(back.tokens(), 80);
+  EXPECT_TRUE(check::close(back.keys[0], ragged.keys[0], 1e-5));
+  EXPECT_TRUE(check::close(back.values[1].narrow(0, 0, 5), ragged.values[1].narrow(0, 0, 5), 1e-6));
+  check::expect_error(Errc::unsupported, "evicted", [&] { (void)other->read(0, 70, 150); });
+  // What follows goes on behind it; a fork and a saved store hold the same.
+  const auto copy = load(save(*other));
+  const auto again = copy->attend(q, call(at::full({1, 1}, 300, at::kLong)), kScale, true);
+  EXPECT_TRUE(check::close(again.out, got.out, 0));
+  ragged.places[1] = {4, 4};
+  check::expect_error(Errc::mismatch, "", [&] { other->place(0, ragged, 0, Compute::f32); });
+  ragged.places[1] = {80};
+  check::expect_error(Errc::mismatch, "", [&] { other->place(0, ragged, 0, Compute::f32); });
+}
+
+TEST_F(PagedKvTest, ProtectedTokensAreNoBusinessOfThePlan) {
+  Row whole, before;
+  const auto held = store(1), alone = store(1, "k_norm | keep(entries=20, sinks=2, recent=4)");
+  append(*held, {&whole}, 30);
+  held->protect(30);
+  held->use(std::make_shared<KvPlan>(parse_chain("k_norm | keep(entries=20, sinks=2, recent=4)")),
+            0, 1);
+  // The same 90 tokens behind 30 protected ones and at the start of a store of their own.
+  const auto k = check::normal({1, kHeads, 90, kWidth}, 41),
+             v = check::normal({1, kHeads, 90, kWidth}, 42);
+  for (auto* to : {held.get(), alone.get()}) {
+    const auto first = to == held.get() ? 30 : 0;
+    to->append(k, v, call(at::arange(first, first + 90).view({1, -1})));
+    to->settle();
+  }
+  EXPECT_DOUBLE_EQ(alone->kept(0), 20);
+  EXPECT_DOUBLE_EQ(held->kept(0), 50);
+  const auto of_held = held->read_kept(0, 30, 120), of_alone = alone->read_kept(0, 0, 90);
+  EXPECT_EQ(of_held.places, of_alone.places);
+  EXPECT_TRUE(check::close(of_held.keys, of_alone.keys, 1e-5));
+  EXPECT_EQ(held->read(0, 0, 30).keys.size(1), 30);
+  const auto copy = load(save(*held));
+  append(*copy, {&before}, 60);
+  EXPECT_DOUBLE_EQ(copy->kept(0), 50) << "protected in a saved store too";
+}
+
+TEST_F(PagedKvTest, WhatThePromptsEndCutsIsEncodedOnceAndFillsItsPages) {
+  const auto spec = "k_norm | keep(ratio=0.8, sinks=2, recent=4, when=end) | quantize(bits=4)";
+  const auto held = store(1), plain = store(1);
+  Row row, same;
+  append(*held, {&row}, 640);
+  seed_ -= 2;
+  append(*plain, {&same}, 640);
+  held->use(std::make_shared<KvPlan>(parse_chain(spec)), 0, 1);
+  held->finish_prompt();
+  ASSERT_DOUBLE_EQ(held->kept(0), 512);
+  // All 512 entries of a head lie in 8 full pages of codes.
+  EXPECT_EQ(held->allocated_bytes(),
+            8 * kHeads * registry().make<Codec>("q4")->bytes(1, kPage, kWidth, kWidth));
+  // Once encoded, never again: what reads back is the codec's of the very numbers that came.
+  const auto kept = held->read_kept(0, 0, 640), whole = plain->read(0, 0, 640);
+  for (std::int64_t h = 0; h < kHeads; ++h) {
+    const auto index = at::tensor(kept.places[static_cast<std::size_t>(h)], at::kLong);
+    const auto error = (kept.values[h] - whole.values[h].index_select(0, index)).abs().max();
+    // A group of numbers of one token spans at most its range in 15 steps, and half of one is lost.
+    const auto range = whole.values.abs().max().item<double>() * 2 / 15 / 2;
+    EXPECT_LT(error.item<double>(), range * 1.02);
+  }
+}
+
 TEST_F(PagedKvTest, RefusesSlicesAndRangesThatDoNotFit) {
   Row a;
   const auto held = store(1);

@@ -1,6 +1,6 @@
 // witness: a score that only the tests know; it scores nothing and tells what a stage is shown of a layer.
 //
-// spec      witness(window=0, columns=false, tokens=false)
+// spec      witness(window=0, columns=false, tokens=false, again=false)
 // needs     what its options say
 #include "mneme/core/registry.h"
 #include "mneme/kv/layer_view.h"
@@ -21,12 +21,13 @@ class Witness final : public ScoreStage {
  public:
   struct Options {
     std::int64_t window = 0;
-    bool columns = false, tokens = false;
+    bool columns = false, tokens = false, again = false;
   };
   static void describe(Describe& d, Options& o) {
     d("window", o.window, at_least(0), "last queries that it is shown");
     d("columns", o.columns, "it is shown column sums");
     d("tokens", o.tokens, "it is shown token ids");
+    d("again", o.again, "it is shown what a second pass over the prompt looks at");
   }
   explicit Witness(const Options& o) : o_(o) {}
 
@@ -36,6 +37,7 @@ class Witness final : public ScoreStage {
     if (o_.columns) needs.attention = AttentionLevel::column_sums;
     needs.query_window = o_.window;
     needs.token_ids = o_.tokens;
+    needs.reconstruction = o_.again;
     return needs;
   }
 

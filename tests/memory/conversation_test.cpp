@@ -231,14 +231,6 @@ TEST(Continuation, GoesOnInTheTextAndKeepsItsStates) {
   EXPECT_LT(again.document_tokens_evaluated, first.document_tokens_evaluated);
 }
 
-TEST(Memory, AKvSpecThatDropsEntriesIsRefusedBeforeThereIsAFile) {
-  const check::Folder folder;
-  check::expect_error(Errc::usage, "codec only", [&] {
-    (void)Memory::open(folder / "m.mneme", models(), creating("window(size=64)"));
-  });
-  EXPECT_TRUE(folder.files().empty());
-}
-
 TEST(Memory, StreamedStatesAreNotComparedSpanBySpan) {
   const check::Folder folder;
   ReadOptions stream;

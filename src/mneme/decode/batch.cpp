@@ -59,7 +59,7 @@ std::vector<RowAnswer> decode_rows(const LanguageModel& model, State& state,
       answer.ids.push_back(id);
       if (static_cast<std::int64_t>(answer.ids.size()) >= options.max_tokens) continue;
       if (context > 0 && !state.positions.empty() && state.positions[row] >= context &&
-          !any_length(state))
+          !any_length(state, context))
         continue;
       rows.push_back(static_cast<std::int64_t>(row));
       still_speaking.push_back(speaking[row]);

@@ -5,6 +5,7 @@
 #include "mneme/decode/stop.h"
 #include "mneme/kv/plan.h"
 #include "mneme/models/prepare.h"
+#include "mneme/models/reconstruct.h"
 #include "mneme/text/streaming_decoder.h"
 
 #include <ATen/ATen.h>
@@ -50,7 +51,7 @@ void check(const LanguageModel& model, const std::vector<std::int32_t>& prompt, 
   const auto held = state.positions.empty() ? 0 : state.positions.front(),
              context = model.model->shape().context;
   const auto size = static_cast<std::int64_t>(prompt.size());
-  if (context > 0 && held + size > context && !any_length(state)) {
+  if (context > 0 && held + size > context && !any_length(state, context)) {
     throw Error(
         Errc::full,
         fmt::format(
@@ -97,7 +98,7 @@ Generation generate(const LanguageModel& model, const std::vector<std::int32_t>&
       break;
     }
   }
-  if (out.stop_reason.empty()) finish_prompt(state);
+  if (out.stop_reason.empty()) finish_prompt(model, state, prompt);
   out.prefill_seconds = seconds_since(begin);
 
   auto first_token = Clock::now();
@@ -126,7 +127,7 @@ Generation generate(const LanguageModel& model, const std::vector<std::int32_t>&
       out.stop_reason = "interrupted";
     } else if (static_cast<std::int64_t>(out.ids.size()) == options.max_tokens) {
       out.stop_reason = "length";
-    } else if (context > 0 && state.positions.front() >= context && !any_length(state)) {
+    } else if (context > 0 && state.positions.front() >= context && !any_length(state, context)) {
       out.stop_reason = "context";
     } else {
       logits = feed(model, out.pending, state, LogitsAt::last).logits;

@@ -106,7 +106,9 @@ class CamelotKv final : public KvStore {
   void place(std::int64_t row, const KvSlice& slice, std::int64_t position,
              Compute compute) override;
   void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::int64_t layers) override;
-  [[nodiscard]] bool any_length() const override { return true; }
+  [[nodiscard]] std::optional<std::int64_t> farthest() const override {
+    return o_.window + o_.slots;
+  }
   [[nodiscard]] const KvShape& shape() const override { return shape_; }
   [[nodiscard]] std::int64_t seen(std::int64_t row) const override {
     return rows_.at(static_cast<std::size_t>(row)).seen;
@@ -468,6 +470,9 @@ KvSlice CamelotKv::read(std::int64_t r, std::int64_t begin, std::int64_t end) co
 
 void CamelotKv::place(std::int64_t r, const KvSlice& slice, std::int64_t /*position*/,
                       Compute /*compute*/) {
+  if (!slice.places.empty())
+    throw Error(Errc::unsupported,
+                "heads that hold entries of their own choice cannot be placed here");
   const auto fits = [&](const at::Tensor& x) {
     return x.dim() == 3 && x.size(0) == shape_.heads && x.size(2) == shape_.key;
   };

@@ -44,6 +44,7 @@ class Chunk final : public ScoreStage {
   [[nodiscard]] Needs needs() const override { return stage_->needs(); }
   [[nodiscard]] KvGranularity granularity() const override { return KvGranularity::block; }
   [[nodiscard]] KvScope scope() const override { return stage_->scope(); }
+  [[nodiscard]] KvPhase phase() const override { return stage_->phase(); }
   void calibrate(const HeadProfile& profile) override { stage_->calibrate(profile); }
 
   [[nodiscard]] std::vector<at::Tensor> score(const LayerView& layer) const override {

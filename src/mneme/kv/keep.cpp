@@ -61,26 +61,29 @@ class Keep final : public EvictStage {
   void keep(const HeadView& head, std::span<const float> scores, std::int64_t budget,
             std::vector<std::int64_t>& keep) const override {
     const auto N = head.entries();
-    // Protected entries come before all others, then scores, then what is newer.
-    const auto rank = [&](std::int64_t i) {
-      const auto at = static_cast<std::size_t>(i);
-      if (head.token_indices[at] < o_.sinks || i >= N - o_.recent)
-        return std::numeric_limits<float>::infinity();
-      return std::isnan(scores[at]) ? -std::numeric_limits<float>::infinity() : scores[at];
+    // Protected entries come before all others, also before those that score infinity; then scores, then what is newer.
+    struct Rank {
+      bool stays;
+      float score;
     };
-    std::vector<float> ranks(static_cast<std::size_t>(N));
+    std::vector<Rank> ranks(static_cast<std::size_t>(N));
+    for (std::int64_t i = 0; i < N; ++i) {
+      const auto at = static_cast<std::size_t>(i);
+      ranks[at] = {head.token_indices[at] < o_.sinks || i >= N - o_.recent,
+                   std::isnan(scores[at]) ? -std::numeric_limits<float>::infinity() : scores[at]};
+    }
     std::vector<std::int64_t> order(ranks.size());
-    for (std::int64_t i = 0; i < N; ++i) ranks[static_cast<std::size_t>(i)] = rank(i);
     std::iota(order.begin(), order.end(), 0);
     const auto first = order.begin(), cut = first + std::clamp<std::int64_t>(budget, 0, N);
     std::nth_element(first, cut, order.end(), [&](std::int64_t a, std::int64_t b) {
-      const auto x = ranks[static_cast<std::size_t>(a)], y = ranks[static_cast<std::size_t>(b)];
-      return x != y ? x > y : a > b;
+      const auto &x = ranks[static_cast<std::size_t>(a)], &y = ranks[static_cast<std::size_t>(b)];
+      if (x.stays != y.stays) return x.stays;
+      return x.score != y.score && !x.stays ? x.score > y.score : a > b;
     });
     // What is forced out goes even where the budget would hold it.
     const auto stays = std::partition(first, cut, [&](std::int64_t i) {
       return scores[static_cast<std::size_t>(i)] != -std::numeric_limits<float>::infinity() ||
-             ranks[static_cast<std::size_t>(i)] > 0;
+             ranks[static_cast<std::size_t>(i)].stays;
     });
     std::sort(first, stays);
     keep.assign(first, stays);

@@ -37,6 +37,9 @@ class LayerView {
                                                   std::int64_t queries) const = 0;
   /// What each entry has received from all queries since it came [group,N] f32.
   [[nodiscard]] virtual at::Tensor column_sums(std::int64_t head) const = 0;
+  /// The most weight that each entry got from any query of the second pass over the prompt [N] f32; NaN: it was no part of
+  /// what was read again.
+  [[nodiscard]] virtual at::Tensor reconstruction_weights(std::int64_t head) const = 0;
   /// Which token each entry came from [N] int64; -1 where it was not told.
   [[nodiscard]] virtual at::Tensor token_ids(std::int64_t head) const = 0;
 };

@@ -9,13 +9,14 @@
 //   reads  = the spans of the highest v_s that fit `budget` entries together, the sinks, what is in no span, the window
 //
 // spec      ltri(sinks=128, local=4096, budget=2048, lmin=4, lmax=64, iou=0.1, representatives=4, chunk=512, refresh=1,
-//           place=near, resident=256, disk=false)
+//           place=near, borders=attention, resident=256, disk=false)
 // holds     as infllm; and lmax weights of each entry in the window
 // cost      as infllm; scores of lmax + chunk entries once more, and 4 lmax^2 candidates for every 3 lmax entries
 // needs     keys unturned; weights of the window; text may grow past the model's context (place=near)
 // source    Tang et al. 2024, arXiv:2412.04757
 // departs   the form of e_i, the vote and the step from overlapping spans to a partition are ours; text is cut in stretches
 //           of 4 lmax, each of which ends where a span does, lmax before its end at the latest
+#include "mneme/core/generator.h"
 #include "mneme/core/registry.h"
 #include "mneme/kv/retrieving_kv.h"
 
@@ -24,6 +25,7 @@
 #include <fmt/format.h>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace mneme::kv::ltri {
 
@@ -31,7 +33,7 @@ struct Options {
   std::int64_t sinks = 128, local = 4096, budget = 2048, lmin = 4, lmax = 64;
   double iou = 0.1;
   std::int64_t representatives = 4, chunk = 512, refresh = 1;
-  std::string place = "near";
+  std::string place = "near", borders = "attention";
   std::int64_t resident = 256;
   bool disk = false;
 };
@@ -60,6 +62,7 @@ class Method final : public RetrieveMethod {
       end = span.y + 1;
     }
     MNEME_ASSERT(end > 0);  // no span is longer than lmax
+    if (o_.borders == "shuffled") shuffle(out);
     return out;
   }
 
@@ -96,6 +99,14 @@ class Method final : public RetrieveMethod {
 
  private:
   [[nodiscard]] std::int64_t stretch() const { return 4 * o_.lmax; }
+
+  /// Chance depends on the lengths alone, so that equal texts are cut alike.
+  static void shuffle(std::vector<std::int64_t>& lengths) {
+    Generator generator(0);
+    for (const auto n : lengths) generator = generator.split(static_cast<std::uint64_t>(n));
+    for (auto i = lengths.size(); i > 1; --i)
+      std::swap(lengths[i - 1], lengths[generator.next() % i]);
+  }
 
   /// The places, of the highest first; of equals the first.
   static std::vector<std::int64_t> order(std::span<const float> x) {
@@ -188,6 +199,9 @@ class Ltri final : public RetrieveStage {
     d("refresh", o.refresh, at_least(1), "decoding steps that read the same spans");
     d("place", o.place, one_of({"near", "original"}),
       "where far entries stand: as far away as the window reaches, or where they were");
+    d("borders", o.borders, one_of({"attention", "shuffled"}),
+      "where spans end: where attention sets them off, or, for comparison, spans of the same "
+      "lengths elsewhere");
     d("resident", o.resident, at_least(1), "spans of the file that stay in memory");
     d("disk", o.disk, "spans lie in a temporary file");
   }

@@ -13,7 +13,9 @@
 #include <cstring>
 #include <deque>
 #include <fmt/format.h>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <set>
 
 namespace mneme {
@@ -56,6 +58,16 @@ std::int64_t PagedKv::Head::entries() const {
   return n;
 }
 
+std::int64_t PagedKv::Head::entries_before(std::int64_t index) const {
+  std::int64_t n = 0;
+  for (const auto& run : runs) {
+    const auto* first = run.page->indices.data() + run.begin;
+    if (run.count == 0 || first[0] >= index) break;
+    n += std::lower_bound(first, first + run.count, index) - first;
+  }
+  return n;
+}
+
 PagedKv::PagedKv(const KvShape& shape, std::int64_t rows)
     : shape_(shape), rows_(static_cast<std::size_t>(rows)) {
   for (auto& row : rows_) row.heads.resize(static_cast<std::size_t>(shape.heads));
@@ -76,6 +88,10 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
     append_live(keys, values, call);
     return;
   }
+  if (call.segments.defined() && plan_ && !plan_->evict().empty() && observes())
+    throw Error(Errc::unsupported,
+                "the KV plan looks at attention, which is not looked at over segments: leave the "
+                "plan out");
   const auto k = whole_vectors(keys), v = whole_vectors(values);
   const auto all_positions = whole_numbers(call.positions);
   const auto all_segments = call.segments.defined() ? whole_numbers(call.segments) : at::Tensor();
@@ -83,7 +99,7 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   const auto* segments =
       all_segments.defined() ? all_segments.const_data_ptr<std::int64_t>() : nullptr;
   chunk_ = T;
-  const bool tokens = needs().token_ids;
+  const bool tokens = needs_.token_ids;
   const auto ids = tokens && call.ids.defined() ? whole_numbers(call.ids) : at::Tensor();
   thread_local std::vector<float> turned;  // [H,n,K]
   turned.resize(static_cast<std::size_t>(shape_.heads * T * shape_.key));
@@ -138,6 +154,25 @@ void PagedKv::Page::put(std::int64_t i, std::int64_t position, std::int64_t inde
 void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbers& v,
                          at::ScalarType type, const std::int64_t* positions,
                          const std::int64_t* segments) {
+  thread_local std::vector<std::int64_t> indices;
+  indices.resize(static_cast<std::size_t>(n));
+  std::iota(indices.begin(), indices.end(), row.seen);
+  for (std::int64_t h = 0; h < shape_.heads; ++h)
+    append_head(row.heads[static_cast<std::size_t>(h)], h, n, k.data + h * k.head_stride,
+                k.time_stride, v.data + h * v.head_stride, v.time_stride, type, positions,
+                indices.data());
+  if (segments || !row.segments.empty()) {
+    row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
+    for (std::int64_t i = 0; i < n; ++i)
+      row.segments.push_back(segments ? segments[i] : kNoSegment);
+  }
+  row.seen += n;
+}
+
+void PagedKv::append_head(Head& head, std::int64_t h, std::int64_t n, const float* k,
+                          std::int64_t k_stride, const float* v, std::int64_t v_stride,
+                          at::ScalarType type, const std::int64_t* positions,
+                          const std::int64_t* indices) {
   const auto kernel = kernel_type(type);
   const auto size = static_cast<std::int64_t>(c10::elementSize(type));
   const auto put = [&](const float* from, std::int64_t stride, std::int64_t count,
@@ -149,52 +184,41 @@ void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbe
     for (std::int64_t i = 0; i < count; ++i)
       kernels::round_numbers(from + i * stride, width, kernel, to + i * width * size);
   };
-  for (std::int64_t h = 0; h < shape_.heads; ++h) {
-    auto& head = row.heads[static_cast<std::size_t>(h)];
-    const auto touched = head.runs.empty() ? std::size_t{0} : head.runs.size() - 1;
-    const auto* k_from = k.data + h * k.head_stride;
-    const auto* v_from = v.data + h * v.head_stride;
-    for (std::int64_t done = 0; done < n;) {
-      auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-      const bool room = last && last->page->k_numbers != nullptr && !last->page->channels &&
-                        last->page->type == kernel && last->begin + last->count < kPageEntries;
-      if (!room) {
-        head.runs.push_back({std::make_shared<Page>(), 0, 0});
-        last = &head.runs.back();
-        last->page->make_room(shape_.key, shape_.value, type);
-      } else if (last->page.use_count() > 1 || last->page->filled == kPageEntries) {
-        // A fork reads this page, or, once it is full, its numbers in a page of its own: go on in a copy of our part of it.
-        auto copy = std::make_shared<Page>(*last->page);
-        copy->make_room(shape_.key, shape_.value, type);
-        copy->k.copy_(last->page->k);
-        copy->v.copy_(last->page->v);
-        last->page = std::move(copy);
-      }
-      auto& page = *last->page;
-      page.filled = last->begin + last->count;  // what stood behind was rewound
-      page.summarized_by = nullptr;
-      const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
-      put(k_from + done * k.time_stride, k.time_stride, take, shape_.key,
-          page.k_numbers + page.filled * shape_.key * size);
-      put(v_from + done * v.time_stride, v.time_stride, take, shape_.value,
-          page.v_numbers + page.filled * shape_.value * size);
-      for (std::int64_t i = 0; i < take; ++i)
-        page.put(page.filled + i, positions[done + i], row.seen + done + i);
-      page.filled += static_cast<std::int32_t>(take);
-      last->count += static_cast<std::int32_t>(take);
-      done += take;
+  const auto touched = head.runs.empty() ? std::size_t{0} : head.runs.size() - 1;
+  for (std::int64_t done = 0; done < n;) {
+    auto* last = head.runs.empty() ? nullptr : &head.runs.back();
+    const bool room = last && last->page->k_numbers != nullptr && !last->page->channels &&
+                      last->page->type == kernel && last->begin + last->count < kPageEntries;
+    if (!room) {
+      head.runs.push_back({std::make_shared<Page>(), 0, 0});
+      last = &head.runs.back();
+      last->page->make_room(shape_.key, shape_.value, type);
+    } else if (last->page.use_count() > 1 || last->page->filled == kPageEntries) {
+      // A fork reads this page, or, once it is full, its numbers in a page of its own: go on in a copy of our part of it.
+      auto copy = std::make_shared<Page>(*last->page);
+      copy->make_room(shape_.key, shape_.value, type);
+      copy->k.copy_(last->page->k);
+      copy->v.copy_(last->page->v);
+      last->page = std::move(copy);
     }
-    refresh(head, touched);
-    if (plan_ && plan_->codec()) encode_full_pages(head, touched);
-    if (plan_ && plan_->select()) summarize(head, h, touched);
-    if (!head.sums.empty()) head.sums.resize(static_cast<std::size_t>(head.entries() * group_));
+    auto& page = *last->page;
+    page.filled = last->begin + last->count;  // what stood behind was rewound
+    page.summarized_by = nullptr;
+    const auto take = std::min<std::int64_t>(n - done, kPageEntries - page.filled);
+    put(k + done * k_stride, k_stride, take, shape_.key,
+        page.k_numbers + page.filled * shape_.key * size);
+    put(v + done * v_stride, v_stride, take, shape_.value,
+        page.v_numbers + page.filled * shape_.value * size);
+    for (std::int64_t i = 0; i < take; ++i)
+      page.put(page.filled + i, positions[done + i], indices[done + i]);
+    page.filled += static_cast<std::int32_t>(take);
+    last->count += static_cast<std::int32_t>(take);
+    done += take;
   }
-  if (segments || !row.segments.empty()) {
-    row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
-    for (std::int64_t i = 0; i < n; ++i)
-      row.segments.push_back(segments ? segments[i] : kNoSegment);
-  }
-  row.seen += n;
+  refresh(head, touched);
+  if (encodes()) encode_full_pages(head, touched);
+  if (plan_ && plan_->select()) summarize(head, h, touched);
+  if (!head.sums.empty()) head.sums.resize(static_cast<std::size_t>(head.entries() * group_));
 }
 
 void PagedKv::encode_full_pages(Head& head, std::size_t from) {
@@ -263,34 +287,60 @@ void PagedKv::detach() {
   settle();
 }
 
-void PagedKv::place(std::int64_t row, const KvSlice& slice, std::int64_t position,
-                    Compute compute) {
+void PagedKv::place(std::int64_t r, const KvSlice& slice, std::int64_t position, Compute compute) {
   if (!paged())
     throw Error(Errc::unsupported,
                 "a stored span cannot be placed among entries that carry gradients");
   const auto fits = [&](const at::Tensor& x, std::int64_t width) {
     return x.dim() == 3 && x.size(0) == shape_.heads && x.size(2) == width;
   };
+  const auto N = slice.keys.dim() == 3 ? slice.keys.size(1) : 0;
+  const auto in_range = [&](const std::vector<std::int64_t>& places) {
+    return static_cast<std::int64_t>(places.size()) <= N &&
+           std::is_sorted(places.begin(), places.end(), std::less_equal<>{}) &&
+           (places.empty() || (places.front() >= 0 && places.back() < slice.tokens_of_places));
+  };
   if (!fits(slice.keys, shape_.key) || !fits(slice.values, shape_.value) ||
-      slice.keys.size(1) != slice.values.size(1)) {
+      N != slice.values.size(1) ||
+      (!slice.places.empty() &&
+       (static_cast<std::int64_t>(slice.places.size()) != shape_.heads ||
+        !std::all_of(slice.places.begin(), slice.places.end(), in_range)))) {
     throw Error(
         Errc::mismatch,
         fmt::format(
             "entries of another shape than {} heads of {} and {} numbers cannot be placed here",
             shape_.heads, shape_.key, shape_.value));
   }
+  auto& row = rows_.at(static_cast<std::size_t>(r));
   auto k = slice.keys.to(at::kFloat).contiguous().clone();
-  const auto n = k.size(1);
-  std::vector<std::int64_t> positions(static_cast<std::size_t>(n));
-  for (std::int64_t i = 0; i < n; ++i) positions[static_cast<std::size_t>(i)] = position + i;
-  if (shape_.rope)
-    shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, n, positions.data());
   const auto v = slice.values.to(at::kFloat).contiguous();
-  append_row(rows_.at(static_cast<std::size_t>(row)), n,
-             {k.const_data_ptr<float>(), n * shape_.key, shape_.key},
-             {v.const_data_ptr<float>(), n * shape_.value, shape_.value}, page_type(compute),
-             positions.data(), nullptr);
-  if (plan_) settle_row(row, {rows_.at(static_cast<std::size_t>(row)).seen, n, false});
+  const auto tokens = slice.tokens();
+  if (slice.places.empty()) {
+    std::vector<std::int64_t> positions(static_cast<std::size_t>(N));
+    std::iota(positions.begin(), positions.end(), position);
+    if (shape_.rope)
+      shape_.rope->rotate(k.mutable_data_ptr<float>(), shape_.heads, N, positions.data());
+    append_row(row, N, {k.const_data_ptr<float>(), N * shape_.key, shape_.key},
+               {v.const_data_ptr<float>(), N * shape_.value, shape_.value}, page_type(compute),
+               positions.data(), nullptr);
+  } else {
+    for (std::int64_t h = 0; h < shape_.heads; ++h) {
+      const auto& places = slice.places[static_cast<std::size_t>(h)];
+      const auto n = static_cast<std::int64_t>(places.size());
+      auto positions = places, indices = places;
+      for (auto& x : positions) x += position;
+      for (auto& x : indices) x += row.seen;
+      auto* of_head = k.mutable_data_ptr<float>() + h * N * shape_.key;
+      if (shape_.rope) shape_.rope->rotate(of_head, 1, n, positions.data());
+      append_head(row.heads[static_cast<std::size_t>(h)], h, n, of_head, shape_.key,
+                  v.const_data_ptr<float>() + h * N * shape_.value, shape_.value,
+                  page_type(compute), positions.data(), indices.data());
+      row.dropped = row.dropped || n < tokens;
+    }
+    row.seen += tokens;
+    if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
+  }
+  if (plan_) settle_row(r, {std::max<std::int64_t>(0, row.seen - protected_), tokens, false});
 }
 
 // ---- going back ----
@@ -315,7 +365,7 @@ void PagedKv::rewind(std::int64_t n) {
       throw Error(
           Errc::unsupported,
           "entries were evicted: what stood before the last tokens is not all there to go back to");
-    if (needs().attention == AttentionLevel::column_sums)
+    if (needs_.attention == AttentionLevel::column_sums)
       throw Error(
           Errc::unsupported,
           "what entries received from the last tokens cannot be taken back: the KV plan adds "
@@ -346,6 +396,8 @@ void PagedKv::rewind(std::int64_t n) {
         if (run.count == 0) head.runs.pop_back();
       }
       refresh(head, head.runs.empty() ? 0 : head.runs.size() - 1);
+      if (static_cast<std::int64_t>(head.again.size()) > head.entries())
+        head.again.resize(static_cast<std::size_t>(head.entries()));
       head.sums
           .clear();  // nobody adds up attention any more, and what was rewound cannot be taken out
     }
@@ -734,40 +786,53 @@ Entries PagedKv::dense(at::ScalarType type) const {
 }
 
 KvSlice PagedKv::read(std::int64_t row, std::int64_t begin, std::int64_t end) const {
+  auto out = read_kept(row, begin, end);
+  for (const auto& places : out.places) {
+    if (static_cast<std::int64_t>(places.size()) != end - begin)
+      throw Error(
+          Errc::unsupported,
+          fmt::format("a head holds {} of the {} entries asked for: the others were evicted",
+                      places.size(), end - begin));
+  }
+  out.places.clear();
+  return out;
+}
+
+KvSlice PagedKv::read_kept(std::int64_t row, std::int64_t begin, std::int64_t end) const {
   if (!paged())
     throw Error(Errc::unsupported,
                 "entries that carry gradients cannot be read out: detach the state first");
   if (begin < 0 || begin > end || end > seen(row))
     throw Error(Errc::invalid,
                 fmt::format("entries {} to {} of a row that has taken {}", begin, end, seen(row)));
-  const auto n = end - begin;
-  KvSlice out{at::empty({shape_.heads, n, shape_.key}), at::empty({shape_.heads, n, shape_.value})};
+  const auto& heads = rows_.at(static_cast<std::size_t>(row)).heads;
+  std::int64_t n = 0;
+  for (const auto& head : heads)
+    n = std::max(n, head.entries_before(end) - head.entries_before(begin));
+  KvSlice out{at::empty({shape_.heads, n, shape_.key}), at::empty({shape_.heads, n, shape_.value}),
+              std::vector<std::vector<std::int64_t>>(heads.size()), end - begin};
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
-    std::vector<std::int64_t> back(static_cast<std::size_t>(n));
-    std::int64_t found = 0;
-    for (const auto& run :
-         rows_.at(static_cast<std::size_t>(row)).heads[static_cast<std::size_t>(h)].runs) {
+    auto& places = out.places[static_cast<std::size_t>(h)];
+    std::vector<std::int64_t> back;
+    for (const auto& run : heads[static_cast<std::size_t>(h)].runs) {
       const auto* indices = run.page->indices.data() + run.begin;
       const auto* first = std::lower_bound(indices, indices + run.count, begin);
       const auto* last = std::lower_bound(first, indices + run.count, end);
       const auto count = last - first;
       if (count == 0) continue;
-      MNEME_ASSERT(found + count <= n);
+      const auto found = static_cast<std::int64_t>(places.size());
       const auto from = run.begin + (first - indices);
       const auto [k, v] = numbers(*run.page);
       out.keys[h].narrow(0, found, count).copy_(k.narrow(0, from, count));
       out.values[h].narrow(0, found, count).copy_(v.narrow(0, from, count));
-      for (std::int64_t i = 0; i < count; ++i)
-        back[static_cast<std::size_t>(found + i)] =
-            -run.page->positions[static_cast<std::size_t>(from + i)];
-      found += count;
+      for (std::int64_t i = 0; i < count; ++i) {
+        back.push_back(-run.page->positions[static_cast<std::size_t>(from + i)]);
+        places.push_back(first[i] - begin);
+      }
     }
-    if (found != n)
-      throw Error(
-          Errc::unsupported,
-          fmt::format("a head holds {} of the {} entries asked for: the others were evicted", found,
-                      n));
-    if (shape_.rope) shape_.rope->rotate(out.keys[h].mutable_data_ptr<float>(), 1, n, back.data());
+    if (shape_.rope)
+      shape_.rope->rotate(out.keys[h].mutable_data_ptr<float>(), 1,
+                          static_cast<std::int64_t>(back.size()), back.data());
   }
   return out;
 }
@@ -782,14 +847,19 @@ void PagedKv::use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::i
     throw Error(Errc::unsupported,
                 "the KV plan of a state that already holds encoded pages cannot change its codec");
   }
+  if (plan && plan->select() && plan->ready())
+    (void)plan->select()->summary_size(layer, shape_.key);  // may throw: nothing has changed
+  // A state that was loaded follows its plan as its text says it, before it is given the plan itself.
+  if (!plan || !plan_ || print(plan->chain()) != print(plan_->chain())) prompt_finished_ = false;
   plan_ = std::move(plan);
   layer_ = layer;
   layers_ = layers;
+  find_needs();
   if (!plan_) return;
   for (auto& row : rows_) {
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       auto& head = row.heads[static_cast<std::size_t>(h)];
-      if (plan_->codec()) encode_full_pages(head, 0);
+      if (encodes()) encode_full_pages(head, 0);
       if (plan_->select()) summarize(head, h, 0);
     }
   }
@@ -807,6 +877,25 @@ double PagedKv::kept(std::int64_t row) const {
   auto kept = shape_.heads ? static_cast<double>(n) / static_cast<double>(shape_.heads) : 0.0;
   if (!paged()) kept += static_cast<double>(live_.valid.select(0, row).sum().item<std::int64_t>());
   return kept;
+}
+
+std::optional<std::vector<EntryRange>> PagedKv::readable(std::int64_t r, std::int64_t h) const {
+  if (!paged() || (plan_ && plan_->select())) return std::nullopt;
+  std::vector<EntryRange> out;
+  for (const auto& run :
+       rows_.at(static_cast<std::size_t>(r)).heads.at(static_cast<std::size_t>(h)).runs) {
+    const auto indices =
+        std::span(run.page->indices)
+            .subspan(static_cast<std::size_t>(run.begin), static_cast<std::size_t>(run.count));
+    for (const auto i : indices) {
+      if (!out.empty() && out.back().end == i) {
+        ++out.back().end;
+      } else {
+        out.push_back({i, i + 1});
+      }
+    }
+  }
+  return out;
 }
 
 std::int64_t PagedKv::allocated_bytes() const {
@@ -858,6 +947,9 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
         other->shape_.value != shape_.value || other->paged() != paged()) {
       throw Error(Errc::mismatch, "states of different models cannot be joined");
     }
+    if (other->protected_ != protected_)
+      throw Error(Errc::mismatch,
+                  "states that protect different numbers of tokens cannot be joined");
     if (out->group_ == 0) {
       out->group_ = other->group_;
       out->scale_ = other->scale_;

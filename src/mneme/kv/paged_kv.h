@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -46,19 +47,33 @@ class PagedKv final : public KvStore {
   [[nodiscard]] Partial attend(const at::Tensor& queries, const Call& call, double scale,
                                bool want_lse) const override;
   [[nodiscard]] KvSlice read(std::int64_t row, std::int64_t begin, std::int64_t end) const override;
+  [[nodiscard]] KvSlice read_kept(std::int64_t row, std::int64_t begin,
+                                  std::int64_t end) const override;
   void place(std::int64_t row, const KvSlice& slice, std::int64_t position,
              Compute compute) override;
+  void protect(std::int64_t n) override { protected_ = n; }
   void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::int64_t layers) override;
   void look_for(const Needs& needs) override;
   [[nodiscard]] bool observes() const override;
   void observe(const at::Tensor& queries, const at::Tensor& lse, const Call& call,
                double scale) override;
   void finish_prompt() override;
+
+  /// Whether the plan scores by a second pass over the prompt, which somebody else has to run.
+  [[nodiscard]] bool needs_reconstruction() const;
+  /// From now on it notes the most weight that queries to come give the entries of the tokens [begin, end), of softmax over
+  /// these, the first `sinks` tokens and what comes from now on; and it drops nothing. For a fork that is then thrown away.
+  void watch(std::int64_t begin, std::int64_t end, std::int64_t sinks);
+  /// Takes over what a fork of this has noted.
+  void take_watched(const PagedKv& fork);
   [[nodiscard]] double observe_seconds() const override { return observe_seconds_; }
-  [[nodiscard]] bool any_length() const override;
+  [[nodiscard]] std::optional<std::int64_t> farthest() const override;
   [[nodiscard]] const KvShape& shape() const override { return shape_; }
   [[nodiscard]] std::int64_t seen(std::int64_t row) const override;
   [[nodiscard]] double kept(std::int64_t row) const override;
+  /// What it holds; nothing under a plan that selects at decoding steps, whose choices are not kept.
+  [[nodiscard]] std::optional<std::vector<EntryRange>> readable(std::int64_t row,
+                                                                std::int64_t head) const override;
   [[nodiscard]] std::int64_t allocated_bytes() const override;
 
  private:
@@ -107,7 +122,11 @@ class PagedKv final : public KvStore {
     std::vector<float> homes;
     std::vector<float>
         sums;  ///< [N,G] what each entry received from all queries; empty: not looked at
+    /// The most weight that each of the first entries got when the prompt was read again; NaN: none was noted.
+    std::vector<float> again;
     [[nodiscard]] std::int64_t entries() const;
+    /// Entries of tokens before the given one.
+    [[nodiscard]] std::int64_t entries_before(std::int64_t index) const;
   };
   struct Row {
     std::vector<Head> heads;
@@ -131,11 +150,21 @@ class PagedKv final : public KvStore {
   /// Keys (turned) and values of n tokens, appended to a row in numbers of `type`.
   void append_row(Row& row, std::int64_t n, const Numbers& k, const Numbers& v, at::ScalarType type,
                   const std::int64_t* positions, const std::int64_t* segments);
+  /// n entries behind a head's last, which come from the tokens `indices`.
+  void append_head(Head& head, std::int64_t h, std::int64_t n, const float* k,
+                   std::int64_t k_stride, const float* v, std::int64_t v_stride,
+                   at::ScalarType type, const std::int64_t* positions, const std::int64_t* indices);
+  /// Whether full pages are encoded by now: where the prompt's end cuts, only then, so that nothing is encoded twice.
+  [[nodiscard]] bool encodes() const {
+    return plan_ && plan_->codec() && (prompt_finished_ || !plan_->cuts_at_prompt_end());
+  }
   /// Puts the codec's bytes in place of every page, from the given run on, that is full and has lost no entry.
   void encode_full_pages(Head& head, std::size_t from);
   /// Queries [B,T,Hq,K] as projections lay them out, turned.
   void turn_queries(const at::Tensor& queries, const Call& call, std::vector<float>& turned) const;
   void settle_row(std::int64_t row, const Moment& moment);
+  /// Entries of a head that the plan does not touch; they are its first.
+  [[nodiscard]] std::int64_t hidden(const Head& head) const;
   /// The same entries where the plan places them.
   [[nodiscard]] Head placed(const Head& head) const;
   /// The same entries, all but the newest ones with some channels of their keys.
@@ -178,9 +207,20 @@ class PagedKv final : public KvStore {
   std::int64_t group_ = 0;  // query heads of a KV head, once queries have come
   double scale_ = 0, observe_seconds_ = 0;
   std::int64_t chunk_ = 0;  // tokens that came last, of the longest row
+  bool prompt_finished_ = false;
+  std::int64_t protected_ = 0;  // first tokens that the plan does not touch
+
+  struct Watched {
+    std::int64_t begin, end, sinks, seen;  ///< tokens; how many had come before the queries
+  };
+  std::optional<Watched> watched_;
+  /// Of n queries [n,Hq,K], turned, of a row.
+  void note_watched(Row& row, const float* queries, const std::int64_t* positions, std::int64_t n,
+                    const Pattern& pattern) const;
 
   class Layer;
-  [[nodiscard]] Needs needs() const;
+  Needs needs_;  ///< of the plan and of others
+  void find_needs();
 };
 
 }  // namespace mneme

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 namespace mneme {
@@ -17,26 +18,23 @@ using kernels::kPageEntries;
 
 // ---- looking ----
 
-Needs PagedKv::needs() const {
-  auto out = looked_for_;
-  if (plan_) {
-    const auto& of_plan = plan_->needs();
-    out.attention = std::max(out.attention, of_plan.attention);
-    out.query_window = std::max(out.query_window, of_plan.query_window);
-    out.token_ids = out.token_ids || of_plan.token_ids;
-  }
-  return out;
+void PagedKv::find_needs() {
+  needs_ = looked_for_;
+  if (plan_) needs_.add(plan_->needs());
 }
 
-bool PagedKv::any_length() const {
-  return plan_ && plan_->place() && plan_->max_entries().has_value();
+std::optional<std::int64_t> PagedKv::farthest() const {
+  return plan_ && plan_->place() ? plan_->max_entries() : std::nullopt;
 }
 
-void PagedKv::look_for(const Needs& needs) { looked_for_ = needs; }
+void PagedKv::look_for(const Needs& needs) {
+  looked_for_ = needs;
+  find_needs();
+}
 
 bool PagedKv::observes() const {
-  const auto wanted = needs();
-  return wanted.attention == AttentionLevel::column_sums || wanted.query_window > 0;
+  const auto& wanted = needs_;
+  return watched_ || wanted.attention == AttentionLevel::column_sums || wanted.query_window > 0;
 }
 
 void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Call& call,
@@ -58,7 +56,7 @@ void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Ca
     group_ = Hq / shape_.heads;
   }
   scale_ = scale;
-  const auto wanted = needs();
+  const auto& wanted = needs_;
   thread_local std::vector<float> turned;
   turn_queries(queries, call, turned);
   const auto positions = call.positions.to(at::kCPU, at::kLong).contiguous();
@@ -68,6 +66,10 @@ void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Ca
     if (n == 0) continue;
     const auto* q = turned.data() + b * T * Hq * d;
     const auto* at = positions.const_data_ptr<std::int64_t>() + b * T;
+    if (watched_) {
+      note_watched(row, q, at, n, call.pattern);
+      continue;
+    }
     if (wanted.query_window > 0) {
       const auto fresh = std::min(n, wanted.query_window);
       const auto old = std::min(static_cast<std::int64_t>(row.query_positions.size()),
@@ -151,9 +153,10 @@ void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
 
 void PagedKv::settle() {
   // Entries that carry gradients all stay until `detach`: dropping one would cut its history.
-  if (!paged() || !plan_ || plan_->evict().empty()) return;
+  if (!paged() || !plan_ || plan_->evict().empty() || watched_) return;
   for (std::int64_t b = 0; b < rows(); ++b)
-    settle_row(b, {rows_[static_cast<std::size_t>(b)].seen, chunk_, false});
+    settle_row(b, {std::max<std::int64_t>(0, rows_[static_cast<std::size_t>(b)].seen - protected_),
+                   chunk_, false});
 }
 
 /// What the stages see of a row.
@@ -170,12 +173,17 @@ class PagedKv::Layer final : public LayerView {
     moment = now;
     for (const auto& head : data_.heads) {
       auto& places = places_.emplace_back();
+      places.hidden = store.hidden(head);
+      auto hidden = places.hidden;
       for (const auto& run : head.runs) {
+        const auto skip = std::min<std::int64_t>(hidden, run.count);
+        hidden -= skip;
         const auto* positions = run.page->positions.data() + run.begin;
         const auto* indices = run.page->indices.data() + run.begin;
-        places.positions.insert(places.positions.end(), positions, positions + run.count);
-        places.indices.insert(places.indices.end(), indices, indices + run.count);
+        places.positions.insert(places.positions.end(), positions + skip, positions + run.count);
+        places.indices.insert(places.indices.end(), indices + skip, indices + run.count);
       }
+      for (auto& index : places.indices) index -= store.protected_;
     }
   }
 
@@ -184,13 +192,13 @@ class PagedKv::Layer final : public LayerView {
     return {layer, row, h, places.positions, places.indices};
   }
   [[nodiscard]] at::Tensor keys(std::int64_t h) const override {
-    return store_.gathered(of(h)).first;
+    return seen_of(store_.gathered(of(h)).first, h, 0);
   }
   [[nodiscard]] at::Tensor values(std::int64_t h) const override {
-    return store_.gathered(of(h)).second;
+    return seen_of(store_.gathered(of(h)).second, h, 0);
   }
   [[nodiscard]] at::Tensor unrotated_keys(std::int64_t h) const override {
-    auto out = keys(h);
+    auto out = keys(h).contiguous();
     auto back = places_[static_cast<std::size_t>(h)].positions;
     for (auto& position : back) position = -position;
     if (store_.shape_.rope)
@@ -250,22 +258,26 @@ class PagedKv::Layer final : public LayerView {
     look.lse = task.lse;
     look.weights = weights.mutable_data_ptr<float>();
     kernels::observe({&look, 1}, d, static_cast<float>(scale), {});
-    return weights;
+    return seen_of(weights, h, 2);
   }
   [[nodiscard]] at::Tensor column_sums(std::int64_t h) const override {
     const auto& sums = of(h).sums;
     const auto N = of(h).entries();
-    if (sums.empty()) return at::zeros({group, N});
-    return at::from_blob(const_cast<float*>(sums.data()), {N, group}, at::kFloat)
-        .transpose(0, 1)
-        .contiguous();
+    if (sums.empty()) return seen_of(at::zeros({group, N}), h, 1);
+    const auto all = at::from_blob(const_cast<float*>(sums.data()), {N, group}, at::kFloat);
+    return seen_of(all.transpose(0, 1).contiguous(), h, 1);
+  }
+  [[nodiscard]] at::Tensor reconstruction_weights(std::int64_t h) const override {
+    auto all = of(h).again;
+    all.resize(static_cast<std::size_t>(of(h).entries()), std::numeric_limits<float>::quiet_NaN());
+    return seen_of(at::tensor(all, at::kFloat), h, 0);
   }
   [[nodiscard]] at::Tensor token_ids(std::int64_t h) const override {
     const auto& indices = places_[static_cast<std::size_t>(h)].indices;
     auto out = at::full({static_cast<std::int64_t>(indices.size())}, -1, at::kLong);
     auto* to = out.mutable_data_ptr<std::int64_t>();
     for (const auto index : indices) {
-      const auto at = static_cast<std::size_t>(index);
+      const auto at = static_cast<std::size_t>(index + store_.protected_);
       *to++ = at < data_.tokens.size() ? data_.tokens[at] : -1;
     }
     return out;
@@ -274,7 +286,13 @@ class PagedKv::Layer final : public LayerView {
  private:
   struct Places {
     std::vector<std::int64_t> positions, indices;
+    std::int64_t hidden = 0;  ///< entries before these, which the plan does not touch
   };
+  /// The part of x, over all entries of a head along `dim`, that stages see.
+  [[nodiscard]] at::Tensor seen_of(const at::Tensor& x, std::int64_t h, std::int64_t dim) const {
+    const auto hidden = places_[static_cast<std::size_t>(h)].hidden;
+    return hidden == 0 ? x : x.narrow(dim, hidden, x.size(dim) - hidden).contiguous();
+  }
   [[nodiscard]] const Head& of(std::int64_t h) const {
     return data_.heads[static_cast<std::size_t>(h)];
   }
@@ -285,12 +303,17 @@ class PagedKv::Layer final : public LayerView {
 
 void PagedKv::finish_prompt() {
   if (!paged() || !plan_) return;
+  prompt_finished_ = true;
   for (std::int64_t b = 0; b < rows(); ++b) {
-    const Moment end{rows_[static_cast<std::size_t>(b)].seen, 0, true};
+    const auto seen = rows_[static_cast<std::size_t>(b)].seen;
+    const Moment end{std::max<std::int64_t>(0, seen - protected_), 0, true};
     settle_row(b, end);
+    auto& row = rows_[static_cast<std::size_t>(b)];
+    for (auto& head : row.heads) {
+      if (encodes()) encode_full_pages(head, 0);
+    }
     if (!plan_->narrow()) continue;
     plan_->check_profile();
-    auto& row = rows_[static_cast<std::size_t>(b)];
     if (row.query_positions.empty()) continue;  // nothing has been asked of the keys yet
     const Layer view(*this, b, end);
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
@@ -304,6 +327,10 @@ void PagedKv::finish_prompt() {
   }
 }
 
+std::int64_t PagedKv::hidden(const Head& head) const {
+  return protected_ == 0 ? 0 : head.entries_before(protected_);
+}
+
 void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
   auto& row = rows_[static_cast<std::size_t>(r)];
   for (const auto& eviction : plan_->evict()) {
@@ -314,7 +341,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
       *due = {each, due->limit + each - due->each};
     }
     std::int64_t held = 0;
-    for (const auto& head : row.heads) held += head.entries();
+    for (const auto& head : row.heads) held += head.entries() - hidden(head);
     if (held <= due->limit * shape_.heads) continue;
     plan_->check_profile();
     // Entries of a memory stand there before any query has come: then there is nothing yet to tell them apart by.
@@ -322,6 +349,12 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
         plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
     if (looks && row.query_positions.empty() && (group_ == 0 || plan_->needs().query_window > 0))
       continue;
+    if (eviction.score && eviction.score->needs().reconstruction &&
+        std::all_of(row.heads.begin(), row.heads.end(),
+                    [](const Head& head) { return head.again.empty(); }))
+      throw Error(Errc::unsupported,
+                  "the KV plan scores entries by a second pass over the prompt, and none was made: "
+                  "end the prompt with its model and its tokens");
     const auto begin = std::chrono::steady_clock::now();
     const Layer view(*this, r, moment);
     std::vector<at::Tensor> scores;
@@ -335,7 +368,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       const auto i = static_cast<std::size_t>(h);
       auto& head = row.heads[i];
-      const auto N = head.entries();
+      const auto first = hidden(head), N = head.entries() - first;
       std::vector<std::int64_t> keep;
       std::span<const float> of_head;
       if (eviction.score) {
@@ -348,12 +381,18 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
                    (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
       if (static_cast<std::int64_t>(keep.size()) == N) continue;
       row.dropped = is_cut[i] = true;
-      cut[i] = kept_of(head, keep);
+      std::vector<std::int64_t> stay(static_cast<std::size_t>(first));
+      std::iota(stay.begin(), stay.end(), std::int64_t{0});
+      for (const auto place : keep) stay.push_back(first + place);
+      cut[i] = kept_of(head, stay);
       if (eviction.merge) {
-        auto [keys, values] = gathered(cut[i]);
-        eviction.merge->merge(view, h, keep, keys, values);
+        const auto [keys, values] = gathered(cut[i]);
+        auto kept_keys = keys.narrow(0, first, keys.size(0) - first),
+             kept_values = values.narrow(0, first, values.size(0) - first);
+        eviction.merge->merge(view, h, keep, kept_keys, kept_values);
         auto merged = rewritten(cut[i], keys, values);
         merged.sums = std::move(cut[i].sums);
+        merged.again = std::move(cut[i].again);
         merged.homes = std::move(cut[i].homes);
         cut[i] = std::move(merged);
       }
@@ -364,7 +403,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
       auto& head = row.heads[i];
       head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
       refresh(head, 0);
-      if (plan_->codec()) encode_full_pages(head, 0);
+      if (encodes()) encode_full_pages(head, 0);
       if (plan_->select()) summarize(head, h, 0);
     }
     observe_seconds_ +=
@@ -375,7 +414,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
 PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {
   // A run of kept neighbours goes on living in its page where it fills most of it. Others are copied, filling up the page
   // before: so the pages that they leave are freed. Where little goes, two runs may lie in pages that are mostly empty: a
-  // window that slides on by single entries copies none.
+  // window that slides on by single entries copies none. Only full pages are encoded, so those that are to be are filled up.
   constexpr std::int64_t kMostly = kPageEntries * 3 / 4;
   int sparse = head.entries() - static_cast<std::int64_t>(keep.size()) <= kPageEntries ? 0 : 2;
   Head out;
@@ -389,7 +428,8 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
     if (places.empty()) continue;
     const auto n = static_cast<std::int64_t>(places.size());
     const bool together = places.back() - places.front() + 1 == n;
-    if (together && (n >= kMostly || sparse++ < 2)) {
+    const bool fills = !plan_->codec() || !run.page->k.defined() || n == kPageEntries;
+    if (together && ((fills && n >= kMostly) || sparse++ < 2)) {
       out.runs.push_back(
           {run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
     } else {
@@ -402,6 +442,10 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
       const auto* from = head.homes.data() + i * shape_.key;
       out.homes.insert(out.homes.end(), from, from + shape_.key);
     }
+  }
+  for (const auto i : keep) {
+    if (static_cast<std::size_t>(i) >= head.again.size()) break;
+    out.again.push_back(head.again[static_cast<std::size_t>(i)]);
   }
   if (!head.sums.empty()) {
     out.sums.reserve(keep.size() * static_cast<std::size_t>(group_));
@@ -428,6 +472,7 @@ PagedKv::Head PagedKv::placed(const Head& head) const {
   moved = std::max(moved, homes);
   Head out;
   out.sums = head.sums;
+  out.again = head.again;
   out.homes = head.homes;
   std::int64_t first = 0;
   for (const auto& run : head.runs) {
@@ -509,6 +554,7 @@ PagedKv::Head PagedKv::narrowed(const Head& head, std::vector<std::uint8_t> chan
   const auto index = at::tensor(chosen, at::kLong);
   Head out;
   out.sums = head.sums;
+  out.again = head.again;
   auto left = head.entries() - recent;  // to be narrowed
   for (const auto& run : head.runs) {
     const auto n = std::clamp<std::int64_t>(left, 0, run.count);

@@ -19,7 +19,15 @@ using kernels::kPageEntries;
 enum : std::uint8_t { kWhole = 0, kCoded = 1, kNarrow = 2 };
 
 /// What else a saved store holds.
-enum : std::uint8_t { kLive = 1, kObserved = 2, kMoved = 4, kOfLayers = 8 };
+enum : std::uint8_t {
+  kLive = 1,
+  kObserved = 2,
+  kMoved = 4,
+  kOfLayers = 8,
+  kProtected = 16,
+  kFinished = 32,
+  kReadAgain = 64
+};
 
 }  // namespace
 
@@ -63,13 +71,19 @@ void PagedKv::save(ByteWriter& out) const {
     }
   }
   const bool observed = group_ > 0;
-  const bool moved = std::any_of(rows_.begin(), rows_.end(), [](const Row& row) {
-    return std::any_of(row.heads.begin(), row.heads.end(),
-                       [](const Head& head) { return !head.homes.empty(); });
-  });
-  out.value(static_cast<std::uint8_t>((paged() ? 0 : kLive) | (observed ? kObserved : 0) |
-                                      (moved ? kMoved : 0) | (plan_ ? kOfLayers : 0)));
+  const auto any_has = [&](std::vector<float> Head::* numbers) {
+    return std::any_of(rows_.begin(), rows_.end(), [&](const Row& row) {
+      return std::any_of(row.heads.begin(), row.heads.end(),
+                         [&](const Head& head) { return !(head.*numbers).empty(); });
+    });
+  };
+  const bool moved = any_has(&Head::homes), read_again = any_has(&Head::again);
+  out.value(static_cast<std::uint8_t>(
+      (paged() ? 0 : kLive) | (observed ? kObserved : 0) | (moved ? kMoved : 0) |
+      (plan_ ? kOfLayers : 0) | (protected_ > 0 ? kProtected : 0) |
+      (prompt_finished_ ? kFinished : 0) | (read_again ? kReadAgain : 0)));
   if (plan_) out.value(layers_);
+  if (protected_ > 0) out.value(protected_);
   if (!paged()) {
     for (const auto* x : {&live_.k, &live_.v, &live_.positions, &live_.valid}) out.tensor(*x);
     out.value(static_cast<std::uint8_t>(live_.segments.defined()));
@@ -82,6 +96,11 @@ void PagedKv::save(ByteWriter& out) const {
   if (moved) {
     for (const auto& row : rows_) {
       for (const auto& head : row.heads) list(head.homes);
+    }
+  }
+  if (read_again) {
+    for (const auto& row : rows_) {
+      for (const auto& head : row.heads) list(head.again);
     }
   }
   if (!observed) return;
@@ -116,6 +135,7 @@ void PagedKv::load(ByteReader& in) {
                                          adjacent ? RopePairs::adjacent : RopePairs::halves);
   const auto chain = in.string();
   plan_ = chain.empty() ? nullptr : std::make_shared<KvPlan>(parse_chain(chain));
+  find_needs();
   layer_ = in.value<std::int64_t>();
   rows_.assign(in.count(static_cast<std::uint64_t>(17 + 8 * shape_.heads)), {});
   constexpr std::int64_t kFarthest = std::int64_t{1}
@@ -196,15 +216,19 @@ void PagedKv::load(ByteReader& in) {
         page.v.narrow(0, run.begin, run.count).copy_(v);
       }
       refresh(head, 0);
-      if (plan_ && plan_->codec()) encode_full_pages(head, 0);
       if (plan_ && plan_->select() && plan_->ready()) summarize(head, &head - row.heads.data(), 0);
     }
   }
   live_ = {};
   const auto holds = in.value<std::uint8_t>();
-  if (holds > (kLive | kObserved | kMoved | kOfLayers)) throw damaged();
+  if (holds > (kLive | kObserved | kMoved | kOfLayers | kProtected | kFinished | kReadAgain))
+    throw damaged();
   layers_ = (holds & kOfLayers) != 0 ? in.value<std::int64_t>() : 1;
-  if (layers_ < 1 || layers_ > kMost) throw damaged();
+  prompt_finished_ = (holds & kFinished) != 0;
+  protected_ = (holds & kProtected) != 0 ? in.value<std::int64_t>() : 0;
+  if (layers_ < 1 || layers_ > kMost || layer_ < 0 || layer_ > kMost || protected_ < 0 ||
+      protected_ > kFarthest)
+    throw damaged();
   if ((holds & kLive) != 0) {
     live_.k = in.tensor();
     live_.v = in.tensor();
@@ -244,6 +268,14 @@ void PagedKv::load(ByteReader& in) {
       }
     }
   }
+  if ((holds & kReadAgain) != 0) {
+    for (auto& row : rows_) {
+      for (auto& head : row.heads) {
+        list(head.again);
+        if (static_cast<std::int64_t>(head.again.size()) > head.entries()) throw damaged();
+      }
+    }
+  }
   group_ = 0;
   if ((holds & kObserved) != 0) {
     group_ = in.value<std::int64_t>();
@@ -265,6 +297,11 @@ void PagedKv::load(ByteReader& in) {
             static_cast<std::int64_t>(head.sums.size()) != head.entries() * group_)
           throw damaged();
       }
+    }
+  }
+  for (auto& row : rows_) {
+    for (auto& head : row.heads) {
+      if (encodes()) encode_full_pages(head, 0);
     }
   }
   // Rewinding relies on this: a row that dropped nothing holds all it has seen in every head.

@@ -46,6 +46,14 @@ Stage with_defaults(const Stage& stage) {
 
 }  // namespace
 
+void Needs::add(const Needs& other) {
+  attention = std::max(attention, other.attention);
+  query_window = std::max(query_window, other.query_window);
+  token_ids = token_ids || other.token_ids;
+  reconstruction = reconstruction || other.reconstruction;
+  if (!other.head_profile.empty()) head_profile = other.head_profile;
+}
+
 std::string_view name(KvRole role) {
   static constexpr std::string_view kNames[] = {"score",  "budget",   "evict", "merge",
                                                 "encode", "retrieve", "place"};
@@ -77,12 +85,8 @@ KvPlan::KvPlan(const Chain& chain, std::shared_ptr<const HeadProfile> profile)
       refuse(stage.name,
              fmt::format("comes after the codec '{}': entries are encoded last", codec_name_));
     const auto needs = made->needs();
-    needs_.attention = std::max(needs_.attention, needs.attention);
-    needs_.query_window = std::max(needs_.query_window, needs.query_window);
-    needs_.token_ids = needs_.token_ids || needs.token_ids;
-    needs_.reconstruction = needs_.reconstruction || needs.reconstruction;
+    needs_.add(needs);
     if (!needs.head_profile.empty()) {
-      needs_.head_profile = needs.head_profile;
       if (profile_) {
         made->calibrate(*profile_);
       } else {
@@ -108,6 +112,13 @@ KvPlan::KvPlan(const Chain& chain, std::shared_ptr<const HeadProfile> profile)
         refuse(stage.name,
                "needs scores: put a stage before it that scores entries, as in "
                "'snapkv | keep(ratio=0.25)'; `mneme components kv_stage` lists them");
+      if (next.score && next.score->phase() == KvPhase::prefill_end &&
+          evict->phase() != KvPhase::prefill_end)
+        refuse(
+            waiting,
+            fmt::format("scores entries once the prompt is complete, and '{}' drops some before: "
+                        "let it wait, as in '{} | keep(ratio=0.25, when=end)'",
+                        stage.name, waiting));
       evict_.push_back(std::exchange(next, {}));
       waiting.clear();
     } else if (const auto* merge = dynamic_cast<const MergeStage*>(made.get())) {
@@ -159,6 +170,12 @@ void KvPlan::check_profile() const {
   throw Error(Errc::usage, fmt::format("kv: '{}' needs numbers of this model's heads that have not "
                                        "been measured: mneme calibrate {}",
                                        print(chain_), lacks_profile_));
+}
+
+bool KvPlan::cuts_at_prompt_end() const {
+  return std::any_of(evict_.begin(), evict_.end(), [](const Eviction& eviction) {
+    return eviction.evict->phase() == KvPhase::prefill_end;
+  });
 }
 
 std::optional<std::int64_t> KvPlan::max_entries() const {
@@ -217,10 +234,7 @@ void use_plan(State& state, const std::shared_ptr<const KvPlan>& plan) {
 void look_for(State& state, const std::vector<std::shared_ptr<const KvPlan>>& plans) {
   Needs all;
   for (const auto& plan : plans) {
-    if (!plan) continue;
-    all.attention = std::max(all.attention, plan->needs().attention);
-    all.query_window = std::max(all.query_window, plan->needs().query_window);
-    all.token_ids = all.token_ids || plan->needs().token_ids;
+    if (plan) all.add(plan->needs());
   }
   for (auto* store : kv_stores(state)) store->look_for(all);
 }

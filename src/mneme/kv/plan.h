@@ -50,6 +50,8 @@ class KvPlan {
     return codec_.get();
   }  ///< null: pages stay as computed
   [[nodiscard]] const std::string& codec_name() const { return codec_name_; }
+  /// Whether a stage drops entries only once the prompt is complete.
+  [[nodiscard]] bool cuts_at_prompt_end() const;
   /// The most entries that a head ever holds after a chunk, on average over all that share them, or nothing when
   /// unbounded.
   [[nodiscard]] std::optional<std::int64_t> max_entries() const;

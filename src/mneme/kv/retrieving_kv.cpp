@@ -185,6 +185,9 @@ void RetrievingKv::settle() {
 
 void RetrievingKv::place(std::int64_t row, const KvSlice& slice, std::int64_t position,
                          Compute compute) {
+  if (!slice.places.empty())
+    throw Error(Errc::unsupported,
+                "heads that hold entries of their own choice cannot be placed here");
   const auto fits = [&](const at::Tensor& x) {
     return x.dim() == 3 && x.size(0) == shape_.heads && x.size(2) == shape_.key;
   };
@@ -457,7 +460,7 @@ void RetrievingKv::read_blocks(const Row& row, Row* changing, std::int64_t T, st
   }
 }
 
-void RetrievingKv::read_entries(const Row& row, std::int64_t T, std::int64_t first,
+void RetrievingKv::read_entries(const Row& row, Row* changing, std::int64_t T, std::int64_t first,
                                 Scratch& s) const {
   const auto H = shape_.heads, Hq = query_heads_, G = Hq / H, d = shape_.key, size = number_bytes(),
              per_block = row.blocks.front()->entries(),
@@ -499,6 +502,7 @@ void RetrievingKv::read_entries(const Row& row, std::int64_t T, std::int64_t fir
           }
         });
   }
+  if (changing) changing->last->entries.resize(static_cast<std::size_t>(H));
   // Every query's entries side by side, in pages of its own.
   std::int64_t total = 0;
   for (const auto& heap : best) total += static_cast<std::int64_t>(heap.size());
@@ -519,6 +523,10 @@ void RetrievingKv::read_entries(const Row& row, std::int64_t T, std::int64_t fir
               [](const Scored& a, const Scored& b) { return a.second < b.second; });
     const auto h = q / T, t = q % T,
                first_page = static_cast<std::int64_t>(s.gathered_pages.size());
+    if (changing && t == T - 1) {
+      auto& read = changing->last->entries[static_cast<std::size_t>(h / G)];
+      for (const auto& x : heap) read.push_back(x.second);
+    }
     for (std::size_t i = 0; i < heap.size(); i += kPageEntries) {
       kernels::PageView page{};
       page.k = keys;
@@ -611,11 +619,12 @@ void RetrievingKv::attend_chunk(const Row& row, Row* changing, const Queries& qu
     s.far_out.resize(numbers);
     s.far_lse.resize(static_cast<std::size_t>(Hq * T));
   }
+  if (changing) changing->last = Step{row.seen, row.blocked, {}};
   const bool retrieves = far && settings_.memories && !row.blocks.empty();
   if (retrieves) {
     s.nearest.assign(kPageEntries, first);
     if (settings_.entries > 0) {
-      read_entries(row, T, first, s);
+      read_entries(row, changing, T, first, s);
     } else {
       read_blocks(row, changing, T, first, s);
     }
@@ -833,6 +842,7 @@ void RetrievingKv::rewind(std::int64_t n) {
                   fmt::format("rewind by {} tokens where a row has only {}", n, row.seen));
   }
   for (auto& row : rows_) {
+    row.last.reset();
     row.seen -= n;
     for (auto* pages : {&row.sinks, &row.window}) {
       while (!pages->empty() && pages->back().first >= row.seen) pages->pop_back();
@@ -933,6 +943,40 @@ at::Tensor RetrievingKv::vector(std::int64_t r, std::int64_t block) const {
 
 const std::vector<std::vector<std::int64_t>>& RetrievingKv::chosen(std::int64_t row) const {
   return rows_.at(static_cast<std::size_t>(row)).chosen;
+}
+
+std::optional<std::vector<EntryRange>> RetrievingKv::readable(std::int64_t r,
+                                                              std::int64_t head) const {
+  const auto& row = rows_.at(static_cast<std::size_t>(r));
+  if (!row.last) return std::nullopt;
+  const auto at_head = [&](const auto& lists) {
+    return lists.size() == 1 ? lists.front() : lists.at(static_cast<std::size_t>(head));
+  };
+  std::vector<EntryRange> out;
+  const auto add = [&](std::int64_t begin, std::int64_t end) {
+    if (begin >= end) return;
+    if (!out.empty() && out.back().end == begin) {
+      out.back().end = end;
+    } else {
+      out.push_back({begin, end});
+    }
+  };
+  const auto& step = *row.last;
+  add(0, std::min(settings_.sinks, step.seen));
+  if (!step.entries.empty()) {
+    auto entries = at_head(step.entries);
+    std::sort(entries.begin(), entries.end());
+    entries.erase(std::unique(entries.begin(), entries.end()), entries.end());
+    for (const auto i : entries) add(settings_.sinks + i, settings_.sinks + i + 1);
+  } else if (!row.chosen.empty()) {
+    const auto starts = block_starts(r);
+    for (const auto id : at_head(row.chosen)) {
+      const auto begin = starts[static_cast<std::size_t>(id)];
+      add(begin, begin + row.blocks[static_cast<std::size_t>(id)]->entries());
+    }
+  }
+  add(settings_.sinks + step.blocked, step.seen);
+  return out;
 }
 
 std::vector<std::int64_t> RetrievingKv::block_starts(std::int64_t row) const {

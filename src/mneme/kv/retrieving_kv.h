@@ -113,10 +113,14 @@ class RetrievingKv final : public KvStore {
   void use(std::shared_ptr<const KvPlan> plan, std::int64_t layer, std::int64_t layers) override;
   [[nodiscard]] std::int64_t seen(std::int64_t row) const override;
   [[nodiscard]] double kept(std::int64_t row) const override;
+  /// Nothing before the first step of a row, and none of a loaded one.
+  [[nodiscard]] std::optional<std::vector<EntryRange>> readable(std::int64_t row,
+                                                                std::int64_t head) const override;
   /// With what stands for blocks.
   [[nodiscard]] std::int64_t allocated_bytes() const override;
-  [[nodiscard]] bool any_length() const override {
-    return settings_.place == RetrieveSettings::Place::near;
+  [[nodiscard]] std::optional<std::int64_t> farthest() const override {
+    if (settings_.place != RetrieveSettings::Place::near) return std::nullopt;
+    return settings_.local;
   }
   [[nodiscard]] const KvShape& shape() const override { return shape_; }
 
@@ -148,6 +152,14 @@ class RetrievingKv final : public KvStore {
         weights;              ///< [Hq,64] sums over queries; empty before the first, and of sinks
     std::vector<float> band;  ///< [64,band] as in LeftEntries, likewise
   };
+  /// What is remembered of a row's last step, beside its chosen blocks.
+  struct Step {
+    std::int64_t seen = 0;     ///< entries of the row then
+    std::int64_t blocked = 0;  ///< of them behind the sinks, those that were in blocks
+    /// Single entries behind the sinks that the last query's heads read, unsorted and some twice, of each KV
+    /// head; empty: none.
+    std::vector<std::vector<std::int64_t>> entries;
+  };
   struct Row {
     std::vector<Recent> sinks, window;  ///< the window with the remainder before it
     std::int64_t seen = 0;
@@ -156,6 +168,7 @@ class RetrievingKv final : public KvStore {
     std::vector<VectorTable> vectors;  ///< one for every head that has scores
     std::vector<std::vector<std::int64_t>> chosen;
     std::int64_t steps = 0;  ///< decoding steps that have used the choice
+    std::optional<Step> last;
   };
   /// Tokens that have not attended yet.
   struct Pending {
@@ -208,7 +221,8 @@ class RetrievingKv final : public KvStore {
   void read_blocks(const Row& row, Row* changing, std::int64_t T, std::int64_t first,
                    Scratch& scratch) const;
   /// The entries that each query reads for itself, as tasks of its own.
-  void read_entries(const Row& row, std::int64_t T, std::int64_t first, Scratch& scratch) const;
+  void read_entries(const Row& row, Row* changing, std::int64_t T, std::int64_t first,
+                    Scratch& scratch) const;
   /// Attends, and observes where `row` may change: out and lse [T,Hq,K] and [Hq,T], contiguous.
   void attend_chunk(const Row& row, Row* changing, const Queries& queries, double scale,
                     kernels::Products products, float* out, float* lse) const;

@@ -35,6 +35,8 @@ struct Needs {
   bool token_ids = false;         ///< which token each entry came from
   std::string head_profile;       ///< the numbers of `mneme calibrate` of this name; empty: none
   bool reconstruction = false;    ///< a second pass over the prompt, behind what is held
+  /// Also what another stage needs; of two profiles the other's.
+  void add(const Needs& other);
 };
 
 /// What a stage does.

@@ -20,8 +20,8 @@ class Window final : public EvictStage {
     std::int64_t sinks = 4, size = 1024;
   };
   static void describe(Describe& d, Options& o) {
-    d("sinks", o.sinks, at_least(0), "first entries that always stay");
-    d("size", o.size, at_least(1), "last entries that stay");
+    d("sinks", o.sinks, within(0, 1 << 30), "first entries that always stay");
+    d("size", o.size, within(1, 1 << 30), "last entries that stay");
   }
   explicit Window(const Options& o) : o_(o) {}
 

@@ -10,7 +10,9 @@
 #include "mneme/memory/memory.h"
 #include "mneme/memory/span_states.h"
 #include "mneme/mixers/kv_store.h"
+#include "mneme/models/kv_plan.h"
 #include "mneme/models/locate.h"
+#include "mneme/models/prepare.h"
 #include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
 
@@ -375,7 +377,8 @@ ChatReply Memory::chat(const std::string& session, const std::string& message,
 
 Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain& sampler,
                                            std::uint64_t seed, const std::string& source,
-                                           const std::function<bool(std::string_view)>& on_text) {
+                                           const std::function<bool(std::string_view)>& on_text,
+                                           const std::string& kv) {
   const c10::InferenceMode inference;
   const auto started = std::chrono::steady_clock::now();
   // Text goes on in the words of the model as it came, whatever adapter answers questions.
@@ -405,28 +408,31 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
     throw Error(Errc::not_found,
                 fmt::format("the source '{}' holds no text to continue", document->document.label));
   Continuation out;
+  const auto& model = reader.model();
+  auto state = model.model->start(1);
+  if (!kv.empty()) use_plan(state, kv_plan(kv, model));
+  const auto context = model.model->shape().context;
+  const bool all = !kv.empty() && any_length(state, context);
   // The end of the text is read as it stands, without the prompt that questions want: behind that prompt the model would
   // write more questions. Its states are kept under the text that came before them; the last passage is run, so that the
-  // text goes on from it.
-  const auto& model = reader.model();
+  // text goes on from it. Under a KV spec, what is kept of a passage depends on all before it: nothing is kept in the file.
   const auto last = passages.size() - 1;
   auto first = last;
-  const auto context = model.model->shape().context;
-  auto room = (context > 0 ? context - std::min(max_tokens, context / 2)
-                           : std::numeric_limits<std::int64_t>::max()) -
+  auto room = (context > 0 && !all ? context - std::min(max_tokens, context / 2)
+                                   : std::numeric_limits<std::int64_t>::max()) -
               passages[last].tokens;
-  while (first > 0 && last - first < kContinueSpans && passages[first - 1].tokens + 16 <= room)
+  while (first > 0 && (!kv.empty() || last - first < kContinueSpans) &&
+         passages[first - 1].tokens + 16 <= room)
     room -= passages[--first].tokens + 16;
   const auto text =
       file_->document_text(document->document.id, passages[first].begin, passages[last].end);
   const auto offset = [&](std::int64_t byte) {
     return static_cast<std::size_t>(byte - passages[first].begin);
   };
-  const memory::SpanStates states(*file_, reader);
-  file_->set_consolidate(states.consolidation(), memory::SpanStates::kRungs);
-  auto state = model.model->start(1);
+  memory::SpanStates states(*file_, reader);
+  states.consolidate_when_full();
   std::vector<Rep> computed;
-  for (auto i = first; i < last; ++i) {
+  for (auto i = kv.empty() ? first : last; i < last; ++i) {
     const auto begins = offset(passages[i].begin);
     const auto ids =
         model.tokenizer->encode(text.substr(begins, offset(passages[i + 1].begin) - begins));
@@ -451,7 +457,8 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
     }
     out.tokens_placed += n;
   }
-  const auto prompt = model.tokenizer->encode(text.substr(offset(passages[last].begin)));
+  const auto prompt =
+      model.tokenizer->encode(text.substr(kv.empty() ? offset(passages[last].begin) : 0));
   GenerateOptions generation;
   generation.max_tokens = max_tokens;
   generation.sampler = sampler;

@@ -40,6 +40,17 @@ std::vector<Span> passages_of(const std::vector<Span>& spans) {
   return out;
 }
 
+/// KV specs separated by ';', each as programs know it. Throws Error(usage) for one that stored states cannot be made
+/// smaller by.
+std::string canonical_steps(std::string_view specs) {
+  std::string out;
+  for (const auto& chain : parse_chains(specs)) {
+    Reader::check_consolidation(chain);
+    out += (out.empty() ? "" : "; ") + print(KvPlan(chain).chain());
+  }
+  return out;
+}
+
 /// A path that holds anywhere: a memory, which keeps names and such paths, may be opened from another folder.
 std::string anywhere(const std::string& path) {
   return std::filesystem::absolute(path).lexically_normal().string();
@@ -170,6 +181,8 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
   file_options.budget_bytes = options.budget_bytes;
   if (!options.kv.empty())
     Reader::check_kv(parse_chain(options.kv));  // a bad spec is refused before a file is made
+  const auto consolidate = canonical_steps(
+      options.consolidate.empty() ? memory::SpanStates::kConsolidate : options.consolidate);
   out->file_ = MemoryFile::open(path, options.access, file_options);
   auto& file = *out->file_;
   const auto prompt = file.meta("prompt");
@@ -191,6 +204,12 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
                   fmt::format("{} keeps its states as '{}': another --kv wants a new memory",
                               path.string(), spelled_out(out->kv_spec_)));
     }
+    if (!options.consolidate.empty() && consolidate != out->consolidate()) {
+      throw Error(Errc::usage,
+                  fmt::format("{} makes states smaller by '{}': another --consolidate wants a new "
+                              "memory",
+                              path.string(), out->consolidate()));
+    }
   } else {
     out->prompt_ = prompt_of(out->adapter_);
     out->kv_spec_ =
@@ -200,7 +219,8 @@ std::unique_ptr<Memory> Memory::open(const std::filesystem::path& path,
       const std::pair<std::string, std::string> entries[] = {{"prompt", json},
                                                              {"prompt_digest", sha256_hex(json)},
                                                              {"adapter", out->adapter_},
-                                                             {"kv", out->kv_spec_}};
+                                                             {"kv", out->kv_spec_},
+                                                             {"consolidate", consolidate}};
       file.set_meta(entries);
     }
   }
@@ -211,6 +231,9 @@ std::string Memory::model_name() const {
   return file_->meta("model").value_or(kDefaultLanguageModel);
 }
 std::string Memory::kv() const { return kv_spec_; }
+std::string Memory::consolidate() const {
+  return file_->meta("consolidate").value_or(std::string(memory::SpanStates::kConsolidate));
+}
 
 Reader& Memory::reader() {
   if (!reader_) {
@@ -491,7 +514,7 @@ ReadReport Memory::read(std::vector<Document> documents, const ReadOptions& opti
 void Memory::compute_states(ReadReport& report, const ReadOptions& options) {
   auto& reader = this->reader();
   memory::SpanStates states(*file_, reader);
-  file_->set_consolidate(states.consolidation(), memory::SpanStates::kRungs);
+  states.consolidate_when_full();
   const bool stream = options.context == ContextMode::stream;
   std::vector<std::string> labels;
   for (const auto& source : report.sources) labels.push_back(source.name);

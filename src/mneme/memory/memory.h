@@ -145,6 +145,9 @@ struct MemoryOptions {
   MemoryFile::Access access = MemoryFile::Access::read_write;
   std::optional<std::int64_t> budget_bytes;
   std::string kv;  ///< KV spec of a new memory; empty: quantize(bits=8)
+  /// How a new memory makes states smaller when its budget is full, KV specs separated by ';' that are taken one after the
+  /// other before a state is given up; empty: quantize(bits=4).
+  std::string consolidate;
   bool strict = false;
 };
 
@@ -167,7 +170,8 @@ class Memory {
   /// Answers one question.
   Answer ask(const std::string& question, const AskOptions& options);
 
-  /// Goes on writing from the end of what was read: the last spans placed, the text continued.
+  /// Goes on writing from the end of what was read: the last spans placed, the text continued. With a KV spec, the source
+  /// is read again under it, as much as fits or, where its entries are placed near, all of it.
   struct Continuation {
     std::string text, stop_reason;
     std::int64_t tokens_placed = 0, document_tokens_evaluated = 0, generated_tokens = 0;
@@ -175,7 +179,8 @@ class Memory {
   };
   Continuation continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
                              const std::string& source,
-                             const std::function<bool(std::string_view)>& on_text);
+                             const std::function<bool(std::string_view)>& on_text,
+                             const std::string& kv = "");
 
   /// One turn of a session kept in the file; the turn is on the disk before this returns, or the reply says why not. A
   /// question that the memory has nothing on is told so; to what is no question the model replies in its own words.
@@ -188,6 +193,8 @@ class Memory {
   [[nodiscard]] MemoryFile& file() { return *file_; }
   [[nodiscard]] std::string model_name() const;
   [[nodiscard]] std::string kv() const;
+  /// How states are made smaller when the budget is full.
+  [[nodiscard]] std::string consolidate() const;
   /// Of the model that answers; kNoAdapter for none.
   [[nodiscard]] const std::string& adapter() const { return adapter_; }
 

@@ -4,7 +4,10 @@
 #include "mneme/core/registry.h"
 #include "mneme/decode/batch.h"
 #include "mneme/kernels/level.h"
+#include "mneme/kv/kept_slice.h"
 #include "mneme/memory/clock.h"
+#include "mneme/models/kv_plan.h"
+#include "mneme/models/reconstruct.h"
 #include "mneme/text/white_space.h"
 #include "mneme/weights/digests.h"
 
@@ -55,6 +58,25 @@ Batch ragged(std::span<const std::vector<std::int32_t>> rows, Compute compute, L
   return batch;
 }
 
+// Stands before the codec of a state whose heads hold some of its tokens each.
+constexpr std::string_view kKept = "kept-";
+
+bool is_kept(std::string_view codec) { return codec.starts_with(kKept); }
+
+/// "kept-q8" -> "q8"
+std::string_view numbers_of(std::string_view codec) {
+  return is_kept(codec) ? codec.substr(kKept.size()) : codec;
+}
+
+/// The stages of a chain that drop entries, with what these need.
+Chain cutting(const Chain& chain) {
+  Chain out;
+  for (const auto& stage : chain) {
+    if (registry().make<KvStage>(stage)->role() != KvRole::encode) out.push_back(stage);
+  }
+  return out;
+}
+
 State joined(std::vector<State>& states) {
   if (states.size() == 1) return std::move(states.front());
   std::vector<const State*> pointers;
@@ -65,9 +87,11 @@ State joined(std::vector<State>& states) {
 }  // namespace
 
 Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const Chain& kv)
-    : model_(std::move(model)), prompt_(std::move(prompt)), plan_(std::make_shared<KvPlan>(kv)) {
+    : model_(std::move(model)), prompt_(std::move(prompt)) {
   check_kv(kv);
-  codec_name_ = plan_->codec() ? plan_->codec_name() : "f16";
+  plan_ = kv_plan(kv, *model_);
+  if (!plan_->evict().empty()) cut_ = kv_plan(cutting(kv), *model_);
+  codec_name_ = (cut_ ? std::string(kKept) : "") + (plan_->codec() ? plan_->codec_name() : "f16");
   prefix_digest_ = sha256_hex(prompt_.prefix_digest() + model_->tokenizer->digest());
   prefix_ids_ = model_->tokenizer->encode(prompt_.prefix);
   if (!prompt_.refusal.empty()) refusal_ids_ = model_->tokenizer->encode(prompt_.refusal);
@@ -90,12 +114,28 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
 
 void Reader::check_kv(const Chain& kv) {
   const KvPlan plan(kv);
-  if (plan.evict().empty() && !plan.narrow() && !plan.select() && !plan.retrieve()) return;
+  if (!plan.place() && !plan.narrow() && !plan.select() && !plan.retrieve()) return;
   throw Error(
       Errc::usage,
-      fmt::format("kv: '{}' drops entries or reads only some, which a memory's spans cannot "
-                  "do: name a codec only, such as quantize(bits=8)",
+      fmt::format("kv: '{}' moves entries, narrows them or reads only some, which a memory's "
+                  "spans cannot do: name what they keep and in what codec, such as "
+                  "'snapkv | keep(ratio=0.5) | quantize(bits=8)'",
                   print(kv)));
+}
+
+void Reader::check_consolidation(const Chain& kv) {
+  check_kv(kv);
+  const KvPlan plan(kv);
+  if (kv.empty())
+    throw Error(Errc::usage, "consolidate: an empty step makes no state smaller: leave it out");
+  const auto& needs = plan.needs();
+  if (needs.attention == AttentionLevel::none && needs.query_window == 0 && !needs.token_ids &&
+      !needs.reconstruction)
+    return;
+  throw Error(Errc::usage,
+              fmt::format("consolidate: '{}' looks at queries, and a stored state has none: judge "
+                          "entries by their keys, as in 'keydiff | keep(ratio=0.5)'",
+                          print(kv)));
 }
 
 std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {
@@ -137,7 +177,7 @@ const Codec& Reader::codec_named(std::string_view name) const {
 }
 
 std::int64_t Reader::state_bytes(std::int64_t tokens) const {
-  return layers_ * codec_named(codec_name_).bytes(heads_, tokens, key_, value_);
+  return layers_ * codec_named(numbers_of(codec_name_)).bytes(heads_, tokens, key_, value_);
 }
 
 void Reader::run(State& state, std::span<const std::int32_t> ids) const {
@@ -150,17 +190,38 @@ void Reader::run(State& state, std::span<const std::int32_t> ids) const {
   }
 }
 
+void Reader::cut_behind(State& state, std::int64_t begin) const {
+  for (auto* store : kv_stores(state)) store->protect(begin);
+  use_plan(state, cut_);
+}
+
+std::string Reader::whole_codec() const { return std::string(numbers_of(codec_name_)); }
+
 std::string Reader::encode(const State& state, std::int64_t row, std::int64_t begin,
                            std::int64_t end) const {
+  return encode(state, row, begin, end, codec_name_);
+}
+
+std::string Reader::encode(const State& state, std::int64_t row, std::int64_t begin,
+                           std::int64_t end, std::string_view name) const {
+  const auto& codec = codec_named(numbers_of(name));
   std::string out;
-  out.reserve(static_cast<std::size_t>(state_bytes(end - begin)));
-  for (const auto* store : kv_stores(state))
-    codec_named(codec_name_).encode(store->read(row, begin, end), out);
+  if (!is_kept(name)) out.reserve(static_cast<std::size_t>(state_bytes(end - begin)));
+  for (const auto* store : kv_stores(state)) {
+    if (is_kept(name)) {
+      encode_kept(codec, store->read_kept(row, begin, end), out);
+    } else {
+      codec.encode(store->read(row, begin, end), out);
+    }
+  }
   return out;
 }
 
-std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_t>> spans) const {
+std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_t>> spans,
+                                         bool whole) const {
   const c10::InferenceMode inference;
+  const auto codec = whole ? whole_codec() : codec_name_;
+  const bool reads_twice = is_kept(codec) && cut_->needs().reconstruction;  // one row at a time
   std::vector<std::string> out(spans.size());
   std::vector<std::size_t> order(spans.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -171,17 +232,26 @@ std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_
     std::vector<State> states;
     for (std::size_t i = first; i < order.size(); ++i) {
       const auto T = static_cast<std::int64_t>(spans[order[i]].size());
-      if (!rows.empty() && T * static_cast<std::int64_t>(rows.size() + 1) > kBatchTokens) break;
+      if (!rows.empty() &&
+          (reads_twice || T * static_cast<std::int64_t>(rows.size() + 1) > kBatchTokens))
+        break;
       rows.push_back(spans[order[i]]);
       states.push_back(prefix());
     }
     auto state = joined(states);
     states.clear();
+    if (is_kept(codec)) cut_behind(state, prefix_tokens());
     static_cast<void>(model_->model->forward(
         ragged(rows, state_compute(model_->compute), LogitsAt::none), state));
+    if (reads_twice) {
+      finish_prompt(*model_, state, rows.front());
+    } else if (is_kept(codec)) {
+      finish_prompt(state);
+    }
     for (std::size_t b = 0; b < rows.size(); ++b) {
-      out[order[first + b]] = encode(state, static_cast<std::int64_t>(b), prefix_tokens(),
-                                     prefix_tokens() + static_cast<std::int64_t>(rows[b].size()));
+      out[order[first + b]] =
+          encode(state, static_cast<std::int64_t>(b), prefix_tokens(),
+                 prefix_tokens() + static_cast<std::int64_t>(rows[b].size()), codec);
     }
     first += rows.size();
   }
@@ -190,14 +260,23 @@ std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_
 
 SpanState Reader::decode(std::string_view bytes, std::int64_t tokens,
                          std::string_view codec) const {
-  const auto& from = codec_named(codec);
+  const auto& from = codec_named(numbers_of(codec));
+  SpanState out{tokens, {}};
+  if (is_kept(codec)) {
+    if (tokens < 1) throw Error(Errc::corrupt, "a stored state has no tokens");
+    for (std::int64_t layer = 0; layer < layers_; ++layer)
+      out.layers.push_back(decode_kept(from, bytes, heads_, tokens, key_, value_));
+    if (!bytes.empty())
+      throw Error(Errc::corrupt,
+                  fmt::format("a stored state has {} bytes more than it says", bytes.size()));
+    return out;
+  }
   const auto each = from.bytes(heads_, tokens, key_, value_);
   if (tokens < 1 || static_cast<std::int64_t>(bytes.size()) != layers_ * each) {
     throw Error(Errc::corrupt,
                 fmt::format("a stored state of {} tokens has {} bytes where {} are wanted", tokens,
                             bytes.size(), layers_ * each));
   }
-  SpanState out{tokens, {}};
   for (std::int64_t layer = 0; layer < layers_; ++layer) {
     out.layers.push_back(from.decode(
         bytes.substr(static_cast<std::size_t>(layer * each), static_cast<std::size_t>(each)),
@@ -208,10 +287,36 @@ SpanState Reader::decode(std::string_view bytes, std::int64_t tokens,
 
 std::string Reader::recode(std::string_view bytes, std::int64_t tokens, std::string_view from,
                            std::string_view to) const {
+  MNEME_ASSERT(is_kept(from) == is_kept(to));
   const auto span = decode(bytes, tokens, from);
+  const auto& codec = codec_named(numbers_of(to));
   std::string out;
-  for (const auto& layer : span.layers) codec_named(to).encode(layer, out);
+  for (const auto& layer : span.layers) {
+    if (is_kept(to)) {
+      encode_kept(codec, layer, out);
+    } else {
+      codec.encode(layer, out);
+    }
+  }
   return out;
+}
+
+Reader::Encoded Reader::consolidated(std::string_view bytes, std::int64_t tokens,
+                                     std::string_view codec, const KvPlan& plan) const {
+  const auto numbers = plan.codec() ? plan.codec_name() : std::string(numbers_of(codec));
+  if (plan.evict().empty()) {
+    const auto to = (is_kept(codec) ? std::string(kKept) : "") + numbers;
+    return {recode(bytes, tokens, codec, to), to};
+  }
+  const c10::InferenceMode inference;
+  // The span alone, where it stood when it was computed.
+  auto state = model_->model->start(1);
+  use_plan(state, kv_plan(cutting(plan.chain()), *model_));
+  state.positions[0] = prefix_tokens();
+  place(state, decode(bytes, tokens, codec));
+  finish_prompt(state);
+  const auto to = std::string(kKept) + numbers;
+  return {encode(state, 0, 0, tokens, to), to};
 }
 
 void Reader::place(State& state, const SpanState& span) const {
@@ -316,6 +421,12 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
 Reader::Stream::Stream(const Reader& reader, std::int64_t window)
     : reader_(reader), window_(window), state_(reader.prefix()) {
   MNEME_ASSERT(window > 0);
+  if (reader.cut_ && reader.cut_->needs().reconstruction)
+    throw Error(
+        Errc::unsupported,
+        fmt::format("kv: '{}' reads every span a second time, which a stream does not: read "
+                    "with --context span",
+                    print(reader.plan_->chain())));
 }
 
 std::string Reader::Stream::next(std::span<const std::int32_t> ids) {
@@ -335,8 +446,15 @@ std::string Reader::Stream::next(std::span<const std::int32_t> ids) {
     state_ = std::move(fresh);
   }
   const auto begin = seen();
+  if (reader_.cut_) look_for(state_, {reader_.cut_});
   reader_.run(state_, ids);
-  return reader_.encode(state_, 0, begin, begin + n);
+  if (!reader_.cut_) return reader_.encode(state_, 0, begin, begin + n);
+  // What is stored of a span is cut by itself; the text that follows sees all of it.
+  auto cut = state_.fork();
+  reader_.cut_behind(cut, begin);
+  for (auto* store : kv_stores(cut)) store->settle();
+  finish_prompt(cut);
+  return reader_.encode(cut, 0, begin, begin + n);
 }
 
 }  // namespace mneme

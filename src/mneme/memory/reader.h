@@ -43,11 +43,14 @@ struct ReadAnswers {
 
 class Reader {
  public:
-  /// `kv` is a chain whose codec stage names how states are kept. Throws Error(usage) for a bad chain and
-  /// Error(unsupported) for a model without KV stores.
+  /// `kv` says how states are kept: which entries of a span, and in what codec. Throws Error(usage) for a bad chain or one
+  /// whose numbers of this model's heads have not been measured, and Error(unsupported) for a model without KV stores.
   Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const Chain& kv);
-  /// Throws Error(usage) for a chain that a memory's states cannot be kept by: a bad one, or one that drops entries.
+  /// Throws Error(usage) for a chain that a memory's states cannot be kept by: a bad one, or one that moves entries, or
+  /// keeps or reads them otherwise than a span's state stands in a file.
   static void check_kv(const Chain& kv);
+  /// The same for one that makes stored states smaller, where no query is there to judge entries by.
+  static void check_consolidation(const Chain& kv);
 
   [[nodiscard]] const LanguageModel& model() const { return *model_; }
   [[nodiscard]] const Prompt& prompt() const { return prompt_; }
@@ -62,21 +65,30 @@ class Reader {
   [[nodiscard]] std::vector<std::int32_t> span_ids(std::string_view text) const;
   [[nodiscard]] std::vector<std::int32_t> question_ids(std::string_view question) const;
 
-  /// The bytes of the states of spans, each alone behind the prefix; spans of like length run together.
-  [[nodiscard]] std::vector<std::string> compute(
-      std::span<const std::vector<std::int32_t>> spans) const;
+  /// The bytes of the states of spans, each alone behind the prefix; spans of like length run together. `whole`: with all
+  /// entries, in the codec of `whole_codec`.
+  [[nodiscard]] std::vector<std::string> compute(std::span<const std::vector<std::int32_t>> spans,
+                                                 bool whole = false) const;
   /// One long text in one pass, cut into spans: each sees the prefix and up to `window` entries before it.
   class Stream;
   /// Reads the bytes back; throws Error(corrupt) when they are not of this model and codec.
   [[nodiscard]] SpanState decode(std::string_view bytes, std::int64_t tokens,
                                  std::string_view codec) const;
-  /// Bytes of a state of n tokens.
+  /// Bytes of a state of n tokens that keeps all of them.
   [[nodiscard]] std::int64_t state_bytes(std::int64_t tokens) const;
-  /// The same state in another codec: fewer bits, for consolidation.
+  /// The same state in another codec.
   [[nodiscard]] std::string recode(std::string_view bytes, std::int64_t tokens,
                                    std::string_view from, std::string_view to) const;
-  /// The name of the codec that states are kept in.
+  /// The bytes of a state and the codec that they are in.
+  struct Encoded {
+    std::string bytes, codec;
+  };
+  /// A stored state as a plan keeps it, for consolidation: fewer entries, fewer bits or both.
+  [[nodiscard]] Encoded consolidated(std::string_view bytes, std::int64_t tokens,
+                                     std::string_view codec, const KvPlan& plan) const;
+  /// The name of what states are kept in: the codec's, behind "kept-" where heads hold some entries each.
   [[nodiscard]] const std::string& codec() const { return codec_name_; }
+  [[nodiscard]] std::string whole_codec() const;
 
   /// A State of one row that holds the prefix; pages are shared with every other such State.
   [[nodiscard]] State prefix() const { return prefix_.fork(); }
@@ -101,11 +113,15 @@ class Reader {
   /// The same for this question and an answer of up to `max_tokens` (512 of them are kept free at most: an answer may
   /// also end where the context does). Throws Error(full) if the question leaves no room at all.
   [[nodiscard]] std::int64_t room(std::string_view question, std::int64_t max_tokens) const;
-  /// Entries [begin, end) of a row as the codec stores them.
+  /// Entries [begin, end) of a row as they are stored: all of them, or where the plan drops some, what it left of them.
   [[nodiscard]] std::string encode(const State& state, std::int64_t row, std::int64_t begin,
                                    std::int64_t end) const;
 
  private:
+  /// What follows the first `begin` tokens of every row is cut as the plan says, beginning now.
+  void cut_behind(State& state, std::int64_t begin) const;
+  [[nodiscard]] std::string encode(const State& state, std::int64_t row, std::int64_t begin,
+                                   std::int64_t end, std::string_view codec) const;
   [[nodiscard]] const Codec& codec_named(std::string_view name) const;
   /// How likely each row refuses, by the logits [R,1,V] of its first token, from which refusing is taken out.
   std::vector<double> take_refusals(at::Tensor& logits, const State& state, Compute compute) const;
@@ -113,6 +129,7 @@ class Reader {
   std::shared_ptr<const LanguageModel> model_;
   Prompt prompt_;
   std::shared_ptr<const KvPlan> plan_;
+  std::shared_ptr<const KvPlan> cut_;  ///< what of the plan drops entries; null: nothing does
   std::string codec_name_;
   mutable std::map<std::string, std::unique_ptr<Codec>, std::less<>>
       codecs_;  ///< by name, made when first met

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fmt/format.h>
+#include <numeric>
 
 namespace mneme::memory {
 namespace {
@@ -16,13 +17,22 @@ namespace {
 // flip where 8-bit ones do not.
 constexpr double kTolerated8Bits = 0.03, kTolerated4Bits = 0.12;
 
-double difference(const SpanState& a, const SpanState& b) {
+/// Of what a state holds, beside the whole state of the same tokens.
+double difference(const SpanState& held, const SpanState& whole_state) {
   double difference = 0, whole = 0;
-  for (std::size_t layer = 0; layer < a.layers.size(); ++layer) {
-    for (const auto& [x, y] : {std::pair(a.layers[layer].keys, b.layers[layer].keys),
-                               std::pair(a.layers[layer].values, b.layers[layer].values)}) {
-      difference += (x - y).square().sum().item<double>();
-      whole += y.square().sum().item<double>();
+  for (std::size_t layer = 0; layer < held.layers.size(); ++layer) {
+    const auto &a = held.layers[layer], &b = whole_state.layers[layer];
+    for (std::int64_t h = 0; h < a.keys.size(0); ++h) {
+      std::vector<std::int64_t> places(static_cast<std::size_t>(a.tokens()));
+      std::iota(places.begin(), places.end(), std::int64_t{0});
+      if (!a.places.empty()) places = a.places[static_cast<std::size_t>(h)];
+      const auto index = at::tensor(places, at::kLong);
+      for (const auto& [x, y] :
+           {std::pair(a.keys[h], b.keys[h]), std::pair(a.values[h], b.values[h])}) {
+        const auto beside = y.index_select(0, index);
+        difference += (x.narrow(0, 0, index.size(0)) - beside).square().sum().item<double>();
+        whole += beside.square().sum().item<double>();
+      }
     }
   }
   return whole > 0 ? std::sqrt(difference / whole) : std::sqrt(difference);
@@ -31,7 +41,19 @@ double difference(const SpanState& a, const SpanState& b) {
 }  // namespace
 
 SpanStates::SpanStates(MemoryFile& file, const Reader& reader)
-    : file_(file), reader_(reader), stream_(file.meta("context") == "stream") {}
+    : file_(file), reader_(reader), stream_(file.meta("context") == "stream") {
+  try {
+    for (const auto& chain :
+         parse_chains(file.meta("consolidate").value_or(std::string(kConsolidate)))) {
+      Reader::check_consolidation(chain);
+      steps_.push_back(std::make_shared<const KvPlan>(chain));
+    }
+  } catch (const Error& error) {
+    throw Error(Errc::corrupt, fmt::format("{}: how its states are made smaller is not to be "
+                                           "understood: {}",
+                                           file.path().string(), error.what()));
+  }
+}
 
 RepKey SpanStates::key(std::int64_t span) const {
   auto out = alone(span);
@@ -94,7 +116,7 @@ std::vector<SpanStates::Loaded> SpanStates::load(const std::vector<std::int64_t>
 }
 
 StoreReport SpanStates::store() {
-  file_.set_consolidate(consolidation(), kRungs);
+  consolidate_when_full();
   file_.touch(used_);
   used_.clear();
   const auto report = file_.put(computed_, Admission::for_question);
@@ -102,22 +124,26 @@ StoreReport SpanStates::store() {
   return report;
 }
 
-MemoryFile::Consolidate SpanStates::consolidation() const {
-  return [&reader = reader_](const Rep& state, std::int64_t rung) -> std::optional<Rep> {
-    if (rung >= kRungs || state.key.codec != "q8" || state.key.kind != RepKind::kv ||
-        state.key.model_digest != reader.model().digest)
+void SpanStates::consolidate_when_full() {
+  const auto make_smaller = [&reader = reader_, steps = steps_](
+                                const Rep& state, std::int64_t rung) -> std::optional<Rep> {
+    if (rung < 0 || rung >= static_cast<std::int64_t>(steps.size()) ||
+        state.key.kind != RepKind::kv || state.key.model_digest != reader.model().digest)
       return std::nullopt;
     auto smaller = state;
     try {
-      smaller.blob = reader.recode(state.blob, state.n_vec, state.key.codec, "q4");
+      auto encoded = reader.consolidated(state.blob, state.n_vec, state.key.codec,
+                                         *steps[static_cast<std::size_t>(rung)]);
+      smaller.blob = std::move(encoded.bytes);
+      smaller.key.codec = std::move(encoded.codec);
     } catch (const Error&) {
       return std::nullopt;
     }
-    smaller.key.codec = "q4";
     smaller.d =
         static_cast<std::int64_t>(smaller.blob.size()) / std::max<std::int64_t>(1, smaller.n_vec);
     return smaller;
   };
+  file_.set_consolidate(make_smaller, static_cast<std::int64_t>(steps_.size()));
 }
 
 std::string SpanStates::compare(std::int64_t span) const {
@@ -128,10 +154,10 @@ std::string SpanStates::compare(std::int64_t span) const {
     return fmt::format("span {}: its state has {} tokens, its text {}", span, rep->n_vec,
                        ids.size());
   const auto fresh =
-      reader_.decode(reader_.compute({&ids, 1}).front(), rep->n_vec, reader_.codec());
+      reader_.decode(reader_.compute({&ids, 1}, true).front(), rep->n_vec, reader_.whole_codec());
   const auto stored = reader_.decode(rep->blob, rep->n_vec, rep->key.codec);
   const auto apart = difference(stored, fresh),
-             tolerated = rep->key.codec == "q4" ? kTolerated4Bits : kTolerated8Bits;
+             tolerated = rep->key.codec.ends_with("q4") ? kTolerated4Bits : kTolerated8Bits;
   if (apart <= tolerated) return "";
   return fmt::format(
       "span {}: its stored state differs from its text's by {:.3f} of its size (at most {} is "

@@ -5,16 +5,18 @@
 #include "mneme/memory/reader.h"
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mneme::memory {
 
 class SpanStates {
  public:
-  /// How often a state can be made smaller before only text is left.
-  static constexpr std::int64_t kRungs = 1;
+  /// How states are made smaller when the budget is full, unless a memory says otherwise: chains separated by ';'.
+  static constexpr std::string_view kConsolidate = "quantize(bits=4)";
 
   /// Both must outlive this.
   SpanStates(MemoryFile& file, const Reader& reader);
@@ -41,8 +43,8 @@ class SpanStates {
   [[nodiscard]] RepKey key(std::int64_t span) const;
   /// A state of so many tokens as it is stored.
   [[nodiscard]] static Rep rep(RepKey key, std::int64_t tokens, std::string blob);
-  /// Makes a state smaller when the budget is full: 8 bits become 4.
-  [[nodiscard]] MemoryFile::Consolidate consolidation() const;
+  /// Has states made smaller as the memory says, step by step, when the budget is full. `reader` must outlive the file's use.
+  void consolidate_when_full();
   /// Computes a span's state anew and compares it with the stored one: one line on what differs, empty if nothing does.
   [[nodiscard]] std::string compare(std::int64_t span) const;
 
@@ -53,6 +55,7 @@ class SpanStates {
   MemoryFile& file_;
   const Reader& reader_;
   bool stream_;
+  std::vector<std::shared_ptr<const KvPlan>> steps_;  ///< of consolidation
   std::vector<Rep> computed_;
   std::vector<std::int64_t> used_;
   std::int64_t tokens_evaluated_ = 0;

@@ -15,10 +15,12 @@ void Model::set_feed_forward(std::int64_t, std::shared_ptr<const FeedForward>) {
   throw Error(Errc::unsupported, "this model has no feed-forward layers to replace");
 }
 
-bool any_length(const State& state) {
+bool any_length(const State& state, std::int64_t context) {
   const auto stores = kv_stores(state);
-  return !stores.empty() && std::all_of(stores.begin(), stores.end(),
-                                        [](const KvStore* store) { return store->any_length(); });
+  return !stores.empty() && std::all_of(stores.begin(), stores.end(), [&](const KvStore* store) {
+    const auto farthest = store->farthest();
+    return farthest && (context <= 0 || *farthest <= context);
+  });
 }
 
 Prepared prepare(const Batch& batch, const State& state, const Model& model) {
@@ -71,7 +73,7 @@ Prepared prepare(const Batch& batch, const State& state, const Model& model) {
     for (std::int64_t b = 0; b < B; ++b) {
       const auto n = call.length(b, T);
       const auto last = n == 0 ? 0 : call.positions.const_data_ptr<std::int64_t>()[b * T + n - 1];
-      if (last >= context && !any_length(state))
+      if (last >= context && !any_length(state, context))
         throw Error(Errc::full, fmt::format("position {} is past the model's context of {} tokens",
                                             last, context));
     }

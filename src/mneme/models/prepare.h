@@ -13,8 +13,8 @@ struct Prepared {
   std::int64_t B = 0, T = 0;
 };
 
-/// Whether texts may grow past the model's context: every layer's keys and values are of a kind that allows it.
-bool any_length(const State& state);
+/// Whether texts may grow past the model's context: in every layer what is read stands nearer than it reaches.
+bool any_length(const State& state, std::int64_t context);
 
 /// Throws Error(invalid) on impossible shapes, Error(full) past the context unless any length may be had.
 Prepared prepare(const Batch& batch, const State& state, const Model& model);
