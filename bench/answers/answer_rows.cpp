@@ -68,6 +68,13 @@ class StateCache {
   [[nodiscard]] const std::vector<std::int32_t>& ids(std::int64_t span) const {
     return held_.at(span).ids;
   }
+  [[nodiscard]] std::int64_t stored_bytes(std::int64_t span, std::string_view codec) const {
+    const auto& held = held_.at(span);
+    const auto tokens = static_cast<std::int64_t>(held.ids.size());
+    return std::ssize(codec == reader_.codec()
+                          ? held.state
+                          : reader_.recode(held.state, tokens, reader_.codec(), codec));
+  }
   /// The state as it reads back from a codec.
   [[nodiscard]] SpanState state(std::int64_t span, std::string_view codec) const {
     const auto& held = held_.at(span);
@@ -189,6 +196,8 @@ class Run {
       const auto best = memory::choose_answer(read, retrieval.relevance, reader_.prompt()).best;
       auto out = scored(said[best], question);
       out["tokens"] = answers[row + best].tokens;
+      if (variant.how == Variant::How::apart)
+        out["state_bytes_a_token"] = bytes_a_token(variant, questions[i]);
       if (rows_of[i] > 1) {
         out["answers"] = said;
         out["log_probabilities"] = likely;
@@ -222,6 +231,16 @@ class Run {
     const auto& spans = retrieved_[q].spans;
     return {spans.begin(),
             spans.begin() + std::min(static_cast<std::ptrdiff_t>(n), std::ssize(spans))};
+  }
+
+  /// What the states of a question's spans take as they are stored; NaN where there is none.
+  [[nodiscard]] double bytes_a_token(const Variant& variant, std::size_t q) const {
+    std::int64_t bytes = 0, tokens = 0;
+    for (const auto span : best(q, spans_of(variant))) {
+      bytes += cache_.stored_bytes(span, variant.codec);
+      tokens += static_cast<std::int64_t>(cache_.ids(span).size());
+    }
+    return static_cast<double>(bytes) / static_cast<double>(tokens);
   }
 
   void prepare(const Variant& variant, std::size_t q, std::vector<State>& states) {

@@ -183,6 +183,33 @@ class Summary {
     return out;
   }
 
+  /// What states take where they are stored, beside what is answered from them.
+  void kept_bytes() {
+    line("\n| states kept as | bytes a token | F1 | less than by the first |");
+    line("|---|--:|---|---|");
+    std::vector<double> first;
+    for (const auto& v : f_.variants) {
+      if (v.how != Variant::How::apart) continue;
+      std::vector<double> bytes;
+      for (const auto& question : f_.set.questions) {
+        const auto& row = f_.rows.row(v.name, question.id);
+        const auto value = row.find("state_bytes_a_token");  // rows of an older run have none
+        if (value != row.end() && value->is_number()) bytes.push_back(value->get<double>());
+      }
+      if (bytes.empty()) continue;
+      const auto mean =
+          std::accumulate(bytes.begin(), bytes.end(), 0.0) / static_cast<double>(bytes.size());
+      const auto f1 = column(v.name, "f1");
+      if (first.empty()) first = f1;
+      auto less = first;
+      for (std::size_t i = 0; i < less.size(); ++i) less[i] -= f1[i];
+      const auto own = bootstrap_.mean(f1), lost = bootstrap_.mean(less);
+      line("| {} | {:.0f} | {} | {} |", v.name, mean, percent(own), percent(lost));
+      json_["kept"][std::string(v.name)] = {
+          {"bytes a token", mean}, {"f1", figure(own)}, {"less", figure(lost)}};
+    }
+  }
+
   void answers() {
     line("\n## Answers\n");
     line("| way | | n | EM | F1 | contains |");
@@ -209,6 +236,7 @@ class Summary {
       }
       row(fmt::format("{}, refusing", v.name), "the same without --always", em, f1, contains);
     }
+    kept_bytes();
     std::vector<double> peer_f1;
     if (f_.peer) {
       std::vector<double> em, contains;

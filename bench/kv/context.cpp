@@ -1,6 +1,7 @@
 #include "bench/kv/context.h"
 
 #include "mneme/core/error.h"
+#include "mneme/models/reconstruct.h"
 
 #include <ATen/ATen.h>
 
@@ -90,7 +91,7 @@ CompressedContext ContextReader::run_context(const Pipeline& pipeline,
     const auto start = std::chrono::steady_clock::now();
     if (pipeline.plan) {
       use_plan(out.state, pipeline.plan);
-      finish_prompt(out.state);
+      finish_prompt(model_, out.state, ids_, options_.between);
     }
     out.seconds += seconds_since(start);
     take_usage(out);
@@ -110,7 +111,7 @@ CompressedContext ContextReader::run_context(const Pipeline& pipeline,
     take_usage(out);
     counting += seconds_since(before);
   });
-  if (pipeline.plan) finish_prompt(out.state);
+  if (pipeline.plan) finish_prompt(model_, out.state, ids_, options_.between);
   out.seconds = seconds_since(start) - counting;
   out.tokens = static_cast<std::int64_t>(ids_.size());
   take_usage(out);

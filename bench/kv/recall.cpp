@@ -8,9 +8,11 @@
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 
+#include "bench/kv/evidence.h"
 #include "bench/kv/figure.h"
 #include "bench/list.h"
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <fmt/format.h>
@@ -29,6 +31,7 @@ constexpr double kNotMeasured = std::numeric_limits<double>::quiet_NaN();
 struct TokenizedSample {
   std::vector<std::int32_t> context, question;
   std::vector<std::vector<std::int32_t>> candidates;
+  std::vector<EntryRange> evidence;  ///< of the context
 };
 
 TokenizedSample tokenized(const RecallSample& sample, const Tokenizer& tokenizer,
@@ -36,6 +39,8 @@ TokenizedSample tokenized(const RecallSample& sample, const Tokenizer& tokenizer
   TokenizedSample out;
   out.context = tokenizer.encode(sample.context);
   out.question = tokenizer.encode(sample.question);
+  out.evidence = tokens_at(tokenizer, out.context, static_cast<std::int64_t>(sample.context.size()),
+                           sample.evidence);
   // Logits of the first token of an answer are to be those of the compressed context: a token is always left for it.
   if (question_before || out.question.empty()) {
     out.context.insert(out.context.end(), out.question.begin(), out.question.end());
@@ -70,6 +75,20 @@ double say(const LanguageModel& model, State state, const at::Tensor& logits,
   return task.score(said.text, sample);
 }
 
+/// NaN where it was not measured.
+double value_of(const RecallOutcome& outcome, RecallScore score) {
+  if (!outcome.measured) return kNotMeasured;
+  switch (score) {
+    case RecallScore::ranked:
+      return outcome.ranked;
+    case RecallScore::generated:
+      return outcome.generated;
+    case RecallScore::evidence:
+      break;
+  }
+  return outcome.evidence;
+}
+
 /// What is measured of a score, of both sides of a comparison where both are given.
 struct Paired {
   std::vector<double> own, of_both, full_of_both;
@@ -80,11 +99,7 @@ Paired paired(const RecallOfPipelines& findings, std::size_t pipeline, RecallSco
   Paired out;
   for (std::size_t i = 0; i < findings.outcomes[pipeline].size(); ++i) {
     if (wanted && !wanted(findings.cells[i / static_cast<std::size_t>(findings.samples)])) continue;
-    const auto value = [&](std::size_t p) {
-      const auto& outcome = findings.outcomes[p][i];
-      if (!outcome.measured) return kNotMeasured;
-      return score == RecallScore::ranked ? outcome.ranked : outcome.generated;
-    };
+    const auto value = [&](std::size_t p) { return value_of(findings.outcomes[p][i], score); };
     const auto own = value(pipeline), full = value(0);
     if (!std::isnan(own)) out.own.push_back(own);
     if (std::isnan(own) || std::isnan(full)) continue;
@@ -94,8 +109,62 @@ Paired paired(const RecallOfPipelines& findings, std::size_t pipeline, RecallSco
   return out;
 }
 
-std::string_view score_name(RecallScore score) {
-  return score == RecallScore::ranked ? "ranking" : "generation";
+constexpr std::array kScores = {RecallScore::ranked, RecallScore::generated, RecallScore::evidence};
+
+double mean_of(std::span<const double> x) {
+  double sum = 0;
+  for (const auto value : x) sum += value;
+  return x.empty() ? kNotMeasured : sum / static_cast<double>(x.size());
+}
+
+/// A text that is read once, and the cells whose questions are asked behind it.
+struct SharedText {
+  std::vector<std::size_t> cells;
+  std::int64_t sample = 0;
+};
+
+/// Every sample of every cell, those of one text together.
+std::vector<SharedText> shared_texts(const std::vector<RecallCell>& cells,
+                                     const RecallSettings& settings) {
+  std::vector<std::vector<std::size_t>> groups;
+  for (std::size_t c = 0; c < cells.size(); ++c) {
+    const auto same = std::find_if(groups.begin(), groups.end(), [&](const auto& group) {
+      const auto& first = cells[group.front()];
+      return settings.together && first.task == cells[c].task && first.tokens == cells[c].tokens;
+    });
+    if (same == groups.end()) {
+      groups.push_back({c});
+    } else {
+      same->push_back(c);
+    }
+  }
+  std::vector<SharedText> out;
+  for (const auto& group : groups) {
+    for (std::int64_t s = 0; s < settings.samples; ++s) out.push_back({group, s});
+  }
+  return out;
+}
+
+/// The samples of a text, one of each of its cells. Chance depends on the text alone: the same one is drawn whatever else
+/// is measured with it.
+std::vector<RecallSample> drawn(const RecallTask& task, const std::vector<RecallCell>& cells,
+                                const SharedText& text, const RecallSettings& settings,
+                                const Tokenizer& tokenizer) {
+  const auto& first = cells[text.cells.front()];
+  const auto chance_of = [&](double depth) {
+    return Generator(settings.seed)
+        .split(static_cast<std::uint64_t>(first.tokens))
+        .split(static_cast<std::uint64_t>(std::llround(1000 * (depth + 1))))
+        .split(static_cast<std::uint64_t>(text.sample));
+  };
+  if (!settings.together) {
+    auto chance = chance_of(first.depth);
+    return {task.draw({first.tokens, first.depth}, tokenizer, chance)};
+  }
+  std::vector<double> depths;
+  for (const auto cell : text.cells) depths.push_back(cells[cell].depth);
+  auto chance = chance_of(-1);
+  return task.draw_together(first.tokens, depths, tokenizer, chance);
 }
 
 /// Means by a property of cells, a column each.
@@ -115,18 +184,15 @@ std::string means_by(const std::string& title, const std::vector<Pipeline>& pipe
   for (std::size_t i = 0; i < columns.size(); ++i) out += "--:|";
   out += "\n";
   for (std::size_t p = 0; p < pipelines.size(); ++p) {
-    for (const auto score : {RecallScore::ranked, RecallScore::generated}) {
+    for (const auto score : kScores) {
       std::string line;
       bool any = false;
       for (const auto& column : columns) {
-        const auto values = paired(findings, p, score, [&](const RecallCell& cell) {
-                              return property(cell) == column;
-                            }).own;
-        double sum = 0;
-        for (const auto value : values) sum += value;
-        any = any || !values.empty();
-        line += values.empty() ? " |"
-                               : fmt::format(" {:.3f} |", sum / static_cast<double>(values.size()));
+        const auto mean = mean_of(paired(findings, p, score, [&](const RecallCell& cell) {
+                                    return property(cell) == column;
+                                  }).own);
+        any = any || !std::isnan(mean);
+        line += std::isnan(mean) ? " |" : fmt::format(" {:.3f} |", mean);
       }
       if (any)
         out +=
@@ -200,11 +266,27 @@ std::vector<double> candidate_log_probabilities(
   return out;
 }
 
+std::string_view score_name(RecallScore score) {
+  switch (score) {
+    case RecallScore::ranked:
+      return "ranking";
+    case RecallScore::generated:
+      return "generation";
+    case RecallScore::evidence:
+      break;
+  }
+  return "evidence";
+}
+
 RecallOfPipelines measure_recall(const LanguageModel& model, const std::vector<Pipeline>& pipelines,
                                  const std::vector<RecallCell>& cells,
                                  const std::filesystem::path& data,
                                  const RecallSettings& settings) {
   const c10::InferenceMode inference;
+  if (settings.together && settings.question_before)
+    throw Error(Errc::usage,
+                "a text that is asked several questions is compressed before they are known: "
+                "question=after");
   RecallOfPipelines out;
   out.cells = cells;
   out.samples = settings.samples;
@@ -212,47 +294,53 @@ RecallOfPipelines measure_recall(const LanguageModel& model, const std::vector<P
   out.outcomes.assign(pipelines.size(), std::vector<RecallOutcome>(all));
   out.footprints.resize(pipelines.size());
   out.refusals.resize(pipelines.size());
+  const auto texts = shared_texts(cells, settings);
   std::map<std::string, std::unique_ptr<RecallTask>> tasks;
-  for (const auto& cell : cells) {
-    if (!tasks.contains(cell.task)) tasks[cell.task] = registry().make<RecallTask>(cell.task, data);
+  for (const auto& text : texts) {
+    const auto& name = cells[text.cells.front()].task;
+    if (!tasks.contains(name)) tasks[name] = registry().make<RecallTask>(name, data);
     // A length that holds no sample of a task is told now, not after all that comes before it.
-    Generator chance(settings.seed);
-    static_cast<void>(
-        tasks.at(cell.task)->draw({cell.tokens, cell.depth}, *model.tokenizer, chance));
+    if (text.sample == 0)
+      static_cast<void>(drawn(*tasks.at(name), cells, text, settings, *model.tokenizer));
   }
   Progress progress("asking", static_cast<std::int64_t>(all * pipelines.size()), "answers");
-  for (std::size_t i = 0; i < all; ++i) {
-    const auto& cell = cells[i / static_cast<std::size_t>(settings.samples)];
+  for (const auto& text : texts) {
+    const auto& cell = cells[text.cells.front()];
     const auto& task = *tasks.at(cell.task);
-    // Chance depends on the sample alone: the same one is drawn whatever else is measured with it.
-    auto chance = Generator(settings.seed)
-                      .split(static_cast<std::uint64_t>(cell.tokens))
-                      .split(static_cast<std::uint64_t>(std::llround(1000 * (cell.depth + 1))))
-                      .split(i % static_cast<std::size_t>(settings.samples));
-    const auto sample = task.draw({cell.tokens, cell.depth}, *model.tokenizer, chance);
-    const auto ids = tokenized(sample, *model.tokenizer, settings.question_before);
-    ContextReader reader(model, pipelines, ids.context, settings.context);
+    const auto samples = drawn(task, cells, text, settings, *model.tokenizer);
+    std::vector<TokenizedSample> ids;
+    for (const auto& sample : samples)
+      ids.push_back(tokenized(sample, *model.tokenizer, settings.question_before));
+    ContextReader reader(model, pipelines, ids.front().context, settings.context);
     for (std::size_t p = 0; p < pipelines.size(); ++p) {
+      auto& footprint = out.footprints[p];
       try {
-        auto context = reader.read(pipelines[p]);
-        auto& outcome = out.outcomes[p][i];
-        at::Tensor logits;
-        feed(model, context.state, ids.question, LogitsAt::last,
-             behind_context(settings.context, pipelines[p]),
-             [&](const at::Tensor& last) { logits = last; });
-        outcome.ranked = rank(model, context.state, logits, ids, acts_at_steps(pipelines[p]));
-        auto& footprint = out.footprints[p];
-        outcome.generated = settings.generate ? say(model, std::move(context.state), logits, task,
-                                                    sample, footprint)
-                                              : kNotMeasured;
-        footprint.add(context);
-        outcome.measured = true;
+        const auto context = reader.read(pipelines[p]);
+        bool answered = false;
+        for (std::size_t i = 0; i < samples.size(); ++i) {
+          auto& outcome =
+              out.outcomes[p][text.cells[i] * static_cast<std::size_t>(settings.samples) +
+                              static_cast<std::size_t>(text.sample)];
+          auto state = context.state.fork();
+          at::Tensor logits;
+          feed(model, state, ids[i].question, LogitsAt::last,
+               behind_context(settings.context, pipelines[p]),
+               [&](const at::Tensor& last) { logits = last; });
+          outcome.evidence = evidence_recall(state, ids[i].evidence);
+          outcome.ranked = rank(model, state, logits, ids[i], acts_at_steps(pipelines[p]));
+          outcome.generated =
+              settings.generate ? say(model, std::move(state), logits, task, samples[i], footprint)
+                                : kNotMeasured;
+          outcome.bytes = context.bytes;
+          outcome.measured = answered = true;
+        }
+        if (answered) footprint.add(context);
       } catch (const Error& error) {
         auto reason = refusal_of(error);
         if (out.refusals[p].empty())
           out.refusals[p] = fmt::format("{} ({} tokens)", reason, cell.tokens);
       }
-      progress.advance(1);
+      progress.advance(static_cast<std::int64_t>(samples.size()));
     }
   }
   return out;
@@ -260,19 +348,36 @@ RecallOfPipelines measure_recall(const LanguageModel& model, const std::vector<P
 
 double cell_mean(const RecallOfPipelines& findings, std::size_t pipeline, std::size_t cell,
                  RecallScore score) {
-  double sum = 0;
-  std::int64_t n = 0;
-  for (std::int64_t s = 0; s < findings.samples; ++s) {
-    const auto& outcome =
-        findings.outcomes[pipeline][cell * static_cast<std::size_t>(findings.samples) +
-                                    static_cast<std::size_t>(s)];
-    const auto value = score == RecallScore::ranked ? outcome.ranked : outcome.generated;
-    if (!outcome.measured || std::isnan(value)) continue;
-    sum += value;
-    ++n;
+  const auto samples = static_cast<std::size_t>(findings.samples);
+  std::vector<double> values;
+  for (std::size_t s = 0; s < samples; ++s) {
+    const auto value = value_of(findings.outcomes[pipeline][cell * samples + s], score);
+    if (!std::isnan(value)) values.push_back(value);
   }
-  return n > 0 ? sum / static_cast<double>(n) : kNotMeasured;
+  return mean_of(values);
 }
+
+namespace {
+
+/// Means over the samples of the cells that are wanted.
+json means_json(const RecallOfPipelines& findings, std::size_t pipeline,
+                const std::function<bool(const RecallCell&)>& wanted) {
+  const auto number = [](double mean) { return std::isnan(mean) ? json(nullptr) : json(mean); };
+  json out = json::object();
+  for (const auto score : kScores)
+    out[std::string(score_name(score))] =
+        number(mean_of(paired(findings, pipeline, score, wanted).own));
+  std::vector<double> bytes;
+  for (std::size_t i = 0; i < findings.outcomes[pipeline].size(); ++i) {
+    const auto& outcome = findings.outcomes[pipeline][i];
+    if (outcome.measured && wanted(findings.cells[i / static_cast<std::size_t>(findings.samples)]))
+      bytes.push_back(static_cast<double>(outcome.bytes));
+  }
+  out["bytes"] = number(mean_of(bytes));
+  return out;
+}
+
+}  // namespace
 
 std::vector<KvRow> recall_rows(const std::vector<Pipeline>& pipelines,
                                const RecallOfPipelines& findings) {
@@ -290,20 +395,26 @@ std::vector<KvRow> recall_rows(const std::vector<Pipeline>& pipelines,
                             p == 0 ? Estimate{kNotMeasured, kNotMeasured, kNotMeasured}
                                    : estimated_difference(values.of_both, values.full_of_both)});
     }
-    auto cells = json::array();
-    for (std::size_t c = 0; c < findings.cells.size(); ++c) {
-      const auto& cell = findings.cells[c];
-      const auto mean = [&](RecallScore score) {
-        const auto value = cell_mean(findings, p, c, score);
-        return std::isnan(value) ? json(nullptr) : json(value);
-      };
-      cells.push_back({{"task", cell.task},
-                       {"tokens", cell.tokens},
-                       {"depth", cell.depth < 0 ? json(nullptr) : json(cell.depth)},
-                       {"ranking", mean(RecallScore::ranked)},
-                       {"generation", mean(RecallScore::generated)}});
+    // The full cache holds all: a difference to it would say nothing.
+    if (!row.scores.empty())
+      row.scores.push_back({std::string(score_name(RecallScore::evidence)),
+                            estimated_mean(paired(findings, p, RecallScore::evidence).own)});
+    auto cells = json::array(), lengths = json::array();
+    std::vector<std::int64_t> told;
+    for (const auto& cell : findings.cells) {
+      json one = {{"task", cell.task},
+                  {"tokens", cell.tokens},
+                  {"depth", cell.depth < 0 ? json(nullptr) : json(cell.depth)}};
+      one.update(means_json(findings, p, [&](const RecallCell& other) { return &other == &cell; }));
+      cells.push_back(std::move(one));
+      if (std::find(told.begin(), told.end(), cell.tokens) != told.end()) continue;
+      told.push_back(cell.tokens);
+      one = {{"tokens", cell.tokens}};
+      one.update(means_json(findings, p,
+                            [&](const RecallCell& other) { return other.tokens == cell.tokens; }));
+      lengths.push_back(std::move(one));
     }
-    row.more = {{"cells", std::move(cells)}};
+    row.more = {{"cells", std::move(cells)}, {"lengths", std::move(lengths)}};
     out.push_back(std::move(row));
   }
   return out;

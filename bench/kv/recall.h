@@ -12,9 +12,11 @@
 #include "bench/kv/rows.h"
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mneme::bench {
@@ -40,12 +42,17 @@ struct RecallOutcome {
   double generated =
       0;  ///< what the task's scorer gives for what was said; NaN: nothing was generated
   bool measured = false;
+  /// Share of the evidence that could be read (bench/kv/evidence.h); NaN: it cannot be told.
+  double evidence = std::numeric_limits<double>::quiet_NaN();
+  std::int64_t bytes = 0;  ///< resident behind the context
 };
 
 struct RecallSettings {
   std::int64_t samples = 5;  ///< of each cell
   bool question_before =
       false;  ///< the question is part of what is compressed, but for its last token
+  /// Cells that differ in depth alone share their texts: each is read once and asked for all of them.
+  bool together = false;
   bool generate = true;
   std::uint64_t seed = 0;
   ContextOptions context;
@@ -60,18 +67,22 @@ struct RecallOfPipelines {
   std::vector<std::string> refusals;                 ///< of each pipeline, the first; empty: none
 };
 
-/// Draws the samples of all cells and lets every pipeline answer them. Throws Error(usage) as the tasks do.
+/// Draws the samples of all cells and lets every pipeline answer them. Throws Error(usage) as the tasks do, and where a text
+/// that is asked several questions should be compressed with the question in it.
 RecallOfPipelines measure_recall(const LanguageModel& model, const std::vector<Pipeline>& pipelines,
                                  const std::vector<RecallCell>& cells,
                                  const std::filesystem::path& data, const RecallSettings& settings);
 
 /// A row a pipeline: means over all samples, the difference to the full cache on the same samples, and in `more` the means
-/// of every cell.
+/// of every cell and of every length.
 std::vector<KvRow> recall_rows(const std::vector<Pipeline>& pipelines,
                                const RecallOfPipelines& findings);
 
-/// Which of the two scores.
-enum class RecallScore { ranked, generated };
+/// Which of the scores.
+enum class RecallScore { ranked, generated, evidence };
+
+/// "ranking", "generation", "evidence".
+[[nodiscard]] std::string_view score_name(RecallScore score);
 
 /// Mean over the samples of a cell, NaN where there are none.
 [[nodiscard]] double cell_mean(const RecallOfPipelines& findings, std::size_t pipeline,

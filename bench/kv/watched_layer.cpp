@@ -79,6 +79,13 @@ at::Tensor WatchedLayer::column_sums(std::int64_t h) const {
   return sums_.narrow(0, h * group, group);
 }
 
+at::Tensor WatchedLayer::reconstruction_weights(std::int64_t /*head*/) const {
+  throw Error(
+      Errc::unsupported,
+      "a stage that scores by a second pass over the text cannot be asked about a text that "
+      "is watched: it is read once");
+}
+
 at::Tensor WatchedLayer::token_ids(std::int64_t /*head*/) const { return ids_; }
 
 at::Tensor WatchedLayer::mean_attention(std::int64_t h) const {

@@ -35,6 +35,8 @@ class WatchedLayer final : public LayerView {
   }
   [[nodiscard]] at::Tensor window_weights(std::int64_t head, std::int64_t queries) const override;
   [[nodiscard]] at::Tensor column_sums(std::int64_t head) const override;
+  /// Throws Error(unsupported): the text is read once.
+  [[nodiscard]] at::Tensor reconstruction_weights(std::int64_t head) const override;
   [[nodiscard]] at::Tensor token_ids(std::int64_t head) const override;
 
   /// What each entry of a KV head receives of a query that sees it, mean over these and over its query heads [T] f32.

@@ -35,7 +35,7 @@ class Answers final : public Suite {
   struct Options {
     std::string split = "final";
     std::int64_t questions = 500;
-    std::string variants = "all", compute = "automatic";
+    std::string variants = "all", compute = "automatic", kv;
     std::string resume, peer;
   };
   static void describe(Describe& d, Options& o) {
@@ -44,6 +44,9 @@ class Answers final : public Suite {
     d("questions", o.questions, at_least(2), "how many of the split's fixed list of questions");
     d("variants", o.variants,
       "ways to answer, separated by commas; all: every one; none: recall and refusal only");
+    d("kv", o.kv,
+      "what is kept of spans (`mneme read --kv`), specs separated by ';': each from the best spans "
+      "apart");
     d("compute", o.compute, one_of({"automatic", "f32", "bf16"}),
       "number type of products; automatic: what mneme uses on this CPU");
     d("resume", o.resume,
@@ -55,7 +58,8 @@ class Answers final : public Suite {
   explicit Answers(const Options& o) : o_(o) {}
 
   SuiteReport run(const SuiteSetup& setup) override {
-    const auto wanted = wanted_variants();
+    auto wanted = wanted_variants();
+    const auto kept = kept_variants();
     const auto set = choose_questions(setup.data, o_.split, o_.questions);
     const auto models =
         std::make_shared<MemoryModels>(setup.language_model, setup.embedder, setup.adapter,
@@ -76,6 +80,9 @@ class Answers final : public Suite {
                                 {"level", std::string(kernels::name(kernels::level()))},
                                 {"compute", o_.compute}});
     const bool reads = !prompt.refusal.empty() && !wanted.empty();
+    // Before anything is measured: a spec may need numbers of the model that are not there.
+    std::vector<Reader> keeping;
+    for (const auto& variant : kept) keeping.emplace_back(model, prompt, parse_chain(variant.kv));
     Findings findings{set, rows, wanted, {}, {}, {}, {}, {}, prompt, {}};
     if (!o_.peer.empty()) findings.peer = read_peer();
 
@@ -105,6 +112,12 @@ class Answers final : public Suite {
       if (reads) weigh_answers(others, set, setup, {}, findings.large_refusal, rows);
     }
     answer_questions(set, small, reader, findings.small.questions, wanted, rows, setup.between);
+    for (std::size_t i = 0; i < kept.size(); ++i) {
+      const Variant way{kept[i].kv, kept[i].help, Variant::How::apart, 0, keeping[i].codec()};
+      answer_questions(set, small, keeping[i], findings.small.questions, {&way, 1}, rows,
+                       setup.between);
+      findings.variants.push_back(way);
+    }
     if (reads) {
       weigh_answers(small, set, setup, wanted, findings.small_refusal, rows);
       findings.unseen_refusal = unseen(small, set, setup, findings.small_refusal, rows);
@@ -120,6 +133,23 @@ class Answers final : public Suite {
   }
 
  private:
+  /// What is kept of spans in one way, and the words for it.
+  struct Kept {
+    std::string kv, help;
+  };
+  [[nodiscard]] std::vector<Kept> kept_variants() const {
+    std::vector<Kept> out;
+    if (o_.kv.empty()) return out;
+    for (const auto& chain : parse_chains(o_.kv)) {
+      Reader::check_kv(chain);
+      const auto kv = print(KvPlan(chain).chain());
+      if (std::any_of(out.begin(), out.end(), [&](const Kept& other) { return other.kv == kv; }))
+        throw Error(Errc::usage, fmt::format("answers: --kv names '{}' twice", kv));
+      out.push_back({kv, "best spans apart, of which this is kept"});
+    }
+    return out;
+  }
+
   [[nodiscard]] std::vector<Variant> wanted_variants() const {
     const auto all = bench::variants();
     if (o_.variants == "all") return {all.begin(), all.end()};

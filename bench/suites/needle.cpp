@@ -4,16 +4,23 @@
 //   ranking the right answer among wrong ones of the same form (the sum of log-probabilities of its tokens) and by saying
 //   it (greedily; right if what is said holds the answer)
 //
-// spec      needle(task="needle", lengths="512,1024,2048", depths="0,25,50,75,100", question=after)
+// evidence  the share of the sentence's entries that attention could read when the question's last token was run
+//           (bench/kv/evidence.h)
+//
+// spec      needle(task="needle", lengths="512,1024,2048", depths="0,25,50,75,100", question=after, together=false, stream=0)
 // cost      one reading of each text, and one more for every pipeline that acts while it is read; the candidates of a
-//           question are one pass
+//           question are one pass. Together, a text holds a sentence at every depth, each on a key of its own, and is read
+//           for all of them once; they are harder to tell apart then. stream > 0: a pass over so many tokens more for every
+//           pipeline, whose mean negative log-likelihood stands beside, where the pipeline came to the end
 // departs   with question=before the question's last token is fed after the compression, so that the first token of the
 //           answer is predicted from what is kept
 #include "mneme/core/registry.h"
 
 #include "bench/kv/figure.h"
+#include "bench/kv/forced.h"
 #include "bench/kv/recall.h"
 #include "bench/kv/rows.h"
+#include "bench/kv/texts.h"
 #include "bench/list.h"
 #include "bench/suite.h"
 #include <cmath>
@@ -31,8 +38,8 @@ class Needle final : public Suite {
   struct Options : KvOptions {
     std::string task = "needle", lengths = "512,1024,2048", depths = "0,25,50,75,100",
                 question = "after";
-    std::int64_t samples = 5;
-    bool generate = true;
+    std::int64_t samples = 5, stream = 0;
+    bool generate = true, together = false;
   };
   static void describe(Describe& d, Options& o) {
     describe_kv(d, o);
@@ -44,6 +51,10 @@ class Needle final : public Suite {
       "after: the text is compressed before the question is known; before: with the question in "
       "it");
     d("generate", o.generate, "let answers be said too, not only ranked");
+    d("together", o.together,
+      "one text serves all depths: it holds a sentence on another key at each, and is read once");
+    d("stream", o.stream, within(0, 200'000),
+      "tokens of a text that is predicted as it streams past; 0: none");
   }
   explicit Needle(const Options& o) : o_(o) {}
 
@@ -65,17 +76,20 @@ class Needle final : public Suite {
     RecallSettings settings;
     settings.samples = o_.samples;
     settings.question_before = o_.question == "before";
+    settings.together = o_.together;
     settings.generate = o_.generate;
     settings.seed = setup.seed;
     settings.context = context_options(setup, o_);
     const auto findings = measure_recall(*model, pipelines, cells, setup.data, settings);
-    const auto rows = recall_rows(pipelines, findings);
+    auto rows = recall_rows(pipelines, findings);
+    if (o_.stream > 0) predict_stream(*model, pipelines, setup, rows);
     std::vector<HeatMap> maps;
-    for (std::size_t p = 0; p < pipelines.size(); ++p)
-      maps.push_back(heat_map("ranking: " + pipelines[p].name, findings, p, RecallScore::ranked));
-    for (std::size_t p = 0; p < pipelines.size() && o_.generate; ++p)
-      maps.push_back(
-          heat_map("generation: " + pipelines[p].name, findings, p, RecallScore::generated));
+    for (const auto score : {RecallScore::ranked, RecallScore::generated, RecallScore::evidence}) {
+      if (score == RecallScore::generated && !o_.generate) continue;
+      for (std::size_t p = 0; p < pipelines.size(); ++p)
+        maps.push_back(heat_map(fmt::format("{}: {}", score_name(score), pipelines[p].name),
+                                findings, p, score));
+    }
     std::vector<std::string> columns, lines;
     for (const auto length : lengths_) columns.push_back(std::to_string(length));
     for (const auto depth : depths_) lines.push_back(fmt::format("{} %", depth));
@@ -88,6 +102,19 @@ class Needle final : public Suite {
   }
 
  private:
+  /// How a text is predicted that streams past, as `bench perplexity` tells.
+  void predict_stream(const LanguageModel& model, const std::vector<Pipeline>& pipelines,
+                      const SuiteSetup& setup, std::vector<KvRow>& rows) const {
+    const auto text =
+        sample_texts(setup.data, "test", *model.tokenizer, o_.stream, 1, setup.seed).front();
+    for (std::size_t p = 0; p < pipelines.size(); ++p) {
+      const auto found = measure_stream(model, pipelines[p], text.ids, context_options(setup, o_));
+      // Of another part of the text it would be no comparison.
+      if (found.refusal.empty())
+        rows[p].scores.push_back({"NLL", estimated_mean(window_means(found.nll, o_.chunk)), 4});
+    }
+  }
+
   /// Cells run over lengths first.
   [[nodiscard]] HeatMap heat_map(const std::string& title, const RecallOfPipelines& findings,
                                  std::size_t pipeline, RecallScore score) const {

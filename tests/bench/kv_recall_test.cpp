@@ -1,13 +1,17 @@
 // Ranking against sums by hand, and comparisons that are paired.
+#include "mneme/kv/retrieving_kv.h"
+
 #include <c10/core/InferenceMode.h>
 
 #include "../tensor_check.h"
+#include "bench/kv/evidence.h"
 #include "bench/kv/recall.h"
 #include "kv_models.h"
 #include <algorithm>
 #include <cmath>
 #include <gtest/gtest.h>
 #include <limits>
+#include <set>
 
 namespace mneme::bench {
 namespace {
@@ -126,7 +130,9 @@ TEST(Recall, APipelineThatKeepsEverythingDiffersInNothing) {
                                             {{kTask, 150}, {"needle(form=number, digits=5)", 200}},
                                             "", settings));
   ASSERT_EQ(rows.size(), 2u);
-  ASSERT_EQ(rows[1].scores.size(), 4u);
+  ASSERT_EQ(rows[1].scores.size(), 5u);
+  EXPECT_EQ(rows[1].scores[4].name, "evidence");
+  EXPECT_EQ(rows[1].scores[4].value.value, 1);
   for (const std::size_t difference : {1u, 3u}) {
     EXPECT_EQ(rows[1].scores[difference].value.value, 0);
     EXPECT_EQ(rows[1].scores[difference].value.low, 0);
@@ -134,6 +140,7 @@ TEST(Recall, APipelineThatKeepsEverythingDiffersInNothing) {
   }
   EXPECT_EQ(rows[1].footprint.contexts(), 20);
   EXPECT_EQ(rows[1].more["cells"].size(), 2u);
+  EXPECT_EQ(rows[1].more["cells"][1]["evidence"], 1);
 }
 
 TEST(Recall, SamplesDependOnTheirCellAlone) {
@@ -163,7 +170,11 @@ TEST(Recall, DifferencesAreOfSamplesThatBothAnswered) {
   findings.footprints.resize(3);
   findings.refusals = {"", "", "does not fit"};
   const auto rows = recall_rows(pipelines, findings);
-  ASSERT_EQ(rows[1].scores.size(), 4u);
+  ASSERT_EQ(rows[1].scores.size(), 5u);
+  EXPECT_TRUE(std::isnan(rows[1].scores[4].value.value)) << "no evidence was told";
+  EXPECT_TRUE(rows[1].more["cells"][0]["evidence"].is_null());
+  EXPECT_EQ(rows[1].more["lengths"].size(), 1u);
+  EXPECT_NEAR(rows[1].more["lengths"][0]["ranking"].get<double>(), 0.5, 1e-12);
   EXPECT_EQ(rows[1].scores[0].name, "ranking");
   EXPECT_NEAR(rows[1].scores[0].value.value, 0.5, 1e-12);
   EXPECT_NEAR(rows[1].scores[1].value.value, (1.0 + 0 + 0) / 3 - 2.0 / 3, 1e-12);
@@ -191,6 +202,155 @@ TEST(Recall, WhatDoesNotFitIsRefusedAndTheRestIsMeasured) {
   check::expect_error(Errc::usage, "hold no sample", [&] {
     (void)measure_recall(model, pipelines, {{kTask, 150}, {kTask, 20}}, "", settings);
   });
+}
+
+TEST(RecallTogether, OneTextServesAllDepthsAsAskedByHand) {
+  const auto model = check::letter_model();
+  const auto pipelines =
+      parse_pipelines("window(sinks=2, size=30); k_norm | keep(ratio=0.5, when=end)");
+  const std::vector<RecallCell> cells = {{kTask, 400, 0.0},
+                                         {kTask, 300, 0.0},
+                                         {kTask, 400, 0.5},
+                                         {kTask, 300, 0.5},
+                                         {kTask, 400, 1.0}};
+  RecallSettings settings;
+  settings.samples = 3;
+  settings.seed = 3;
+  settings.generate = false;
+  settings.together = true;
+  settings.context.chunk = 16;
+  const auto found = measure_recall(model, pipelines, cells, "", settings);
+  const c10::InferenceMode inference;
+  const auto task = registry().make<RecallTask>(kTask, "");
+  for (std::size_t p = 0; p < pipelines.size(); ++p) {
+    EXPECT_EQ(found.footprints[p].contexts(), 2 * 3) << "a text of each length is read once";
+    for (const auto& [tokens, of] : std::vector<std::pair<std::int64_t, std::vector<std::size_t>>>{
+             {400, {0, 2, 4}}, {300, {1, 3}}}) {
+      for (std::uint64_t s = 0; s < 3; ++s) {
+        std::vector<double> depths;
+        for (const auto cell : of) depths.push_back(cells[cell].depth);
+        auto chance = Generator(3).split(static_cast<std::uint64_t>(tokens)).split(0).split(s);
+        const auto samples = task->draw_together(tokens, depths, *model.tokenizer, chance);
+        for (std::size_t i = 0; i < of.size(); ++i) {
+          auto state = model.model->start(1);  // a reading for each question
+          if (pipelines[p].plan && acts_during_prefill(*pipelines[p].plan))
+            use_plan(state, pipelines[p].plan);
+          const auto text = model.tokenizer->encode(samples[i].context),
+                     question = model.tokenizer->encode(samples[i].question);
+          ContextOptions options;
+          options.chunk = 16;
+          feed(model, state, text, LogitsAt::none, options);
+          if (pipelines[p].plan && !acts_during_prefill(*pipelines[p].plan))
+            use_plan(state, pipelines[p].plan);
+          if (pipelines[p].plan) finish_prompt(state);
+          at::Tensor logits;
+          feed(model, state, question, LogitsAt::last, options,
+               [&](const at::Tensor& last) { logits = last; });
+          std::vector<std::vector<std::int32_t>> candidates;
+          for (const auto& candidate : samples[i].candidates)
+            candidates.push_back(model.tokenizer->encode(candidate));
+          const auto sums = sums_by_hand(model, state, logits, candidates);
+          const bool best = std::count_if(sums.begin(), sums.end(),
+                                          [&](double sum) { return sum >= sums[0]; }) == 1;
+          const auto& outcome = found.outcomes[p][of[i] * 3 + s];
+          EXPECT_TRUE(outcome.measured);
+          EXPECT_EQ(outcome.ranked, best ? 1 : 0) << p << ", cell " << of[i] << ", " << s;
+          EXPECT_EQ(outcome.bytes, found.outcomes[p][of[0] * 3 + s].bytes);
+        }
+      }
+    }
+  }
+  settings.question_before = true;
+  check::expect_error(Errc::usage, "question=after",
+                      [&] { (void)measure_recall(model, pipelines, cells, "", settings); });
+}
+
+/// Entries that a head of a layer could read, looked up in what the store shows of itself.
+std::set<std::int64_t> read_by(const KvStore& store, std::size_t head, std::int64_t seen,
+                               std::int64_t sinks) {
+  const auto& own = dynamic_cast<const RetrievingKv&>(store);
+  std::set<std::int64_t> out;
+  for (std::int64_t i = 0; i < sinks; ++i) out.insert(i);
+  auto starts = own.block_starts(0);
+  starts.push_back(seen - (own.recent(0) - sinks));
+  const auto& chosen = own.chosen(0);
+  for (const auto id : chosen.size() == 1 ? chosen[0] : chosen.at(head)) {
+    for (auto i = starts[static_cast<std::size_t>(id)];
+         i < starts[static_cast<std::size_t>(id) + 1]; ++i)
+      out.insert(i);
+  }
+  for (auto i = starts.back(); i < seen; ++i) out.insert(i);
+  return out;
+}
+
+TEST(EvidenceRecall, CountsWhatHeadsCouldReadAtTheQuestionsEnd) {
+  const auto model = check::letter_model();
+  // A block holds one entry: what becomes a block behind the last step was read in that step as the remainder.
+  const auto pipelines = parse_pipelines(
+      "window(sinks=4, size=60); infllm(sinks=4, local=40, block=1, topk=60, chunk=8, "
+      "per_head=true); quest(pages=1)");
+  RecallSettings settings;
+  settings.samples = 12;
+  settings.generate = false;
+  settings.context.chunk = 16;
+  const RecallCell cell{kTask, 400};
+  const auto found = measure_recall(model, pipelines, {cell}, "", settings);
+  const c10::InferenceMode inference;
+  const auto task = registry().make<RecallTask>(kTask, "");
+  double part_of_retrieved = 0;
+  for (std::uint64_t s = 0; s < 12; ++s) {
+    auto chance = Generator(0).split(400).split(0).split(s);
+    const auto sample = task->draw({400, -1}, *model.tokenizer, chance);
+    const auto text = model.tokenizer->encode(sample.context + sample.question);
+    const auto seen = static_cast<std::int64_t>(text.size());
+    // A token is a byte here.
+    const auto [begin, end] = sample.evidence.at(0);
+    const auto share = [&](const auto& holds) {
+      double out = 0;
+      for (auto i = begin; i < end; ++i) out += holds(i) ? 1 : 0;
+      return out / static_cast<double>(end - begin);
+    };
+    EXPECT_EQ(found.outcomes[0][s].evidence, 1);
+    EXPECT_NEAR(found.outcomes[1][s].evidence,
+                share([&](std::int64_t i) { return i < 4 || i >= seen - 60; }), 1e-12);
+    EXPECT_TRUE(std::isnan(found.outcomes[3][s].evidence));
+    auto state = model.model->start(1);
+    use_plan(state, pipelines[2].plan);
+    ContextOptions options;
+    options.chunk = 16;
+    feed(model, state, std::span(text).first(sample.context.size()), LogitsAt::none, options);
+    feed(model, state, std::span(text).subspan(sample.context.size()), LogitsAt::none, options);
+    double sum = 0, heads = 0;
+    for (const auto* store : kv_stores(std::as_const(state))) {
+      const auto before = dynamic_cast<const RetrievingKv&>(*store).recent(0);
+      // Entries of the remainder in the last chunk, which blocks were made of behind it.
+      const auto asked = seen - static_cast<std::int64_t>(sample.context.size());
+      const auto last_chunk = std::min((seen - 1) % 8, (asked - 1) % 16) + 1;
+      for (std::int64_t h = 0; h < store->shape().heads; ++h, ++heads) {
+        auto read = read_by(*store, static_cast<std::size_t>(h), seen, 4);
+        for (auto i = seen - (before - 4); i > seen - (before - 4) - last_chunk && i > 4; --i)
+          read.insert(i - 1);
+        sum += share([&](std::int64_t i) { return read.contains(i); });
+      }
+    }
+    EXPECT_NEAR(found.outcomes[2][s].evidence, sum / heads, 1e-12) << s;
+    part_of_retrieved += found.outcomes[2][s].evidence;
+  }
+  EXPECT_GT(part_of_retrieved, 0.05 * 12);
+  EXPECT_LT(part_of_retrieved, 0.95 * 12);
+  const auto rows = recall_rows(pipelines, found);
+  EXPECT_NEAR(rows[2].more["cells"][0]["evidence"].get<double>(), part_of_retrieved / 12, 1e-12);
+  EXPECT_TRUE(rows[3].more["cells"][0]["evidence"].is_null());
+}
+
+TEST(EvidenceRecall, TokensAreThoseThatHoldAByte) {
+  const check::LetterTokenizer letters;
+  const auto ids = letters.encode("one fact of two", {});
+  using Ranges = std::vector<EntryRange>;
+  using Bytes = std::vector<std::pair<std::int64_t, std::int64_t>>;
+  EXPECT_EQ(tokens_at(letters, ids, 15, Bytes{{4, 8}, {12, 15}}), (Ranges{{4, 8}, {12, 15}}));
+  EXPECT_EQ(tokens_at(letters, ids, 15, Bytes{{0, 1}, {3, 3}}), (Ranges{{0, 1}}));
+  EXPECT_TRUE(tokens_at(letters, ids, 16, Bytes{{4, 8}}).empty()) << "bytes are missing";
 }
 
 }  // namespace

@@ -273,7 +273,9 @@ TEST(KvSuites, RunOnTheDefaultModel) {
            {"fidelity(tokens=\"48\", continuation=4, samples=2, decode=0", "<circle", 2 * 2},
            {"perplexity(tokens=100, segments=2, chunk=32, decode=0", "<circle", 2},
            {"needle(lengths=\"80,100\", depths=\"0,100\", samples=1", "class=\"cell\"",
-            2 * 2 * 2 * 2},
+            2 * 2 * 2 * 3},
+           {"needle(lengths=\"128\", depths=\"0,50,100\", samples=1, together=true",
+            "class=\"cell\"", 2 * 3 * 3},
            {"ruler(tasks=\"needle; needle(form=number)\", lengths=\"80\", samples=2", "<circle",
             2 * 2}}) {
     auto suite = registry().make<Suite>(spec + ", kv=\"window(size=16)\", compute=f32, plot=\"" +

@@ -65,6 +65,7 @@ const std::vector<Case> kCases = {
     {"needle(form=number)", 64, 12},
     {"needle(distractors=5)", 128, 12},
     {"needle(form=number, digits=3, distractors=12)", 256, 12},
+    {"needle(clauses=8)", 160, 12},
     {"niah", 192, 30},
     {"niah(haystack=essay)", 192, 12},
     {"niah(haystack=essay, type_value=uuids)", 256, 12},
@@ -315,6 +316,96 @@ TEST(Needle, DistractorsAreFactsOnOthersWithValuesToChooseFrom) {
     EXPECT_EQ(std::count(sample.candidates.begin(), sample.candidates.end(), " " + value), 1)
         << value;
   }
+}
+
+TEST(Needle, ClausesMakeSentencesOfManyLengths) {
+  const auto task = made("needle(clauses=4)");
+  Generator generator(8);
+  std::map<std::ptrdiff_t, int> commas;
+  for (int i = 0; i < 100; ++i) {
+    const auto sample = task->draw({3000}, bytes(), generator);
+    const std::string said(at(sample, sample.evidence[0]));
+    const auto fact = fmt::format("{} {}.", sample.question.substr(3), sample.answers[0]);
+    ASSERT_TRUE(said.ends_with(fact)) << said << " and " << fact;
+    EXPECT_TRUE(said[0] >= 'A' && said[0] <= 'Z') << said;
+    ++commas[std::count(said.begin(), said.end(), ',')];
+  }
+  ASSERT_EQ(commas.size(), 5U) << "none to four";
+  for (const auto& [n, times] : commas) EXPECT_GT(times, 5) << n;
+}
+
+TEST(NeedlesTogether, EveryKeyLeadsToItsOwnValueAlone) {
+  const std::vector<double> depths = {0, 0.2, 0.4, 0.5, 0.6, 0.8, 1};
+  for (const auto& data : {kNoData, data_folder()}) {
+    for (const auto* spec : {"needle", "needle(distractors=3)", "needle(form=number)",
+                             "needle(form=number, clauses=3)"}) {
+      const auto task = made(spec, data);
+      for (std::uint64_t seed = 0; seed < 10; ++seed) {
+        Generator generator(seed), again(seed);
+        const auto samples = task->draw_together(12000, depths, bytes(), generator);
+        ASSERT_EQ(samples.size(), depths.size());
+        const auto same = task->draw_together(12000, depths, bytes(), again);
+        for (std::size_t i = 0; i < samples.size(); ++i) {
+          const auto& sample = samples[i];
+          expect_equal(sample, same[i]);
+          EXPECT_EQ(sample.context, samples[0].context);
+          EXPECT_LE(tokens_of(bytes(), sample.context + sample.question), 12000);
+          ASSERT_EQ(sample.evidence.size(), 1U);
+          const auto said = at(sample, sample.evidence[0]);
+          const auto key = sample.question.substr(sample.question.find(" of ") + 4);  // "Anna is"
+          EXPECT_TRUE(said.ends_with(fmt::format("{} {}.", key, sample.answers[0]))) << said;
+          // Neither key nor value stands anywhere else.
+          EXPECT_FALSE(holds(rest(sample), key)) << key;
+          EXPECT_FALSE(holds(rest(sample), sample.answers[0])) << sample.answers[0];
+          // What others of the same form say is wrong here, and can be chosen.
+          ASSERT_EQ(sample.candidates.size(), 10U);
+          EXPECT_EQ(sample.candidates[0], " " + sample.answers[0]);
+          EXPECT_EQ(std::set(sample.candidates.begin(), sample.candidates.end()).size(), 10U);
+          const auto form = sample.question.substr(0, sample.question.find(" of "));
+          for (const auto& other : samples) {
+            if (&other == &sample || !other.question.starts_with(form)) continue;
+            EXPECT_EQ(std::count(sample.candidates.begin(), sample.candidates.end(),
+                                 " " + other.answers[0]),
+                      1)
+                << form;
+          }
+          // Sentences of others stand before it too.
+          const auto off = static_cast<double>(sample.evidence[0].first) -
+                           depths[i] * static_cast<double>(sample.context.size());
+          EXPECT_LT(std::abs(off), 1500) << spec << " at " << depths[i];
+          if (i > 0) {
+            EXPECT_GT(sample.evidence[0].first, samples[i - 1].evidence[0].second);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(NeedlesTogether, OneOfThemIsTheSampleDrawnAlone) {
+  for (const auto* spec : {"needle(distractors=4)", "needle(form=number, clauses=3)"}) {
+    Generator a(5), b(5);
+    const double depth = 0.3;
+    expect_equal(made(spec)->draw({5000, depth}, bytes(), a),
+                 made(spec)->draw_together(5000, {&depth, 1}, bytes(), b).front());
+    EXPECT_EQ(a, b);
+  }
+}
+
+TEST(NeedlesTogether, MoreThanThereAreKeysAreRefused) {
+  const auto refused = [](const char* spec, std::size_t depths, const char* part) {
+    Generator generator(1);
+    try {
+      (void)made(spec)->draw_together(100000, std::vector<double>(depths, 0.5), bytes(), generator);
+      ADD_FAILURE() << spec << " has texts of " << depths;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), Errc::usage);
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  };
+  refused("needle(form=number)", 21, "20 facts at most, not 21");
+  refused("needle(distractors=1)", 40, "40 facts at most, not 41");
+  refused("niah", 2, "one question of a text");
 }
 
 TEST(Niah, SaysWhatRulerSays) {

@@ -2,14 +2,17 @@
 // still holds is measured by ranking the right answer among wrong ones of the same form, and by generation.
 #pragma once
 
+#include "mneme/core/error.h"
 #include "mneme/core/generator.h"
 #include "mneme/text/tokenizer.h"
 
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace mneme {
@@ -45,6 +48,15 @@ class RecallTask {
   /// sample of the task.
   [[nodiscard]] virtual RecallSample draw(const RecallRequest& request, const Tokenizer& tokenizer,
                                           Generator& generator) const = 0;
+  /// Samples with one context: the evidence of each stands at one of `depths`, in their order, on a key that no other names.
+  /// Context and the longest question have as many tokens as fit into `tokens`. Throws as `draw`, and Error(usage) where the
+  /// task asks one question of a text, or has not so many keys.
+  [[nodiscard]] virtual std::vector<RecallSample> draw_together(std::int64_t /*tokens*/,
+                                                                std::span<const double> /*depths*/,
+                                                                const Tokenizer& /*tokenizer*/,
+                                                                Generator& /*generator*/) const {
+    throw Error(Errc::usage, "this recall task asks one question of a text: read texts apart");
+  }
   /// What an answer that was generated is worth, 0 to 1, by the scorer of the task's benchmark.
   [[nodiscard]] virtual double score(std::string_view said, const RecallSample& sample) const = 0;
   /// The most tokens that an answer takes.
