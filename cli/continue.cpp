@@ -29,8 +29,9 @@ class Continue final : public Verb {
     flags("--max-tokens", max_tokens_, "N", at_least(1), "tokens to write at most");
     flags("--source", source_, "LABEL", "the source to continue; unset: the last that was read");
     flags("--memory,--kv", kv_, "SPEC",
-          "read the whole source again and keep of it what this says, as \"infllm(disk=true)\"; "
-          "unset: its last passages, from their states");
+          "read the source again, as much of its end as the model's context takes, or all of it if "
+          "this keeps entries near, as \"infllm(disk=true)\"; unset: its last passages, from their "
+          "states");
     flags("--model", model_, "NAME", "language model; unset: the memory's");
     sampling_.declare(flags);
     flags("--json", json_, "print one JSON object");
@@ -53,6 +54,7 @@ class Continue final : public Verb {
                   {"tokens_placed", written.tokens_placed},
                   {"document_tokens_evaluated", written.document_tokens_evaluated},
                   {"generated_tokens", written.generated_tokens},
+                  {"tokens_left_out", written.tokens_left_out},
                   {"seconds", written.seconds}});
     } else {
       say("\n");
@@ -61,6 +63,11 @@ class Continue final : public Verb {
                 counted(written.tokens_placed, "token"),
                 counted(written.document_tokens_evaluated, "token"),
                 counted(written.generated_tokens, "token"), as_duration(written.seconds));
+      if (!kv_.empty() && written.tokens_left_out > 0)
+        log::warn(
+            "the first {} of the source do not fit the model's context beside what is to be "
+            "written: they were not read",
+            counted(written.tokens_left_out, "token"));
       if (written.stop_reason == "context") log::warn("it ends early: the model's context is full");
     }
     if (written.stop_reason == "interrupted") throw Interrupted();

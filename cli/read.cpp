@@ -125,7 +125,7 @@ class Read final : public Verb {
       throw Error(Errc::io,
                   path.string() + ": cannot be written: the file or its folder is read-only");
     if (budget_.bytes) {
-      const auto given_up = memory->file().set_budget(*budget_.bytes);
+      const auto given_up = memory->set_budget(*budget_.bytes);
       if (given_up.shrunk + given_up.dropped > 0) {
         log::info("the smaller budget made {} states smaller and {} text only", given_up.shrunk,
                   given_up.dropped);

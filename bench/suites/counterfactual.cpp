@@ -8,8 +8,10 @@
 //
 //   closed_book   nothing is read
 //   in_context    all of the text is attended to
-//   emt           every layer reads the `topk` memories that each query finds closest (kv/emt.cpp)
+//   emt           every layer reads the `topk` memories that each query finds closest (kv/emt.cpp), memories at position 0,
+//                 queries at their own behind the window, as the paper has it
 //   one_layer     the layer in the middle alone does
+//   near          as emt, memories and queries as far apart as the window reaches
 //   own_places    as emt, memories and queries standing at their own positions
 //
 // The text is run once, in one piece, and its entries are placed into the banks of all: so what is compared is reading
@@ -17,7 +19,7 @@
 //
 // spec      counterfactual(facts=60, tokens=2048, topk=10, local=64)
 // needs     softmax attention with rotary positions; novels in the data folder, else prose is generated
-// cost      a pass of `tokens`, and a question a fact for each of five
+// cost      a pass of `tokens`, and a question a fact for each of six
 // source    Klett & Ahle 2024, arXiv:2406.02332
 // departs   the paper edits the answers of questions on Wikipedia; here capitals give way to other cities of their country
 // card      papers/extended-mind-2024.toml
@@ -222,15 +224,18 @@ class Counterfactual final : public Suite {
     const auto tokens = static_cast<std::int64_t>(ids.size());
     const auto middle = model.model->shape().layers / 2;
     for (const auto& [name, spec] : std::vector<std::pair<std::string, std::string>>{
-             {"emt", emt("")},
-             {"one_layer", emt(fmt::format(", layers=[{}]", middle))},
+             {"emt", emt(", place=zero")},
+             {"one_layer", emt(fmt::format(", place=zero, layers=[{}]", middle))},
+             {"near", emt("")},
              {"own_places", emt(", place=original")}}) {
       const auto pipeline = parse_pipelines(spec, &model).back();
       Condition condition{name, pipeline.name, model.model->start(1), {}};
       use_plan(condition.state, pipeline.plan);
+      // Memories at position 0 are another text than the one that is read: that begins with the window.
+      const auto begin = spec.find("place=zero") == std::string::npos ? 0 : o_.local - tokens;
       for (std::size_t layer = 0; auto* store : kv_stores(condition.state))
-        store->place(0, from.at(layer++)->read(0, 0, tokens), 0, model.compute);
-      condition.state.positions[0] = tokens;
+        store->place(0, from.at(layer++)->read(0, 0, tokens), begin, model.compute);
+      condition.state.positions[0] = begin + tokens;
       out.push_back(std::move(condition));
     }
     out.insert(out.begin() + 1, Condition{"in_context", "", std::move(full), {}});

@@ -98,7 +98,16 @@ Generation generate(const LanguageModel& model, const std::vector<std::int32_t>&
       break;
     }
   }
-  if (out.stop_reason.empty()) finish_prompt(model, state, prompt);
+  if (out.stop_reason.empty()) {
+    struct Stopped {};
+    try {
+      finish_prompt(model, state, prompt, [&] {
+        if (options.on_text && !options.on_text({})) throw Stopped();
+      });
+    } catch (const Stopped&) {
+      out.stop_reason = "interrupted";
+    }
+  }
   out.prefill_seconds = seconds_since(begin);
 
   auto first_token = Clock::now();

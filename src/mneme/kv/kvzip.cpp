@@ -11,7 +11,7 @@
 // source    Kim et al. 2025, arXiv:2505.23416
 // departs   the request stands outside any chat markup. The paper spreads what is kept over all heads of all layers: here
 //           over those of each layer, with `kvzip | adakv(floor=0) | keep(...)`, or over none. Entries that were no part
-//           of the prompt read again, such as an earlier reply's, count as looked at with all weight
+//           of a prompt read again, such as an earlier reply's, count as much as those that were, on average
 #include "mneme/core/registry.h"
 #include "mneme/kv/layer_view.h"
 
@@ -30,8 +30,11 @@ class KvZip final : public ScoreStage {
 
   [[nodiscard]] std::vector<at::Tensor> score(const LayerView& layer) const override {
     std::vector<at::Tensor> out;
-    for (std::int64_t h = 0; h < layer.heads; ++h)
-      out.push_back(at::nan_to_num(layer.reconstruction_weights(h), 1));
+    for (std::int64_t h = 0; h < layer.heads; ++h) {
+      const auto weights = layer.reconstruction_weights(h);
+      const auto usual = at::nan_to_num(at::nanmean(weights)).item<double>();
+      out.push_back(at::nan_to_num(weights, usual));
+    }
     return out;
   }
 };

@@ -376,6 +376,7 @@ void PagedKv::rewind(std::int64_t n) {
   }
   for (auto& row : rows_) {
     row.seen -= n;
+    row.read_again = std::min(row.read_again, row.seen);
     if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen));
     if (row.tokens.size() > static_cast<std::size_t>(row.seen))
       row.tokens.resize(static_cast<std::size_t>(row.seen));
@@ -405,6 +406,10 @@ void PagedKv::rewind(std::int64_t n) {
 }
 
 void PagedKv::reset(const std::vector<bool>& which) {
+  if (which.size() >= rows_.size() && std::find(which.begin(), which.end(), false) == which.end()) {
+    prompt_finished_ = false;
+    protected_ = 0;
+  }
   for (std::size_t b = 0; b < which.size() && b < rows_.size(); ++b) {
     if (!which[b]) continue;
     rows_[b] = Row{};
@@ -947,6 +952,8 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
         other->shape_.value != shape_.value || other->paged() != paged()) {
       throw Error(Errc::mismatch, "states of different models cannot be joined");
     }
+    if (plan_ && other->prompt_finished_ != prompt_finished_)
+      throw Error(Errc::mismatch, "states inside and behind their prompts cannot be joined");
     if (other->protected_ != protected_)
       throw Error(Errc::mismatch,
                   "states that protect different numbers of tokens cannot be joined");

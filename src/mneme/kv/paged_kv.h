@@ -137,6 +137,7 @@ class PagedKv final : public KvStore {
     std::vector<std::int64_t> tokens;           ///< ids by index, -1 unknown; empty: not looked for
     std::vector<float> queries;                 ///< [w,Hq,K] the last ones, turned
     std::vector<std::int64_t> query_positions;  ///< [w]
+    std::int64_t read_again = 0;  ///< tokens that had come when the prompt was read again
   };
   /// Tensors kept as they came, one set for all rows.
   struct Live {

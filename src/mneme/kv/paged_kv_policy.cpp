@@ -24,7 +24,12 @@ void PagedKv::find_needs() {
 }
 
 std::optional<std::int64_t> PagedKv::farthest() const {
-  return plan_ && plan_->place() ? plan_->max_entries() : std::nullopt;
+  if (!plan_ || !plan_->place()) return std::nullopt;
+  // A budget lets some heads hold more than their share.
+  const auto& evict = plan_->evict();
+  if (std::any_of(evict.begin(), evict.end(), [](const auto& e) { return e.budget != nullptr; }))
+    return std::nullopt;
+  return plan_->max_entries();
 }
 
 void PagedKv::look_for(const Needs& needs) {
@@ -349,9 +354,7 @@ void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
         plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
     if (looks && row.query_positions.empty() && (group_ == 0 || plan_->needs().query_window > 0))
       continue;
-    if (eviction.score && eviction.score->needs().reconstruction &&
-        std::all_of(row.heads.begin(), row.heads.end(),
-                    [](const Head& head) { return head.again.empty(); }))
+    if (eviction.score && eviction.score->needs().reconstruction && row.read_again < row.seen)
       throw Error(Errc::unsupported,
                   "the KV plan scores entries by a second pass over the prompt, and none was made: "
                   "end the prompt with its model and its tokens");

@@ -100,6 +100,7 @@ void PagedKv::save(ByteWriter& out) const {
   }
   if (read_again) {
     for (const auto& row : rows_) {
+      out.value(row.read_again);
       for (const auto& head : row.heads) list(head.again);
     }
   }
@@ -270,6 +271,8 @@ void PagedKv::load(ByteReader& in) {
   }
   if ((holds & kReadAgain) != 0) {
     for (auto& row : rows_) {
+      row.read_again = in.value<std::int64_t>();
+      if (row.read_again < 0 || row.read_again > row.seen) throw damaged();
       for (auto& head : row.heads) {
         list(head.again);
         if (static_cast<std::int64_t>(head.again.size()) > head.entries()) throw damaged();

@@ -24,6 +24,7 @@ void PagedKv::take_watched(const PagedKv& fork) {
   for (std::size_t b = 0; b < rows_.size(); ++b) {
     for (std::size_t h = 0; h < rows_[b].heads.size(); ++h)
       rows_[b].heads[h].again = fork.rows_[b].heads[h].again;
+    rows_[b].read_again = rows_[b].seen;
   }
   observe_seconds_ = fork.observe_seconds_;
 }

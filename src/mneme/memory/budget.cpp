@@ -173,6 +173,7 @@ bool MemoryFile::give_way(const RepKey* incoming, Admission admission,
   for (auto& state : states) {
     auto& s = state.summary;
     const bool may_drop = policy_->may_drop(s, admission);
+    bool shrunk = s.rung > 0;
     while (true) {
       const auto short_of = missing();
       if (short_of <= 0 || wal_room <= 0) return progress;
@@ -185,10 +186,14 @@ bool MemoryFile::give_way(const RepKey* incoming, Admission admission,
         break;
       }
       wal_room -= used;
-      s.rung = used > 0 ? s.rung + 1 : s.rung == 0 ? memory::kCannotShrink : rungs_;
+      // A step that makes it no smaller is passed over: the next one may.
+      shrunk = shrunk || used > 0;
+      ++s.rung;
+      if (s.rung >= rungs_ && !shrunk) s.rung = memory::kCannotShrink;
       db_->prepare("UPDATE spans SET consolidation = ? WHERE id = ?").bind(s.rung, s.span).run();
       report.shrunk += used > 0 ? 1 : 0;
       progress = progress || used > 0;
+      if (used > 0) release();  // or what it gave up would still be missing
     }
     if (!may_drop) continue;
     drop(state);

@@ -443,13 +443,11 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
     if (const auto held = file_->get_any_codec(key); held && held->n_vec == n) {
       reader.place(state, reader.decode(held->blob, held->n_vec, held->key.codec));
     } else {
-      const auto begin = kv_stores(std::as_const(state)).front()->seen(0);
       auto scratch = state.fork();
-      reader.run(scratch, ids);
       Rep rep;
       rep.key = key;
       rep.n_vec = n;
-      rep.blob = reader.encode(scratch, 0, begin, begin + n);
+      rep.blob = reader.run_and_encode(scratch, ids);
       rep.d = static_cast<std::int64_t>(rep.blob.size()) / std::max<std::int64_t>(1, n);
       reader.place(state, reader.decode(rep.blob, n, key.codec));  // as it will read back
       out.document_tokens_evaluated += n;
@@ -457,6 +455,7 @@ Memory::Continuation Memory::continue_text(std::int64_t max_tokens, const Chain&
     }
     out.tokens_placed += n;
   }
+  for (std::size_t i = 0; i < first; ++i) out.tokens_left_out += passages[i].tokens;
   const auto prompt =
       model.tokenizer->encode(text.substr(kv.empty() ? offset(passages[last].begin) : 0));
   GenerateOptions generation;

@@ -265,7 +265,9 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
     checkpoint();
   }
 
-  // Representations: small ones first, then states as far as the budget takes them.
+  // Representations: small ones first, then states as far as the budget takes them. What another memory kept a part of is
+  // not what this one would have.
+  const bool kept_alike = meta("kv") == other->meta("kv");
   for (const bool states : {false, true}) {
     std::vector<Rep> batch;
     std::int64_t bytes = 0;
@@ -280,6 +282,10 @@ ImportReport MemoryFile::import_from(const std::filesystem::path& from,
         auto key = info.key;
         key.span = here;
         if (has(key)) continue;
+        if (!kept_alike && key.codec.starts_with(memory::kKept)) {
+          ++report.reps_left_out;
+          continue;
+        }
         auto rep = other->get(info.key);
         const auto provenance = translate(info.provenance);
         if (!rep || !provenance) {

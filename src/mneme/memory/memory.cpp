@@ -231,6 +231,11 @@ std::string Memory::model_name() const {
   return file_->meta("model").value_or(kDefaultLanguageModel);
 }
 std::string Memory::kv() const { return kv_spec_; }
+StoreReport Memory::set_budget(std::int64_t bytes) {
+  if (file_->usage().spans_with_states > 0)
+    memory::SpanStates(*file_, reader()).consolidate_when_full();
+  return file_->set_budget(bytes);
+}
 std::string Memory::consolidate() const {
   return file_->meta("consolidate").value_or(std::string(memory::SpanStates::kConsolidate));
 }

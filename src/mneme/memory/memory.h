@@ -175,6 +175,7 @@ class Memory {
   struct Continuation {
     std::string text, stop_reason;
     std::int64_t tokens_placed = 0, document_tokens_evaluated = 0, generated_tokens = 0;
+    std::int64_t tokens_left_out = 0;  ///< of the source, before what was read or placed
     double seconds = 0;
   };
   Continuation continue_text(std::int64_t max_tokens, const Chain& sampler, std::uint64_t seed,
@@ -195,6 +196,9 @@ class Memory {
   [[nodiscard]] std::string kv() const;
   /// How states are made smaller when the budget is full.
   [[nodiscard]] std::string consolidate() const;
+  /// As MemoryFile::set_budget, states being made smaller as the memory says before they are given up; loads the model where
+  /// there are any.
+  StoreReport set_budget(std::int64_t bytes);
   /// Of the model that answers; kNoAdapter for none.
   [[nodiscard]] const std::string& adapter() const { return adapter_; }
 

@@ -6,6 +6,7 @@
 #include "mneme/kernels/level.h"
 #include "mneme/kv/kept_slice.h"
 #include "mneme/memory/clock.h"
+#include "mneme/memory/rep.h"
 #include "mneme/models/kv_plan.h"
 #include "mneme/models/reconstruct.h"
 #include "mneme/text/white_space.h"
@@ -58,8 +59,7 @@ Batch ragged(std::span<const std::vector<std::int32_t>> rows, Compute compute, L
   return batch;
 }
 
-// Stands before the codec of a state whose heads hold some of its tokens each.
-constexpr std::string_view kKept = "kept-";
+using memory::kKept;
 
 bool is_kept(std::string_view codec) { return codec.starts_with(kKept); }
 
@@ -114,10 +114,13 @@ Reader::Reader(std::shared_ptr<const LanguageModel> model, Prompt prompt, const 
 
 void Reader::check_kv(const Chain& kv) {
   const KvPlan plan(kv);
-  if (!plan.place() && !plan.narrow() && !plan.select() && !plan.retrieve()) return;
+  const bool merges =
+      std::any_of(plan.evict().begin(), plan.evict().end(),
+                  [](const KvPlan::Eviction& eviction) { return eviction.merge != nullptr; });
+  if (!merges && !plan.place() && !plan.narrow() && !plan.select() && !plan.retrieve()) return;
   throw Error(
       Errc::usage,
-      fmt::format("kv: '{}' moves entries, narrows them or reads only some, which a memory's "
+      fmt::format("kv: '{}' moves, merges or narrows entries or reads only some, which a memory's "
                   "spans cannot do: name what they keep and in what codec, such as "
                   "'snapkv | keep(ratio=0.5) | quantize(bits=8)'",
                   print(kv)));
@@ -130,12 +133,13 @@ void Reader::check_consolidation(const Chain& kv) {
     throw Error(Errc::usage, "consolidate: an empty step makes no state smaller: leave it out");
   const auto& needs = plan.needs();
   if (needs.attention == AttentionLevel::none && needs.query_window == 0 && !needs.token_ids &&
-      !needs.reconstruction)
+      !needs.reconstruction && needs.head_profile.empty())
     return;
-  throw Error(Errc::usage,
-              fmt::format("consolidate: '{}' looks at queries, and a stored state has none: judge "
-                          "entries by their keys, as in 'keydiff | keep(ratio=0.5)'",
-                          print(kv)));
+  throw Error(
+      Errc::usage,
+      fmt::format("consolidate: '{}' looks at more than keys and values, which is all that a "
+                  "stored state has: judge entries by these, as in 'keydiff | keep(ratio=0.5)'",
+                  print(kv)));
 }
 
 std::vector<std::int32_t> Reader::span_ids(std::string_view text) const {
@@ -188,6 +192,23 @@ void Reader::run(State& state, std::span<const std::int32_t> ids) const {
     static_cast<void>(
         model_->model->forward(ragged(row, state_compute(model_->compute), LogitsAt::none), state));
   }
+}
+
+std::string Reader::run_and_encode(State& state, std::span<const std::int32_t> ids) const {
+  const auto begin = kv_stores(std::as_const(state)).front()->seen(0),
+             end = begin + static_cast<std::int64_t>(ids.size());
+  if (!cut_) {
+    run(state, ids);
+    return encode(state, 0, begin, end);
+  }
+  look_for(state, {cut_});
+  run(state, ids);
+  // What is stored of a span is cut by itself; the text that follows sees all of it.
+  auto cut = state.fork();
+  cut_behind(cut, begin);
+  for (auto* store : kv_stores(cut)) store->settle();
+  finish_prompt(*model_, cut, ids, {}, state_compute(model_->compute));
+  return encode(cut, 0, begin, end);
 }
 
 void Reader::cut_behind(State& state, std::int64_t begin) const {
@@ -244,7 +265,7 @@ std::vector<std::string> Reader::compute(std::span<const std::vector<std::int32_
     static_cast<void>(model_->model->forward(
         ragged(rows, state_compute(model_->compute), LogitsAt::none), state));
     if (reads_twice) {
-      finish_prompt(*model_, state, rows.front());
+      finish_prompt(*model_, state, rows.front(), {}, state_compute(model_->compute));
     } else if (is_kept(codec)) {
       finish_prompt(state);
     }
@@ -421,19 +442,16 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
 Reader::Stream::Stream(const Reader& reader, std::int64_t window)
     : reader_(reader), window_(window), state_(reader.prefix()) {
   MNEME_ASSERT(window > 0);
-  if (reader.cut_ && reader.cut_->needs().reconstruction)
-    throw Error(
-        Errc::unsupported,
-        fmt::format("kv: '{}' reads every span a second time, which a stream does not: read "
-                    "with --context span",
-                    print(reader.plan_->chain())));
 }
 
 std::string Reader::Stream::next(std::span<const std::int32_t> ids) {
   const auto seen = [&] { return kv_stores(std::as_const(state_)).front()->seen(0); };
   const auto context = reader_.model_->model->shape().context,
              n = static_cast<std::int64_t>(ids.size());
-  if (context > 0 && state_.positions[0] + n > context) {
+  // Where the span is read a second time, that stands behind it.
+  constexpr std::int64_t kRequest = 64;
+  const bool reads_twice = reader_.cut_ && reader_.cut_->needs().reconstruction;
+  if (context > 0 && state_.positions[0] + (reads_twice ? 2 * n + kRequest : n) > context) {
     // Positions start over: the window's entries are turned to the places right behind the prefix.
     const auto last = seen(), first = std::max(reader_.prefix_tokens(), last - window_);
     auto fresh = reader_.prefix();
@@ -445,16 +463,7 @@ std::string Reader::Stream::next(std::span<const std::int32_t> ids) {
     }
     state_ = std::move(fresh);
   }
-  const auto begin = seen();
-  if (reader_.cut_) look_for(state_, {reader_.cut_});
-  reader_.run(state_, ids);
-  if (!reader_.cut_) return reader_.encode(state_, 0, begin, begin + n);
-  // What is stored of a span is cut by itself; the text that follows sees all of it.
-  auto cut = state_.fork();
-  reader_.cut_behind(cut, begin);
-  for (auto* store : kv_stores(cut)) store->settle();
-  finish_prompt(cut);
-  return reader_.encode(cut, 0, begin, begin + n);
+  return reader_.run_and_encode(state_, ids);
 }
 
 }  // namespace mneme

@@ -96,6 +96,8 @@ class Reader {
   void place(State& state, const SpanState& span) const;
   /// Runs ids behind what row 0 holds (the joint reading of spans, where nothing is placed).
   void run(State& state, std::span<const std::int32_t> ids) const;
+  /// The same, and the bytes of their state; row 0 holds all of it, whatever the plan keeps for the file.
+  [[nodiscard]] std::string run_and_encode(State& state, std::span<const std::int32_t> ids) const;
 
   /// Asks every State (one row each) the same question and decodes all answers as one batch. Where the prompt has a
   /// refusal, every row still gives the best answer that is none, and how likely the model begins one ("not found") is

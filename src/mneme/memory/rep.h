@@ -27,6 +27,11 @@ std::string_view rep_kind_name(RepKind kind) noexcept;
 /// Whether the byte budget bounds representations of this kind.
 bool is_state(RepKind kind) noexcept;
 
+namespace memory {
+/// Stands before the codec of a state whose heads hold some of its tokens each.
+inline constexpr std::string_view kKept = "kept-";
+}  // namespace memory
+
 /// What a representation is found by. All of it must match: a mismatch is a miss, never an
 /// approximation.
 struct RepKey {

@@ -88,11 +88,12 @@ void reconstruct(const Model& model, Compute compute, State& state,
 }
 
 void finish_prompt(const LanguageModel& model, State& state, std::span<const std::int32_t> ids,
-                   const std::function<void()>& between) {
+                   const std::function<void()>& between, Compute compute) {
   if (!in_need(state).empty()) {
     auto how = reconstruction(*model.tokenizer);
     how.between = between;
-    reconstruct(*model.model, model.compute, state, ids, how);
+    reconstruct(*model.model, compute == Compute::automatic ? model.compute : compute, state, ids,
+                how);
   }
   finish_prompt(state);
 }

@@ -36,7 +36,8 @@ void reconstruct(const Model& model, Compute compute, State& state,
                  std::span<const std::int32_t> ids, const Reconstruction& how);
 
 /// Ends a prompt whose tokens were `ids`: stages act that wait for it, after the second pass where they need one.
+/// `compute`: of the second pass; automatic: the model's.
 void finish_prompt(const LanguageModel& model, State& state, std::span<const std::int32_t> ids,
-                   const std::function<void()>& between = {});
+                   const std::function<void()>& between = {}, Compute compute = Compute::automatic);
 
 }  // namespace mneme

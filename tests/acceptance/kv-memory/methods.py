@@ -2,7 +2,7 @@
 
 # Scores, each followed by what cuts; the question is not known when they cut.
 SCORES = ["random(seed=1)", "k_norm", "keydiff", "expected_attention", "qfilter", "tova", "h2o", "scissorhands", "snapkv",
-          "chunk(of=snapkv)"]
+          "chunk(of=snapkv)", "lag_kv(lag=32)", "kvzip"]
 
 
 def keep(ratio):
@@ -16,9 +16,14 @@ def at(ratio, tokens):
         out[score.split("(seed")[0]] = f"{score} | {keep(ratio)}"
     out["snapkv, pyramid"] = f"snapkv | pyramid | {keep(ratio)}"
     out["snapkv, adakv"] = f"snapkv | adakv | {keep(ratio)}"
+    out["kvzip, adakv"] = f"kvzip | adakv | {keep(ratio)}"
     out["h2o, cam"] = f"h2o | {keep(ratio)} | cam"
     if ratio <= 0.5:
         # 4 bits take 0.32 of the bytes of f16: what is left is bought with fewer entries.
         more = min(1.0, ratio / 0.32)
-        out["snapkv, 4 bits"] = (f"snapkv | adakv | {keep(round(more, 4))} | quantize(bits=4)" if more < 1 else "quantize(bits=4)")
+        if more == 1:
+            out["4 bits"] = "quantize(bits=4)"
+        else:
+            for score in ("snapkv", "kvzip"):
+                out[f"{score}, 4 bits"] = f"{score} | adakv | {keep(round(more, 4))} | quantize(bits=4)"
     return out

@@ -24,7 +24,7 @@ def body(s):
         names = ["full", *specs]
         fidelity = step.mneme_json("bench", "fidelity", "--kv", kv, "--tokens", CONTEXT, "--samples", samples, timeout=7200)["rows"]
         needle = step.mneme_json("bench", "needle", "--kv", kv, "--lengths", CONTEXT, "--samples", -(-samples // 5), "--depths", "10,30,50,70,90",
-                                 "--generate", "false", timeout=7200)["rows"]
+                                 "--together", "true", "--generate", "false", timeout=7200)["rows"]
         for name, row, found in zip(names, fidelity, needle):
             s.note(f"{removed} % removed, {name}", f"KL {interval(row['scores']['KL, nats'], 4)}, needle ranked first "
                    f"{interval(found['scores']['ranking'], 2)}, {row['bytes'] / 2**20:.2f} MiB, of full {row['share_of_full']:.3f}, "
