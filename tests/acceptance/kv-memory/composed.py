@@ -1,7 +1,7 @@
 """The best composed pipeline at 75 % of the bytes removed, on generated RULER, beside the full cache."""
 import step
 
-BEST = "snapkv | adakv | keep(ratio=0.78, sinks=4, recent=32, when=end) | quantize(bits=4)"
+BEST = "kvzip | adakv(floor=0) | keep(ratio=0.78, sinks=4, recent=32, when=end) | quantize(bits=4)"
 TASKS = ["niah", "niah(keys=4)", "niah(values=4)", "niah(queries=4)", "variable_tracking", "frequent_words"]
 
 

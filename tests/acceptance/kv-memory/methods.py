@@ -16,7 +16,7 @@ def at(ratio, tokens):
         out[score.split("(seed")[0]] = f"{score} | {keep(ratio)}"
     out["snapkv, pyramid"] = f"snapkv | pyramid | {keep(ratio)}"
     out["snapkv, adakv"] = f"snapkv | adakv | {keep(ratio)}"
-    out["kvzip, adakv"] = f"kvzip | adakv | {keep(ratio)}"
+    out["kvzip, adakv"] = f"kvzip | adakv(floor=0) | {keep(ratio)}"
     out["h2o, cam"] = f"h2o | {keep(ratio)} | cam"
     if ratio <= 0.5:
         # 4 bits take 0.32 of the bytes of f16: what is left is bought with fewer entries.
@@ -24,6 +24,6 @@ def at(ratio, tokens):
         if more == 1:
             out["4 bits"] = "quantize(bits=4)"
         else:
-            for score in ("snapkv", "kvzip"):
-                out[f"{score}, 4 bits"] = f"{score} | adakv | {keep(round(more, 4))} | quantize(bits=4)"
+            for name, score in (("snapkv", "snapkv | adakv"), ("kvzip", "kvzip | adakv(floor=0)")):
+                out[f"{name}, 4 bits"] = f"{score} | {keep(round(more, 4))} | quantize(bits=4)"
     return out
