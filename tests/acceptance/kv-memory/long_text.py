@@ -1,7 +1,7 @@
 """Needles in 128k tokens, read with a pipeline that retrieves; and 200k tokens in constant memory."""
 import step
 
-PIPELINE = "infllm(sinks=16, local=512, block=16, topk=32, representatives=2, chunk=16, refresh=8, disk=true)"
+PIPELINE = "infllm(sinks=16, local=512, block=16, topk=32, representatives=2, chunk=16, refresh=16, disk=true)"
 
 
 def needles(s, length):
