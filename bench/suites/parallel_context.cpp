@@ -22,6 +22,7 @@
 #include <ATen/ATen.h>
 
 #include "bench/kv/divergence.h"
+#include "bench/kv/rows.h"
 #include "bench/kv/texts.h"
 #include "bench/list.h"
 #include "bench/probes/needle_set.h"
@@ -68,8 +69,7 @@ class ParallelContextSuite final : public Suite {
                               "first 1, and {} (--at) among them",
                               o_.windows, o_.at));
     }
-    const auto model =
-        load_language_model(setup.language_model, {Compute::automatic, setup.adapter});
+    const auto model = load_model(setup, {});
     std::vector<std::int32_t> bos;
     if (const auto id = model->tokenizer->bos()) bos.push_back(*id);
     auto prefix = bos;

@@ -24,6 +24,7 @@
 
 #include <ATen/ATen.h>
 
+#include "bench/kv/rows.h"
 #include "bench/probes/needle_set.h"
 #include "bench/suite.h"
 #include <algorithm>
@@ -60,8 +61,7 @@ class PromptCompression final : public Suite {
   explicit PromptCompression(const Options& o) : o_(o) {}
 
   SuiteReport run(const SuiteSetup& setup) override {
-    const auto model =
-        load_language_model(setup.language_model, {Compute::automatic, setup.adapter});
+    const auto model = load_model(setup, {});
     const auto found =
         registry()
             .make<Calibration>(

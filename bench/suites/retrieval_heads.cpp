@@ -17,6 +17,7 @@
 
 #include <ATen/ATen.h>
 
+#include "bench/kv/rows.h"
 #include "bench/probes/needle_set.h"
 #include "bench/suite.h"
 #include <algorithm>
@@ -50,8 +51,7 @@ class RetrievalHeads final : public Suite {
   explicit RetrievalHeads(const Options& o) : o_(o) {}
 
   SuiteReport run(const SuiteSetup& setup) override {
-    const auto model =
-        load_language_model(setup.language_model, {Compute::automatic, setup.adapter});
+    const auto model = load_model(setup, {});
     const auto found =
         registry()
             .make<Calibration>(

@@ -340,7 +340,7 @@ void PagedKv::place(std::int64_t r, const KvSlice& slice, std::int64_t position,
     row.seen += tokens;
     if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
   }
-  if (plan_) settle_row(r, {std::max<std::int64_t>(0, row.seen - protected_), tokens, false});
+  if (plan_) settle_row(r, moment_of(row, tokens, false));
 }
 
 // ---- going back ----
@@ -952,7 +952,7 @@ std::unique_ptr<StateStore> PagedKv::concat(const std::vector<const StateStore*>
         other->shape_.value != shape_.value || other->paged() != paged()) {
       throw Error(Errc::mismatch, "states of different models cannot be joined");
     }
-    if (plan_ && other->prompt_finished_ != prompt_finished_)
+    if (plan_ && plan_->cuts_at_prompt_end() && other->prompt_finished_ != prompt_finished_)
       throw Error(Errc::mismatch, "states inside and behind their prompts cannot be joined");
     if (other->protected_ != protected_)
       throw Error(Errc::mismatch,

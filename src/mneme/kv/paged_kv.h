@@ -163,6 +163,8 @@ class PagedKv final : public KvStore {
   void encode_full_pages(Head& head, std::size_t from);
   /// Queries [B,T,Hq,K] as projections lay them out, turned.
   void turn_queries(const at::Tensor& queries, const Call& call, std::vector<float>& turned) const;
+  /// How many tokens the plan counts of a row, of which `chunk` came just now.
+  [[nodiscard]] Moment moment_of(const Row& row, std::int64_t chunk, bool prompt_end) const;
   void settle_row(std::int64_t row, const Moment& moment);
   /// Entries of a head that the plan does not touch; they are its first.
   [[nodiscard]] std::int64_t hidden(const Head& head) const;

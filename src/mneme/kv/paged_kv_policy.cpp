@@ -160,8 +160,7 @@ void PagedKv::settle() {
   // Entries that carry gradients all stay until `detach`: dropping one would cut its history.
   if (!paged() || !plan_ || plan_->evict().empty() || watched_) return;
   for (std::int64_t b = 0; b < rows(); ++b)
-    settle_row(b, {std::max<std::int64_t>(0, rows_[static_cast<std::size_t>(b)].seen - protected_),
-                   chunk_, false});
+    settle_row(b, moment_of(rows_[static_cast<std::size_t>(b)], chunk_, false));
 }
 
 /// What the stages see of a row.
@@ -203,7 +202,7 @@ class PagedKv::Layer final : public LayerView {
     return seen_of(store_.gathered(of(h)).second, h, 0);
   }
   [[nodiscard]] at::Tensor unrotated_keys(std::int64_t h) const override {
-    auto out = keys(h).contiguous();
+    auto out = keys(h);
     auto back = places_[static_cast<std::size_t>(h)].positions;
     for (auto& position : back) position = -position;
     if (store_.shape_.rope)
@@ -310,10 +309,9 @@ void PagedKv::finish_prompt() {
   if (!paged() || !plan_) return;
   prompt_finished_ = true;
   for (std::int64_t b = 0; b < rows(); ++b) {
-    const auto seen = rows_[static_cast<std::size_t>(b)].seen;
-    const Moment end{std::max<std::int64_t>(0, seen - protected_), 0, true};
-    settle_row(b, end);
     auto& row = rows_[static_cast<std::size_t>(b)];
+    const auto end = moment_of(row, 0, true);
+    settle_row(b, end);
     for (auto& head : row.heads) {
       if (encodes()) encode_full_pages(head, 0);
     }
@@ -334,6 +332,10 @@ void PagedKv::finish_prompt() {
 
 std::int64_t PagedKv::hidden(const Head& head) const {
   return protected_ == 0 ? 0 : head.entries_before(protected_);
+}
+
+Moment PagedKv::moment_of(const Row& row, std::int64_t chunk, bool prompt_end) const {
+  return {std::max<std::int64_t>(0, row.seen - protected_), chunk, prompt_end};
 }
 
 void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
