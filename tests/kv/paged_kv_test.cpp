@@ -444,6 +444,21 @@ TEST_F(PagedKvTest, WhatThePromptsEndCutsIsEncodedOnceAndFillsItsPages) {
   }
 }
 
+TEST_F(PagedKvTest, AFinishedPromptMattersToJoiningOnlyWhereItsEndCuts) {
+  const auto joined = [&](const std::string& plan) {
+    Row a, b;
+    const auto one = store(1, plan), other = store(1, plan);
+    append(*one, {&a}, 70);
+    append(*other, {&b}, 70);
+    one->finish_prompt();
+    return as_kv(one->concat({other.get()}))->rows();
+  };
+  EXPECT_EQ(joined("quantize(bits=8)"), 2);
+  check::expect_error(Errc::mismatch, "behind their prompts", [&] {
+    (void)joined("k_norm | keep(ratio=0.9, sinks=2, recent=4, when=end) | quantize(bits=8)");
+  });
+}
+
 TEST_F(PagedKvTest, RefusesSlicesAndRangesThatDoNotFit) {
   Row a;
   const auto held = store(1);
