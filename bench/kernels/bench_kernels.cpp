@@ -240,7 +240,8 @@ void bench_weights(const std::vector<std::int64_t>& batch) {
     const auto x = numbers(M * kInner);
     std::vector<float> y(static_cast<std::size_t>(M * kVocabulary));
     for (const auto& [name, activations] :
-         {std::pair("8-bit", Activations::q8), std::pair("f32", Activations::f32)}) {
+         {std::pair("8-bit", Activations::q8), std::pair("16-bit", Activations::q16),
+          std::pair("f32", Activations::f32)}) {
       report("weights", "smollm2 rows=" + std::to_string(M) + ", " + name + " activations",
              measure([&] { w.run(x, M, y, activations); }), w.bytes * 1e-9, "GB");
     }

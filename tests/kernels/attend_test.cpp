@@ -214,11 +214,13 @@ void expect_attends(const Head& h, float scale, const Visibility& visibility,
   const Outcome want = oracle(h, scale, visibility);
   for (const Products products : {Products::f32, Products::bf16}) {
     const bool rounds = products == Products::bf16 && table().attend_bf16 != nullptr;
+    // Few queries are rounded by 4-bit pages alone, and to 16 bits.
+    const bool few = h.G * h.T <= table().attend_single_rows;
     const std::string which = what + (products == Products::bf16 ? ", bf16" : "");
     std::vector<float> out(h.q.size(), kNan), lse(static_cast<std::size_t>(h.G * h.T), kNan);
     const AttendTask task = h.task(out, &lse);
     attend({&task, 1}, h.d, scale, visibility, products);
-    ASSERT_LT(relative_error(out, want.out), rounds ? 2e-2 : 2e-6) << which;
+    ASSERT_LT(relative_error(out, want.out), !rounds ? 2e-6 : few ? 1e-3 : 2e-2) << which;
     for (std::size_t i = 0; i < lse.size(); ++i) {
       if (std::isinf(want.lse[i])) {
         ASSERT_EQ(lse[i], -kInfinity) << which;

@@ -138,6 +138,10 @@ TEST_P(Quantized, ProductsOfEveryTypeAndShape) {
           ASSERT_LT(worst_error(y, product(w.numbers, N, K, {x.begin(), x.end()}, M)), 1e-6)
               << name(type) << " N " << N << " K " << K << " M " << M
               << ", activations not quantized";
+          std::fill(y.begin(), y.end(), kNan);
+          matvec(type, w.bytes.data(), N, K, x.data(), M, y.data(), Activations::q16);
+          ASSERT_LT(worst_error(y, product(w.numbers, N, K, {x.begin(), x.end()}, M)), 3e-5)
+              << name(type) << " N " << N << " K " << K << " M " << M << ", activations of 16 bits";
         }
       }
     }

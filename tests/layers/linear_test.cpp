@@ -50,6 +50,9 @@ TEST_P(StoredLinear, EqualsTheDequantizedWeight) {
     const auto x = check::normal({M, 96}, 2),
                want = at::mm(x.to(at::kDouble), w.dense.to(at::kDouble).t());
     EXPECT_TRUE(check::close(w.layer(x, f32()), want, 1e-5)) << M << " rows";
+    Call at_16_bits;
+    at_16_bits.compute = Compute::q16;
+    EXPECT_TRUE(check::close(w.layer(x, at_16_bits), want, 1e-4)) << M << " rows, 16 bits";
     // The default type rounds activations to 8 bits or products to bf16.
     EXPECT_TRUE(check::close(w.layer(x, {}), want, 2e-2)) << M << " rows, fast";
     EXPECT_EQ(w.layer(x, {}).scalar_type(), at::kFloat);

@@ -14,6 +14,13 @@
 namespace mneme {
 namespace {
 
+Parameter frozen(at::Tensor tensor) {
+  Parameter out;
+  out.tensor = std::move(tensor);
+  out.frozen = true;
+  return out;
+}
+
 using Gradients = std::map<std::string, at::Tensor>;
 
 std::vector<WeightedObjective> objectives(
@@ -89,10 +96,10 @@ TEST(AddGradients, ThroughQuantizedWeights) {
         const auto weight =
             check::random_weight(type, tensor.size(0), tensor.size(1), 1 + stored.names().size());
         stored.set(name, parameter_from(weight));
-        same.set(name, Parameter{dequantize(weight), nullptr, true, {}, {}, {}});
+        same.set(name, frozen(dequantize(weight)));
       } else {
-        stored.set(name, Parameter{tensor, nullptr, true, {}, {}, {}});
-        same.set(name, Parameter{tensor, nullptr, true, {}, {}, {}});
+        stored.set(name, frozen(tensor));
+        same.set(name, frozen(tensor));
       }
     }
     const auto over_stored = registry().make<Model>(check::kTinyDecoder, stored);
@@ -128,7 +135,7 @@ TEST(AddGradients, Bf16IsF32WhereTheCpuHasNoSuchProducts) {
                  parameter_from(check::random_weight(WeightType::q8_0, tensor.size(0),
                                                      tensor.size(1), 1 + params.names().size())));
     } else {
-      params.set(name, Parameter{tensor, nullptr, true, {}, {}, {}});
+      params.set(name, frozen(tensor));
     }
   }
   const auto model = registry().make<Model>(check::kTinyDecoder, params);

@@ -30,7 +30,13 @@ enum class Compute {
   int16,  ///< plain weights as integers of 12 bits or in bf16, whichever this CPU multiplies faster; else as automatic
   int8,  ///< plain weights as integers of 8 bits where this CPU multiplies those fastest, else as int16; a layer whose
          ///< result depends much on rounding takes int16
+  q16,  ///< quantized weights meet inputs of 16 bits as integers, for any number of rows; all else as f32
 };
+
+/// Whether attention, states and plain weights keep single precision.
+[[nodiscard]] constexpr bool keeps_f32(Compute compute) noexcept {
+  return compute == Compute::f32 || compute == Compute::q16;
+}
 
 /// Which earlier (or later) entries a position may see: a function of positions and segments, never an n x n table.
 struct Pattern {

@@ -50,10 +50,10 @@ class Adapter {
 struct Parameter {
   at::Tensor tensor;                           ///< undefined while the weight is only stored
   std::shared_ptr<const StoredWeight> stored;  ///< set for loaded weights in their file's form
+  std::vector<std::shared_ptr<const Adapter>> adapters;  ///< up to here: what every product reads
   bool frozen = false;
   std::string group;    ///< optimizers may treat groups apart
   std::string tied_to;  ///< name of the parameter that this one is
-  std::vector<std::shared_ptr<const Adapter>> adapters;
 
   [[nodiscard]] std::vector<std::int64_t> sizes() const;
 };

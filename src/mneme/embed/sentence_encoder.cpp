@@ -90,15 +90,20 @@ std::unique_ptr<SentenceEncoder> SentenceEncoder::load(const std::string& name_o
 std::vector<TextEmbedding> SentenceEncoder::embed(std::span<const std::string_view> texts) const {
   std::vector<TextEmbedding> out(texts.size());
   std::vector<std::vector<std::int32_t>> ids(texts.size());
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    ids[i] = tokenizer_->encode(texts[i], {true, false});
-    out[i].tokens = static_cast<std::int64_t>(ids[i].size());
-    if (out[i].tokens > max_tokens_) {
-      out[i].truncated = true;
-      ids[i][static_cast<std::size_t>(max_tokens_ - 1)] = ids[i].back();  // the closing [SEP] stays
-      ids[i].resize(static_cast<std::size_t>(max_tokens_));
-    }
-  }
+  constexpr std::int64_t kTextsPerThread = 4;
+  at::parallel_for(0, static_cast<std::int64_t>(texts.size()), kTextsPerThread,
+                   [&](std::int64_t first, std::int64_t last) {
+                     for (auto i = static_cast<std::size_t>(first);
+                          i < static_cast<std::size_t>(last); ++i) {
+                       ids[i] = tokenizer_->encode(texts[i], {true, false});
+                       out[i].tokens = static_cast<std::int64_t>(ids[i].size());
+                       if (out[i].tokens <= max_tokens_) continue;
+                       out[i].truncated = true;
+                       // The closing [SEP] stays.
+                       ids[i][static_cast<std::size_t>(max_tokens_ - 1)] = ids[i].back();
+                       ids[i].resize(static_cast<std::size_t>(max_tokens_));
+                     }
+                   });
   std::vector<Pack> packs;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const auto n = static_cast<std::int64_t>(ids[i].size());

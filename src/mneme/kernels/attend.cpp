@@ -225,6 +225,7 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
     block.window = visibility.window;
     block.d = d;
     block.scale = scale;
+    block.rounds = products == Products::bf16;
     if (part.partial < 0) {
       block.out =
           task.out + unit.g_begin * task.out_head_stride + unit.t_begin * task.out_time_stride;

@@ -33,7 +33,8 @@ void check_attention(std::int64_t d, const Visibility& visibility);
 /// What the numbers of many queries are multiplied as.
 enum class Products : std::uint8_t {
   f32,
-  bf16,  ///< queries, keys, values and weights rounded to bf16 where the CPU multiplies these faster, else f32
+  bf16,  ///< queries, keys, values and weights rounded to bf16 where the CPU multiplies these faster, else f32; few
+         ///< queries of 4-bit pages meet the codes as integers of 16 bits where that is faster
 };
 
 /// For every query of every task

@@ -8,6 +8,7 @@
 // few rows would leave lanes idle; it runs with lanes along d, over encoded pages as attend_quantized.inl says.
 #pragma once
 
+#include "mneme/kernels/attend_4bit.inl"
 #include "mneme/kernels/attend_quantized.inl"
 #include "mneme/kernels/simd.inl"
 
@@ -323,13 +324,14 @@ template <class Kv, int kR, int kE>
 // sums[r][i..] = sums[r][i..] fade[r] + sum_e weights[r][e] values[e][i..] for kC vectors, the last one of n numbers.
 template <class Kv, int kR, int kC>
 inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const float* weights,
-                       const float* fade, float* sums, i64 q_stride, i64 n) {
+                       const float* fade, Ahead& ahead, float* sums, i64 q_stride, i64 n) {
   F acc[kR][kC];
   for (int r = 0; r < kR; ++r) {
     for (int c = 0; c < kC; ++c)
       acc[r][c] = load(sums + r * q_stride + i + c * kLanes) * set1(fade[r]);
   }
   for (i64 e = 0; e < entries; ++e) {
+    ahead.fetch_next(d * Kv::kBytes);
     F w[kR];
     for (int r = 0; r < kR; ++r) w[r] = set1(weights[r * kPageEntries + e]);
     for (int c = 0; c < kC; ++c) {
@@ -349,16 +351,17 @@ struct RowState {
   i64 stride;             // of queries and sums: d rounded up to whole vectors
   float* folded;          // room for four queries
   float* narrow;          // queries without the channels that the keys of a page lack
+  bool rounds;            // what meets codes of 4 bits may be rounded to integers
 };
 
 // scores[r][e] of all entries of a page.
 template <int kR>
 [[gnu::always_inline]] inline void page_scores(const PageView& page, i64 d, const float* queries,
-                                               const RowState& state, PagesAhead& ahead,
-                                               float* scores) {
+                                               const RowState& state, Ahead& ahead, float* scores) {
   if (page.encoded != 0) {
     if (page.k_codec == NumberCodec::channel4) {
-      channel_scores<kR>(page, d, queries, state.stride, state.folded, ahead, scores);
+      const auto read = state.rounds ? rounded_channel_scores<kR> : channel_scores<kR>;
+      read(page, d, queries, state.stride, state.folded, ahead, scores);
     } else {
       group_scores<kR>(page, d, queries, state.stride, state.folded, ahead, scores);
     }
@@ -368,7 +371,7 @@ template <int kR>
     using Kv = decltype(numbers);
     i64 e = 0;
     for (; e + 4 <= page.entries; e += 4) {
-      ahead.fetch(4 * d * Kv::kBytes);
+      ahead.fetch_next(4 * d * Kv::kBytes);
       score_rows<Kv, kR, 4>(page.k, e, d, queries, state.stride, scores);
     }
     for (; e < page.entries; ++e)
@@ -379,12 +382,13 @@ template <int kR>
 // sums[r] = sums[r] fade[r] + sum_e weights[r][e] v_e over all entries of a page.
 template <int kR>
 inline void add_page_values(const PageView& page, i64 d, const float* weights, const float* fade,
-                            float* sums, i64 stride) {
+                            bool rounds, Ahead& ahead, float* sums, i64 stride) {
   if (page.encoded != 0) {
     if (page.v_codec == NumberCodec::group4) {
-      add_coded_values<Nibbles, kR>(page, d, weights, fade, sums, stride);
+      const auto add = rounds ? add_rounded_values<kR> : add_nibbles<kR>;
+      add(page, d, weights, fade, ahead, sums, stride);
     } else {
-      add_coded_values<Bytes, kR>(page, d, weights, fade, sums, stride);
+      add_coded_values<Bytes, kR>(page, d, weights, fade, ahead, sums, stride);
     }
     return;
   }
@@ -393,14 +397,20 @@ inline void add_page_values(const PageView& page, i64 d, const float* weights, c
     constexpr int kC = 4;
     i64 i = 0;
     for (; i + kC * kLanes <= d; i += kC * kLanes) {
-      value_rows<Kv, kR, kC>(page.v, i, d, page.entries, weights, fade, sums, stride, kLanes);
+      value_rows<Kv, kR, kC>(page.v, i, d, page.entries, weights, fade, ahead, sums, stride,
+                             kLanes);
     }
     for (; i < d; i += kLanes) {
-      value_rows<Kv, kR, 1>(page.v, i, d, page.entries, weights, fade, sums, stride,
+      value_rows<Kv, kR, 1>(page.v, i, d, page.entries, weights, fade, ahead, sums, stride,
                             smaller(kLanes, d - i));
     }
   });
 }
+
+// What is asked for beside other work: values while keys are read, beside these the keys of the next page.
+struct PagesAhead {
+  Ahead beside_keys, beside_values;
+};
 
 template <int kR>
 inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 row,
@@ -408,8 +418,8 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
   const i64 entries = page.entries;
   const bool narrow = page.channels != nullptr;
   page_scores<kR>(page, narrow ? page.k_width : b.d,
-                  (narrow ? state.narrow : state.queries) + row * state.stride, state, ahead,
-                  scores);
+                  (narrow ? state.narrow : state.queries) + row * state.stride, state,
+                  ahead.beside_keys, scores);
   i64 e = 0;
   F high[kR];
   for (int r = 0; r < kR; ++r) {
@@ -454,7 +464,8 @@ inline void page_rows(const AttendBlock& b, const PageView& page, Sight s, i64 r
     }
     store(totals, total);
   }
-  add_page_values<kR>(page, b.d, scores, fade, state.sums + row * state.stride, state.stride);
+  add_page_values<kR>(page, b.d, scores, fade, state.rounds, ahead.beside_values,
+                      state.sums + row * state.stride, state.stride);
 }
 
 inline Ahead bytes_of(const PageView& page, const void* numbers, NumberCodec codec, i64 d) {
@@ -478,6 +489,7 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
   const i64 d = b.d, rows = (b.t_end - b.t_begin) * b.heads;
   RowState state{};
   state.stride = row_stride(d);
+  state.rounds = b.rounds;
   state.queries = scratch;
   state.sums = state.queries + kSingleRows * state.stride;
   state.folded = state.sums + kSingleRows * state.stride;
@@ -514,12 +526,8 @@ inline void attend_rows(const AttendBlock& b, const PositionRange& seen_from, fl
     // Few rows do little with each number, so memory is the limit: ask early for what this page and the next one need.
     PagesAhead ahead;
     const PageView* next = p + 1 < b.page_end ? &b.pages[p + 1] : b.then;
-    ahead.values = values_of(page, d);
-    if (next != nullptr) {
-      ahead.next_keys = keys_of(*next, d);
-      ahead.next_values = values_of(*next, d);
-    }
-    if (p + 2 < b.page_end) ahead.keys_after_next = keys_of(b.pages[p + 2], d);
+    ahead.beside_keys = values_of(page, d);
+    if (next != nullptr) ahead.beside_values = keys_of(*next, d);
     i64 row = 0;
     for (; row + 4 <= rows; row += 4) page_rows<4>(b, page, s, row, state, ahead, scores);
     if (rows - row == 3) page_rows<3>(b, page, s, row, state, ahead, scores);

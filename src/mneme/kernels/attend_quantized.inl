@@ -74,17 +74,6 @@ inline void unpack_page(const void* matrix, NumberCodec codec, const PageView& p
   if (codec == channel4) unpack_entries<channel4>(matrix, page, d, out);
 }
 
-// What is read after the scores of a page: its values and the keys of the next one, then what follows on these.
-struct PagesAhead {
-  Ahead values, next_keys, next_values, keys_after_next;
-  void fetch(i64 bytes) {
-    values.fetch_next(bytes);
-    next_keys.fetch_next(bytes);
-    next_values.call_next(bytes);
-    keys_after_next.call_next(bytes);
-  }
-};
-
 // ---- scores: one entry a lane ----
 
 inline constexpr i64 kMostRowBytes = 256;
@@ -230,7 +219,7 @@ inline void store_scores(float* to, F scores, i64 n) {
 // scores[r][e] = queries[r]'k_e; `folded` has room for kR queries.
 template <int kR>
 inline void channel_scores(const PageView& page, i64 d, const float* queries, i64 q_stride,
-                           float* folded, PagesAhead& ahead, float* scores) {
+                           float* folded, Ahead& ahead, float* scores) {
   constexpr i64 kGroup = group_size(NumberCodec::channel4);
   const Encoded m = sections<NumberCodec::channel4>(page.k, page.encoded, d);
   const i64 end = page.first + page.entries;
@@ -256,7 +245,7 @@ inline void channel_scores(const PageView& page, i64 d, const float* queries, i6
                     SideBySide side;
                     transpose_rows(codes, m.row_bytes, side);
                     // As many bytes as there are codes, and a quarter for scales.
-                    ahead.fetch(kLanes * m.row_bytes * 5 / 4);
+                    ahead.fetch_next(kLanes * m.row_bytes * 5 / 4);
                     F dots[kR];
                     code_dots<4>(side.words, m.row_bytes / 4, folded, q_stride, dots);
                     for (int r = 0; r < kR; ++r)
@@ -266,17 +255,27 @@ inline void channel_scores(const PageView& page, i64 d, const float* queries, i6
   }
 }
 
-// x[i] for every i-th of n halves, `step` apart.
-inline F load_f16_apart(const u16* x, i64 step, i64 n) {
+// Number `place` of each of n <= kLanes tuples of `step` halves.
+inline F load_f16_apart(const u16* x, i64 place, i64 step, i64 n) {
   if (step == 1) return load_f16_n(x, n);
+#if defined(__AVX512F__)
+  if (step == 2) {
+    const F low = load_f16_n(x, smaller(kLanes, 2 * n));
+    const F high = 2 * n > kLanes ? load_f16_n(x + kLanes, 2 * n - kLanes) : zero();
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i wanted = _mm512_add_epi32(even, _mm512_set1_epi32(static_cast<int>(place)));
+    return _mm512_permutex2var_ps(low, wanted, high);
+  }
+#endif
   u16 side_by_side[kLanes] = {};
-  for (i64 i = 0; i < n; ++i) side_by_side[i] = x[i * step];
+  for (i64 i = 0; i < n; ++i) side_by_side[i] = x[i * step + place];
   return load_f16(side_by_side);
 }
 
 template <int kR>
 inline void group_scores(const PageView& page, i64 d, const float* queries, i64 q_stride,
-                         float* folded, PagesAhead& ahead, float* scores) {
+                         float* folded, Ahead& ahead, float* scores) {
   constexpr i64 kGroup = group_size(NumberCodec::group8), kMostGroups = 4;
   const Encoded m = sections<NumberCodec::group8>(page.k, page.encoded, d);
   float query_sums[kR][kMostGroups];
@@ -297,15 +296,15 @@ inline void group_scores(const PageView& page, i64 d, const float* queries, i64 
                 [&](const u8* codes, i64 e, i64 n) {
                   SideBySide side;
                   transpose_rows(codes, m.row_bytes, side);
-                  ahead.fetch(kLanes * m.row_bytes * 5 / 4);
+                  ahead.fetch_next(kLanes * m.row_bytes * 5 / 4);
                   F score[kR];
                   for (int r = 0; r < kR; ++r) score[r] = zero();
                   for (i64 g = 0; g < m.groups; ++g) {
                     F dots[kR];
                     code_dots<8>(side.words + g * kGroup / 4, smaller(kGroup, d - g * kGroup) / 4,
                                  folded + g * kGroup, q_stride, dots);
-                    const F s = load_f16_apart(scale + e * m.groups + g, m.groups, n),
-                            low = load_f16_apart(minimum + e * m.groups + g, m.groups, n);
+                    const F s = load_f16_apart(scale + e * m.groups, g, m.groups, n),
+                            low = load_f16_apart(minimum + e * m.groups, g, m.groups, n);
                     for (int r = 0; r < kR; ++r)
                       score[r] = fma(dots[r], s, fma(low, set1(query_sums[r][g]), score[r]));
                   }
@@ -385,8 +384,8 @@ struct Grids {
 // sums[r][i..] = sums[r][i..] fade[r] + sum_e weights[r][e] x_e[i..] for kC vectors, the last one of n numbers.
 template <class Codes, int kR, int kC>
 inline void value_codes(const u8* codes, i64 row_bytes, const Grids& grids, i64 i, i64 n,
-                        i64 entries, const float* weights, const float* fade, float* sums,
-                        i64 q_stride) {
+                        i64 entries, const float* weights, const float* fade, Ahead& ahead,
+                        float* sums, i64 q_stride) {
   constexpr int kBits = code_bits(Codes::kCodec);
   constexpr int kGroup = static_cast<int>(group_size(Codes::kCodec));
   F acc[kR][kC];
@@ -398,6 +397,7 @@ inline void value_codes(const u8* codes, i64 row_bytes, const Grids& grids, i64 
   const float* scale = grids.scale + i / kGroup;
   const float* minimum = grids.minimum + i / kGroup;
   for (i64 e = 0; e < entries; ++e) {
+    if (e % 4 == 0) ahead.fetch_next(4 * row_bytes * 5 / 4);
     typename Codes::Grid grid{};
     for (int c = 0; c < kC; ++c) {
       constexpr int kStep = kLanes * kBits / 8;
@@ -418,9 +418,10 @@ inline void value_codes(const u8* codes, i64 row_bytes, const Grids& grids, i64 
   }
 }
 
+// Of channels i and on.
 template <class Codes, int kR>
 inline void add_coded_values(const PageView& page, i64 d, const float* weights, const float* fade,
-                             float* sums, i64 q_stride) {
+                             Ahead& ahead, float* sums, i64 q_stride, i64 i = 0) {
   const Encoded m = sections<Codes::kCodec>(page.v, page.encoded, d);
   Grids grids;
   grids.groups = m.groups;
@@ -434,15 +435,20 @@ inline void add_coded_values(const PageView& page, i64 d, const float* weights, 
   store_n(grids.minimum + g, load_f16_n(m.minimum + from + g, count - g), count - g);
   const u8* codes = m.codes + page.first * m.row_bytes;
   constexpr int kC = kLanes == 16 ? 4 : 2;
-  i64 i = 0;
   for (; i + kC * kLanes <= d; i += kC * kLanes) {
     value_codes<Codes, kR, kC>(codes, m.row_bytes, grids, i, kLanes, page.entries, weights, fade,
-                               sums, q_stride);
+                               ahead, sums, q_stride);
   }
   for (; i < d; i += kLanes) {
     value_codes<Codes, kR, 1>(codes, m.row_bytes, grids, i, smaller(kLanes, d - i), page.entries,
-                              weights, fade, sums, q_stride);
+                              weights, fade, ahead, sums, q_stride);
   }
+}
+
+template <int kR>
+inline void add_nibbles(const PageView& page, i64 d, const float* weights, const float* fade,
+                        Ahead& ahead, float* sums, i64 q_stride) {
+  add_coded_values<Nibbles, kR>(page, d, weights, fade, ahead, sums, q_stride);
 }
 
 }  // namespace mneme::kernels::MNEME_LEVEL

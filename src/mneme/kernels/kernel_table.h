@@ -25,16 +25,18 @@ static constexpr std::int64_t packed_header_bytes(std::int64_t blocks, bool has_
   return (blocks * kPackedRows * (has_minimum ? 4 : 2) + 63) / 64 * 64;
 }
 
-/// Rows of activations beside their 8-bit form: element k of block b is about scale * q.
+/// Rows of activations beside their integer form: element k of block b is about scale * q. In two parts row m is the sum
+/// of the integer rows 2m and 2m + 1, the second one what rounding left of the first.
 struct ActivationRows {
   const float* x;  // [M,K] as given
   std::int64_t M, K;
-  const std::int8_t* q;       // [M,q_stride] in [-127,127], zero past K
-  const float* scale;         // [M,block_stride]
-  const std::int32_t* total;  // [M,block_stride]: the block's sum of q
-  const float* scaled_total;  // [M,block_stride]: the scale times that
+  const std::int8_t* q;       // [M parts,q_stride] in [-127,127], zero past K
+  const float* scale;         // [M parts,block_stride]
+  const std::int32_t* total;  // [M parts,block_stride]: the block's sum of q
+  const float* scaled_total;  // [M parts,block_stride]: the scale times that
   std::int64_t q_stride;      // K rounded up to whole pairs of blocks
   std::int64_t block_stride;  // K/32 rounded up to a multiple of 16
+  std::int64_t parts = 1;     // 1 or 2
 };
 
 /// Where quantize_activations writes; the fields are those of ActivationRows.
@@ -43,7 +45,7 @@ struct ActivationTarget {
   float* scale;
   std::int32_t* total;
   float* scaled_total;
-  std::int64_t q_stride, block_stride;
+  std::int64_t q_stride, block_stride, parts;
 };
 
 /// Some queries of one KV head against some of its pages. Row r = (t - t_begin) * heads + g.
@@ -59,7 +61,8 @@ struct AttendBlock {
   std::int64_t window;  // 0: unlimited
   std::int64_t d;
   float scale;
-  float* out;  // at t_begin of head 0
+  bool rounds;  // numbers may be rounded before they are multiplied, as Products::bf16 says
+  float* out;   // at t_begin of head 0
   std::int64_t out_head_stride, out_time_stride;
   float* lse;                    // nullable, at t_begin of head 0
   std::int64_t lse_head_stride;  // the time stride is 1

@@ -117,9 +117,10 @@ std::vector<KernelForm> forms(Level level) {
       {"products, plain weights", wide   ? "bf16, in embeddings 8-bit numbers, rounded once"
                                   : base ? "f32 by libtorch"
                                          : "f32 by libtorch, in embeddings 12-bit numbers"},
-      {"attention, few queries", wide   ? "f32 over pages as stored, 16 lanes"
-                                 : base ? "f32 over pages as stored, 4 lanes"
-                                        : "f32 over pages as stored, 8 lanes"},
+      {"attention, few queries",
+       wide   ? "f32 over pages as stored, 16 lanes; 4-bit codes as integers (VNNI)"
+       : base ? "f32 over pages as stored, 4 lanes"
+              : "f32 over pages as stored, 8 lanes"},
       {"attention, many queries", wide ? "pairs of bf16, a query a lane" : "f32, a query a lane"}};
 }
 

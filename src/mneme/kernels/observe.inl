@@ -111,7 +111,7 @@ inline void score_all(const float* keys, const float* const* queries, i64 rows, 
 // The same from the page as it is stored, for queries that are padded with zeros to whole vectors.
 template <int kR = 4>
 inline void score_page(const PageView& page, i64 d, const float* queries, i64 rows,
-                       const RowState& state, PagesAhead& ahead, float* scores) {
+                       const RowState& state, Ahead& ahead, float* scores) {
   for (; rows >= kR; rows -= kR, queries += kR * state.stride, scores += kR * kPageEntries)
     page_scores<kR>(page, d, queries, state, ahead, scores);
   if constexpr (kR > 1) score_page<kR - 1>(page, d, queries, rows, state, ahead, scores);
@@ -266,9 +266,9 @@ inline void observe(const ObserveBlock& b, float* scratch) noexcept {
           continue;
         }
         if (few && page.channels == nullptr) {
-          PagesAhead ahead;
+          Ahead ahead;
           if (p + 1 < b.page_count)
-            ahead.next_keys = bytes_of(b.pages[p + 1], b.pages[p + 1].k, b.pages[p + 1].k_codec, d);
+            ahead = bytes_of(b.pages[p + 1], b.pages[p + 1].k, b.pages[p + 1].k_codec, d);
           score_page(page, d, state.queries, block.rows(), state, ahead, scores);
         } else {
           if (!transposed) transpose_keys(keys_as_f32(page, d, widened), entries, d, keys);

@@ -6,14 +6,53 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <string>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace mneme::kernels {
 namespace {
 
-constexpr std::align_val_t kLine{64};
+constexpr std::size_t kLine = 64;
+constexpr std::size_t kMapped = std::size_t{2} << 20;  // what the system maps as one
+constexpr std::size_t kBlockBytes = std::size_t{64} << 20;
+
+std::shared_ptr<std::uint8_t> allocate(std::size_t alignment, std::size_t bytes) {
+  auto* memory = static_cast<std::uint8_t*>(std::aligned_alloc(alignment, bytes));
+  if (memory == nullptr) throw std::bad_alloc();
+  return {memory, [](std::uint8_t* begin) { std::free(begin); }};
+}
+
+// Memory for a matrix, not initialised. Matrices follow each other in blocks that the system is asked to map in large
+// pieces: a step reads all weights, and would look up each of 25,000 pages else. A block goes with its last matrix; of one
+// that is not filled up, memory is taken only as far as it was written to.
+std::shared_ptr<std::uint8_t> matrix_memory(std::int64_t bytes) {
+  const auto size = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+  static std::mutex mutex;
+  static std::weak_ptr<std::uint8_t> last;
+  static std::size_t used = 0, room = 0;
+  const std::lock_guard lock(mutex);
+  auto block = last.lock();
+  if (!block || room - used < size) {
+    room = std::max(kBlockBytes, (size + kMapped - 1) / kMapped * kMapped);
+    used = 0;
+    block = allocate(kMapped, room);
+    madvise(block.get(), room, MADV_HUGEPAGE);  // where it refuses, small pages do
+    last = block;
+  }
+  auto* begin = block.get() + used;
+  used += size;
+  return {std::move(block), begin};
+#else
+  return allocate(kLine, std::max(size, kLine));
+#endif
+}
 
 std::int64_t group_bytes(WeightType type, std::int64_t K) {
   const std::int64_t codes = kPackedRows * (type == WeightType::q8_0 ? kBlock : kBlock / 2);
@@ -41,10 +80,6 @@ void place_row(WeightType type, const std::uint8_t* row, std::int64_t blocks, st
 
 }  // namespace
 
-void PackedMatrix::Free::operator()(std::uint8_t* memory) const noexcept {
-  ::operator delete[](memory, kLine);
-}
-
 std::int64_t PackedMatrix::bytes() const noexcept {
   return (rows_ + kPackedRows - 1) / kPackedRows * group_bytes(type_, columns_);
 }
@@ -57,8 +92,7 @@ PackedMatrix::PackedMatrix(WeightType type, const void* rows, std::int64_t N, st
                                    " cannot be packed: quantized ones of whole blocks can");
   }
   const std::int64_t each = group_bytes(type, K);
-  data_.reset(
-      static_cast<std::uint8_t*>(::operator new[](static_cast<std::size_t>(bytes()), kLine)));
+  data_ = matrix_memory(bytes());
   const auto* from = static_cast<const std::uint8_t*>(rows);
   at::parallel_for(0, (N + kPackedRows - 1) / kPackedRows, 16,
                    [&](std::int64_t begin, std::int64_t end) {

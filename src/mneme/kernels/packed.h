@@ -27,12 +27,9 @@ class PackedMatrix {
   [[nodiscard]] std::int64_t bytes() const noexcept;
 
  private:
-  struct Free {
-    void operator()(std::uint8_t* memory) const noexcept;
-  };
   WeightType type_;
   std::int64_t rows_, columns_;
-  std::unique_ptr<std::uint8_t[], Free> data_;
+  std::shared_ptr<std::uint8_t> data_;
 };
 
 }  // namespace mneme::kernels

@@ -1,4 +1,4 @@
-// Products of packed weights (packed.h) and activations of 8 bits. Per block of 32, x ~ dx q with q in [-127,127], and
+// Products of packed weights (packed.h) and activations of 8 bits, or of 16 in two parts of 8. Per block of 32, x ~ dx q with q in [-127,127], and
 // with unsigned codes u the formats are
 //   q4_1  w = d u + m      x'w = dx d sum(q u) + m (dx sum q)
 //   q4_0  w = d (u - 8)    x'w = dx d (sum(q u) - 8 sum q)
@@ -215,10 +215,11 @@ struct PackedQ8_0 {
   static constexpr bool kHasMinimum = false;
 };
 
-// Sixteen rows of weights against kM rows of activations; the first n of them are written.
+// Sixteen rows of weights against kM integer rows of activations; the first n of them are written. Two parts of a row are
+// added up.
 template <class Format, int kM>
 inline void packed_rows(const u8* group, i64 blocks, const PackedInput& x, bool first_pass,
-                        float* y, i64 y_stride, i64 n) {
+                        i64 parts_of_row, float* y, i64 y_stride, i64 n) {
   constexpr i64 kNumbers = Format::kHasMinimum ? 2 * kPackedRows : kPackedRows;
   constexpr i64 kCodes = kPackedRows * Format::Codes::kCodeBytes;
   const u16* header = reinterpret_cast<const u16*>(group);
@@ -241,7 +242,13 @@ inline void packed_rows(const u8* group, i64 blocks, const PackedInput& x, bool 
       }
     }
     const i64 begin = part * kLanes;
+    if constexpr (kM % 2 == 0) {
+      if (parts_of_row == 2) {
+        for (int m = 0; m < kM / 2; ++m) acc[m] = acc[2 * m] + acc[2 * m + 1];
+      }
+    }
     for (int m = 0; m < kM; ++m) {
+      if (m * parts_of_row >= kM) break;
       if (begin + kLanes <= n) {
         store(y + m * y_stride + begin, acc[m]);
       } else if (begin < n) {
@@ -259,14 +266,15 @@ inline void matvec_packed(const u8* w, i64 n_begin, i64 n_end, const ActivationR
                           blocks * kPackedRows * Format::Codes::kCodeBytes;
   // A group stays in the first cache while the rows of activations meet it, and so many of these in the second.
   constexpr i64 kRowsAtATime = 64;
-  for (i64 m_begin = 0; m_begin < a.M; m_begin += kRowsAtATime) {
-    const i64 m_end = smaller(m_begin + kRowsAtATime, a.M);
+  const i64 integer_rows = a.M * a.parts;
+  for (i64 m_begin = 0; m_begin < integer_rows; m_begin += kRowsAtATime) {
+    const i64 m_end = smaller(m_begin + kRowsAtATime, integer_rows);
     for (i64 n = n_begin; n < n_end; n += kPackedRows) {
       const u8* group = w + n / kPackedRows * group_bytes;
       const i64 rows = smaller(kPackedRows, n_end - n);
       const auto run = [&](auto together, i64 m) {
-        packed_rows<Format, together()>(group, blocks, {a, m}, m == m_begin, y + m * y_stride + n,
-                                        y_stride, rows);
+        packed_rows<Format, together()>(group, blocks, {a, m}, m == m_begin, a.parts,
+                                        y + m / a.parts * y_stride + n, y_stride, rows);
       };
       i64 m = m_begin;
       for (; m + kMostTogether <= m_end; m += kMostTogether)

@@ -139,19 +139,21 @@ std::int64_t QuantizedRows::columns() const noexcept { return content_->view.K; 
 bool QuantizedRows::quantized() const noexcept { return content_->view.q != nullptr; }
 const ActivationRows& QuantizedRows::view() const noexcept { return content_->view; }
 
-void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool quantize) {
+void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, Activations form) {
   if (M < 0 || K < 0) {
     throw Error(Errc::invalid,
                 "activations of shape [" + std::to_string(M) + "," + std::to_string(K) + "]");
   }
   ActivationRows& view = content_->view;
   view = ActivationRows{x, M, K, nullptr, nullptr, nullptr, nullptr, 0, 0};
-  if (!quantize || K % kBlock != 0) return;
+  if (form == Activations::f32 || K % kBlock != 0) return;
+  view.parts = form == Activations::q16 ? 2 : 1;
+  const std::int64_t integer_rows = M * view.parts;
   view.q_stride = round_up(K, 2 * kBlock);
   view.block_stride = round_up(K / kBlock, 16);
   const std::int64_t line = static_cast<std::int64_t>(sizeof(Content::Line));
-  const std::int64_t q_lines = M * view.q_stride / line,
-                     block_lines = M * view.block_stride * 4 / line;
+  const std::int64_t q_lines = integer_rows * view.q_stride / line,
+                     block_lines = integer_rows * view.block_stride * 4 / line;
   content_->memory.resize(static_cast<std::size_t>(q_lines + 3 * block_lines + 1));
   Content::Line* at = content_->memory.data();
   ActivationTarget to{};
@@ -161,15 +163,17 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, bool 
   to.scaled_total = reinterpret_cast<float*>(at + q_lines + 2 * block_lines);
   to.q_stride = view.q_stride;
   to.block_stride = view.block_stride;
+  to.parts = view.parts;
   const KernelTable& kernels = table();
   at::parallel_for(0, M,
                    std::max<std::int64_t>(1, kNumbersPerThread / std::max<std::int64_t>(1, K)),
                    [&](std::int64_t begin, std::int64_t end) {
                      ActivationTarget rows = to;
-                     rows.q += begin * to.q_stride;
-                     rows.scale += begin * to.block_stride;
-                     rows.total += begin * to.block_stride;
-                     rows.scaled_total += begin * to.block_stride;
+                     const std::int64_t first = begin * to.parts;
+                     rows.q += first * to.q_stride;
+                     rows.scale += first * to.block_stride;
+                     rows.total += first * to.block_stride;
+                     rows.scaled_total += first * to.block_stride;
                      kernels.quantize_activations(x + begin * K, end - begin, K, rows);
                    });
   view.q = to.q;
@@ -269,10 +273,9 @@ void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, s
             Activations activations) {
   const Timed timed;
   thread_local QuantizedRows rows;
-  rows.assign(x, M, K,
-              activations == Activations::q8 &&
-                  std::any_of(parts.begin(), parts.end(),
-                              [](const MatvecPart& p) { return p.packed != nullptr; }));
+  const bool integers = std::any_of(parts.begin(), parts.end(),
+                                    [](const MatvecPart& p) { return p.packed != nullptr; });
+  rows.assign(x, M, K, integers ? activations : Activations::f32);
   matvec(parts, rows);
 }
 
@@ -280,7 +283,7 @@ void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, cons
             std::int64_t M, float* y, Activations activations) {
   MatvecPart part{type, w, N, y, N};
   std::optional<PackedMatrix> packed;
-  if (is_quantized(type) && activations == Activations::q8)
+  if (is_quantized(type) && activations != Activations::f32)
     part.packed = &packed.emplace(type, w, N, K);
   matvec(std::span(&part, 1), x, M, K, activations);
 }

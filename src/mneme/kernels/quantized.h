@@ -21,7 +21,14 @@ void dequantize(WeightType type, const void* rows, std::int64_t n_rows, std::int
 void dequantize_bf16(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K,
                      std::uint16_t* out);
 
-/// Rows of activations together with their 8-bit form, made once for all the weights that they meet. It can be refilled;
+/// What quantized weights meet in a product.
+enum class Activations : std::uint8_t {
+  q8,  ///< 8 bits with one scale per 32 numbers: fastest, but rounding makes jumps of small differences
+  q16,  ///< 16 bits with one scale per 32 numbers, as two integers of 8 bits: twice the products
+  f32,  ///< the numbers themselves
+};
+
+/// Rows of activations together with their integer form, made once for all the weights that they meet. It can be refilled;
 /// memory is kept for that. Borrows the rows themselves.
 class QuantizedRows {
  public:
@@ -33,8 +40,8 @@ class QuantizedRows {
   QuantizedRows(QuantizedRows&&) noexcept;
   QuantizedRows& operator=(QuantizedRows&&) noexcept;
 
-  /// As the constructor; with `quantize` false no 8-bit form is made, and weights of every type meet x itself.
-  void assign(const float* x, std::int64_t M, std::int64_t K, bool quantize = true);
+  /// As the constructor, or as another form; for f32 weights of every type meet x itself.
+  void assign(const float* x, std::int64_t M, std::int64_t K, Activations form = Activations::q8);
 
   [[nodiscard]] std::int64_t rows() const noexcept;
   [[nodiscard]] std::int64_t columns() const noexcept;
@@ -59,12 +66,6 @@ struct MatvecPart {
   std::int64_t y_stride;                       ///< at least N
   std::span<const LowRankPart> low_rank = {};  ///< added to y; they meet the rows themselves
   const PackedMatrix* packed = nullptr;        ///< the same W, for products with 8-bit rows
-};
-
-/// What quantized weights meet in a product of few rows.
-enum class Activations : std::uint8_t {
-  q8,  ///< 8 bits with one scale per 32 numbers: fastest, but rounding makes jumps of small differences
-  f32,  ///< the numbers themselves
 };
 
 /// y = x W' for each part, without unpacking W to memory, in one run over all threads: meant for few rows (without

@@ -11,39 +11,49 @@ namespace mneme::kernels::MNEME_LEVEL {
 
 // ---- activations to 8 bits ----
 
+inline constexpr float kPartsRatio = 254.f;  // units of a row's second part in one of its first
+
 inline void quantize_activations(const float* x, i64 M, i64 K,
                                  const ActivationTarget& to) noexcept {
   const i64 blocks = K / kBlock;
   for (i64 m = 0; m < M; ++m) {
-    const float* row = x + m * K;
-    std::int8_t* q = to.q + m * to.q_stride;
-    float* scale = to.scale + m * to.block_stride;
-    std::int32_t* total = to.total + m * to.block_stride;
-    float* scaled_total = to.scaled_total + m * to.block_stride;
     for (i64 b = 0; b < blocks; ++b) {
+      const float* numbers = x + m * K + b * kBlock;
       F highest = zero(), poison = zero();
       for (i64 i = 0; i < kBlock; i += kLanes) {
-        const F v = load(row + b * kBlock + i);
+        const F v = load(numbers + i);
         highest = max(highest, abs(v));
         poison = poison + (v - v);  // NaN where a number is not finite; it must reach the result
       }
       const float amplitude = largest(highest);
       const F inverse = set1(amplitude > 0.f ? 127.f / amplitude : 0.f);
-      for (i64 i = 0; i < kBlock; i += kLanes) {
-        // Through unsigned bytes: the sum 128 + q is in [1, 255].
-        u8 shifted[kLanes];
-        store_u8(shifted, round(load(row + b * kBlock + i) * inverse) + set1(128.f));
-        for (i64 j = 0; j < kLanes; ++j)
-          q[b * kBlock + i + j] = static_cast<std::int8_t>(shifted[j] ^ 0x80);
+      float scale = amplitude / 127.f + sum(poison);
+      float left[kBlock];  // of the numbers, in units of the scale
+      for (i64 i = 0; i < kBlock; i += kLanes) store(left + i, load(numbers + i) * inverse);
+      for (i64 part = 0; part < to.parts; ++part) {
+        std::int8_t* q = to.q + (m * to.parts + part) * to.q_stride + b * kBlock;
+        for (i64 i = 0; i < kBlock; i += kLanes) {
+          // What rounding leaves is at most a half, which is 127 of the next part's units.
+          const F whole = round(load(left + i));
+          store(left + i, (load(left + i) - whole) * set1(kPartsRatio));
+          // Through unsigned bytes: the sum 128 + q is in [1, 255].
+          u8 shifted[kLanes];
+          store_u8(shifted, whole + set1(128.f));
+          for (i64 j = 0; j < kLanes; ++j) q[i + j] = static_cast<std::int8_t>(shifted[j] ^ 0x80);
+        }
+        std::int32_t total = 0;
+        for (i64 i = 0; i < kBlock; ++i) total += q[i];
+        const i64 at = (m * to.parts + part) * to.block_stride + b;
+        to.scale[at] = scale;
+        to.total[at] = total;
+        to.scaled_total[at] = scale * static_cast<float>(total);
+        scale *= 1.f / kPartsRatio;
       }
-      std::int32_t block_total = 0;
-      for (i64 i = 0; i < kBlock; ++i) block_total += q[b * kBlock + i];
-      const float d = amplitude / 127.f + sum(poison);
-      scale[b] = d;
-      total[b] = block_total;
-      scaled_total[b] = d * static_cast<float>(block_total);
     }
-    for (i64 i = K; i < to.q_stride; ++i) q[i] = 0;
+    for (i64 part = 0; part < to.parts; ++part) {
+      std::int8_t* q = to.q + (m * to.parts + part) * to.q_stride;
+      for (i64 i = K; i < to.q_stride; ++i) q[i] = 0;
+    }
   }
 }
 

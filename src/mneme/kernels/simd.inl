@@ -370,19 +370,14 @@ inline void fetch(const void* p, i64 bytes) {
   for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const u8*>(p) + i);
 }
 
-// Memory that is asked for a part at a time.
+// Memory that is asked for a part at a time. Requests beyond what a cache can wait for make their thread wait, so they are
+// best spread evenly.
 struct Ahead {
-  const u8 *at = nullptr, *end = nullptr;
+  const u8 *due = nullptr, *end = nullptr;
+  const u8* at = due;  // the next line that was not asked for
   void fetch_next(i64 bytes) {
-    bytes = bytes < end - at ? bytes : end - at;
-    fetch(at, bytes);
-    at += bytes;
-  }
-  // Into the second cache, which can wait for more memory at once than the first.
-  void call_next(i64 bytes) {
-    bytes = bytes < end - at ? bytes : end - at;
-    for (i64 i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
-    at += bytes;
+    due += bytes < end - due ? bytes : end - due;
+    for (; at < due; at += 64) __builtin_prefetch(at);
   }
 };
 

@@ -437,9 +437,8 @@ Partial CamelotKv::attend(const at::Tensor& queries, const Call& call, double sc
         task.lse = chunk_lse.data() + h * G * step;
         tasks.push_back(task);
       }
-      kernels::attend(
-          tasks, d, static_cast<float>(scale), {true, 0},
-          call.compute == Compute::f32 ? kernels::Products::f32 : kernels::Products::bf16);
+      kernels::attend(tasks, d, static_cast<float>(scale), {true, 0},
+                      keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16);
       for (std::int64_t h = 0; h < Hq && want_lse; ++h)
         std::copy_n(chunk_lse.data() + h * step, step,
                     lse.mutable_data_ptr<float>() + (b * Hq + h) * T + t);

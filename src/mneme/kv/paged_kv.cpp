@@ -26,9 +26,7 @@ using kernels::kPageEntries;
 /// Stands for the segment of a token that was given none; equal to no segment id of a caller.
 constexpr std::int64_t kNoSegment = std::numeric_limits<std::int64_t>::min();
 
-at::ScalarType page_type(Compute compute) {
-  return compute == Compute::f32 ? at::kFloat : at::kHalf;
-}
+at::ScalarType page_type(Compute compute) { return keeps_f32(compute) ? at::kFloat : at::kHalf; }
 
 kernels::KvType kernel_type(at::ScalarType type) {
   return type == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32;
@@ -99,6 +97,15 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   const auto* segments =
       all_segments.defined() ? all_segments.const_data_ptr<std::int64_t>() : nullptr;
   chunk_ = T;
+  // Between two steps the weights pass through the caches: the heads' pages are far away, so they are called all at once.
+  if (T == 1) {
+    for (const auto& row : rows_) {
+      for (const auto& head : row.heads) {
+        if (!head.runs.empty())
+          head.runs.back().page->fetch(head.runs.back().begin + head.runs.back().count, shape_);
+      }
+    }
+  }
   const bool tokens = needs_.token_ids;
   const auto ids = tokens && call.ids.defined() ? whole_numbers(call.ids) : at::Tensor();
   thread_local std::vector<float> turned;  // [H,n,K]
@@ -149,6 +156,17 @@ void PagedKv::Page::put(std::int64_t i, std::int64_t position, std::int64_t inde
   positions[static_cast<std::size_t>(i)] = position;
   indices[static_cast<std::size_t>(i)] = index;
   range = {std::min(range.lowest, position), std::max(range.highest, position)};
+}
+
+void PagedKv::Page::fetch(std::int64_t i, const KvShape& shape) const {
+  __builtin_prefetch(positions.data() + i, 1);
+  __builtin_prefetch(indices.data() + i, 1);
+  if (k_numbers == nullptr || channels || i == kPageEntries) return;
+  const auto size = static_cast<std::int64_t>(type == kernels::KvType::f32 ? 4 : 2);
+  for (std::int64_t at = 0; at < shape.key * size; at += 64)
+    __builtin_prefetch(k_numbers + i * shape.key * size + at, 1);
+  for (std::int64_t at = 0; at < shape.value * size; at += 64)
+    __builtin_prefetch(v_numbers + i * shape.value * size + at, 1);
 }
 
 void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbers& v,
@@ -441,7 +459,8 @@ kernels::PageView PagedKv::view(const Run& run) const {
   kernels::PageView out{};
   if (page.k_numbers != nullptr) {
     const std::int64_t first = run.begin * (page.type == kernels::KvType::f32 ? 4 : 2);
-    out.k = page.k_numbers + first * page.k.size(1);
+    out.k = page.k_numbers +
+            first * (page.channels ? static_cast<std::int64_t>(page.channels->size()) : shape_.key);
     out.v = page.v_numbers + first * shape_.value;
     out.type = page.type;
     if (page.channels) {
@@ -660,8 +679,11 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
   const auto all_positions = whole_numbers(call.positions);
   const auto* positions = all_positions.const_data_ptr<std::int64_t>();
   // [B,T,Hq,d], so that the heads of a token lie together for the projection that follows.
-  auto out = call.lengths.empty() ? at::Tensor(at::detail::empty_cpu({B, T, Hq, d}, at::kFloat))
-                                  : at::zeros({B, T, Hq, d}, queries.options());
+  // For one token that is [B,Hq,T,d] too.
+  const std::array<std::int64_t, 4> sizes =
+      T == 1 ? std::array{B, Hq, T, d} : std::array{B, T, Hq, d};
+  auto out = call.lengths.empty() ? at::Tensor(at::detail::empty_cpu(sizes, at::kFloat))
+                                  : at::zeros(sizes, queries.options());
   at::Tensor lse;
   if (want_lse)
     lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), queries.options());
@@ -719,7 +741,7 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
     }
   }
   kernels::attend(tasks, d, static_cast<float>(scale), {call.pattern.causal, call.pattern.window},
-                  call.compute == Compute::f32 ? kernels::Products::f32 : kernels::Products::bf16);
+                  keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16);
   if (!short_lse.empty()) {
     std::size_t taken = 0;
     for (std::int64_t b = 0; b < B; ++b) {
@@ -732,7 +754,7 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
             .copy_(at::tensor(short_lse[taken++]).view({G, n}));
     }
   }
-  return {out.transpose(1, 2), lse};
+  return {T == 1 ? out : out.transpose(1, 2), lse};
 }
 
 Entries PagedKv::dense(at::ScalarType type) const {

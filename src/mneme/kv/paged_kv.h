@@ -79,17 +79,18 @@ class PagedKv final : public KvStore {
  private:
   /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
   struct Page {
-    at::Tensor k, v;  ///< [64,K], [64,V] f16 or f32; undefined once encoded
+    // What every step asks the page that it writes to, side by side and without going through tensors.
+    std::byte *k_numbers = nullptr, *v_numbers = nullptr;  ///< of k and v
     /// Which channels of keys are held, k being [64,channels] then; null: all.
     std::shared_ptr<const std::vector<std::uint8_t>> channels;
+    kernels::PositionRange range;  ///< of all positions
+    std::int32_t filled = 0;
+    kernels::KvType type = kernels::KvType::f32;
+
+    at::Tensor k, v;                   ///< [64,K], [64,V] f16 or f32; undefined once encoded
     std::shared_ptr<std::byte> bytes;  ///< of k and v, or the codec's of `filled` entries
     std::int64_t code_bytes = 0;       ///< 0: not encoded
     std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
-    std::int32_t filled = 0;
-    // What every step asks every page for, without going through tensors.
-    std::byte *k_numbers = nullptr, *v_numbers = nullptr;  ///< of k and v
-    kernels::KvType type = kernels::KvType::f32;
-    kernels::PositionRange range;  ///< of all positions
     /// Of a full page, what the selecting stage of a plan remembers of it.
     std::shared_ptr<std::byte> summary;
     std::shared_ptr<const KvPlan> summarized_by;
@@ -100,6 +101,8 @@ class PagedKv final : public KvStore {
     [[nodiscard]] std::string_view code() const;
     /// Puts an entry's position and index at place i.
     void put(std::int64_t i, std::int64_t position, std::int64_t index);
+    /// Asks for the memory that an entry at place i is written to.
+    void fetch(std::int64_t i, const KvShape& shape) const;
   };
   /// f32 numbers of one row's heads: number d of token t and head h at [h head_stride + t time_stride + d].
   struct Numbers {

@@ -83,7 +83,7 @@ kernels::KvType RetrievingKv::kernel_type() const {
 }
 
 void RetrievingKv::set_type(Compute compute) {
-  if (!half_) half_ = compute != Compute::f32;
+  if (!half_) half_ = !keeps_f32(compute);
 }
 
 // ---- writing ----
@@ -373,8 +373,7 @@ Partial RetrievingKv::attend(const at::Tensor& queries, const Call& call, double
   MNEME_ASSERT(!writes || pending_.keys.size(2) == T);  // a layer attends to what it appended
   const auto q = with_unit_stride(queries.to(at::kCPU, at::kFloat));
   const auto all_positions = call.positions.to(at::kCPU, at::kLong).contiguous();
-  const auto products =
-      call.compute == Compute::f32 ? kernels::Products::f32 : kernels::Products::bf16;
+  const auto products = keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16;
   auto out = at::zeros({B, T, Hq, d}, q.options());
   at::Tensor lse;
   if (want_lse) lse = at::full({B, Hq, T}, kSeesNothing, q.options());

@@ -4,6 +4,7 @@
 #include "mneme/kernels/level.h"
 #include "mneme/kernels/low_rank.h"
 #include "mneme/kernels/narrow.h"
+#include "mneme/kernels/packed.h"
 #include "mneme/kernels/quantized.h"
 #include "mneme/layers/activation.h"
 #include "mneme/layers/saved_object.h"
@@ -21,6 +22,7 @@
 #include <algorithm>
 #include <fmt/format.h>
 #include <optional>
+#include <typeinfo>
 
 namespace mneme {
 namespace {
@@ -81,34 +83,43 @@ bool wants_gradient(const at::Tensor& x, const Parameter& weight) {
          (x.requires_grad() || (weight.tensor.defined() && weight.tensor.requires_grad()));
 }
 
-/// Whether few rows may meet quantized weights as 8-bit numbers: not where the caller names what products run in.
-bool rounds_to_8_bits(Compute compute) {
-  return compute != Compute::f32 && compute != Compute::bf16;
+/// The weight as its file holds it, or null. Asked for at every product, so without the search of a dynamic_cast.
+const FileWeight* file_of(const Parameter& weight) {
+  const auto* stored = weight.stored.get();
+  return stored != nullptr && typeid(*stored) == typeid(FileWeight)
+             ? static_cast<const FileWeight*>(stored)
+             : nullptr;
+}
+
+/// What few rows meet quantized weights as: themselves where the caller names what products run in.
+kernels::Activations activations(Compute compute) {
+  if (compute == Compute::q16) return kernels::Activations::q16;
+  return compute == Compute::f32 || compute == Compute::bf16 ? kernels::Activations::f32
+                                                             : kernels::Activations::q8;
 }
 
 /// The weight's file form where the fused kernel for few rows serves this product, else null.
 const FileWeight* fused_file(const at::Tensor& x, std::int64_t M, const Parameter& weight,
                              Compute compute) {
   if (x.scalar_type() != at::kFloat || wants_gradient(x, weight)) return nullptr;
-  const auto* file = dynamic_cast<const FileWeight*>(weight.stored.get());
+  const auto* file = file_of(weight);
   if (file == nullptr || M <= kFusedRows) return file;
-  const bool of_8_bits = rounds_to_8_bits(compute) && is_quantized(file->weight().type) &&
-                         (M <= kFusedRowsBesideBf16 || !kernels::has_bf16_products());
-  return of_8_bits ? file : nullptr;
+  if (!is_quantized(file->weight().type)) return nullptr;
+  const auto form = activations(compute);
+  const bool integers = form == kernels::Activations::q16 ||
+                        (form == kernels::Activations::q8 &&
+                         (M <= kFusedRowsBesideBf16 || !kernels::has_bf16_products()));
+  return integers ? file : nullptr;
 }
 
 /// The form that plain weights are kept in for products of this type, if they are.
 std::optional<kernels::NarrowType> narrow_type(Compute compute) {
   using enum kernels::NarrowType;
-  if (compute == Compute::f32) return std::nullopt;
+  if (keeps_f32(compute)) return std::nullopt;
   if (compute == Compute::int8 && kernels::multiplies(int8)) return int8;
   if (kernels::multiplies(bf16)) return bf16;
   const bool integers = compute == Compute::int8 || compute == Compute::int16;
   return integers && kernels::multiplies(int16) ? std::optional(int16) : std::nullopt;
-}
-
-kernels::Activations activations(Compute compute) {
-  return rounds_to_8_bits(compute) ? kernels::Activations::q8 : kernels::Activations::f32;
 }
 
 using Updates = c10::SmallVector<kernels::LowRankPart, 2>;
@@ -268,7 +279,7 @@ at::Tensor product_with(Input& x, const Parameter& weight, const Updates& update
   }
   const auto N = weight.sizes().front();
   const auto type = rows.scalar_type() == at::kDouble ? at::kDouble : product_type(compute);
-  const auto* file = dynamic_cast<const FileWeight*>(weight.stored.get());
+  const auto* file = file_of(weight);
   if (file != nullptr && !updates.empty()) {
     return type == at::kFloat && rows.size(0) >= kMergedRows
                ? merged_product(x, file->weight(), updates)
@@ -295,26 +306,28 @@ std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const F
                                        at::ArrayRef<Updates> updates, Compute compute) {
   const auto rows = x.contiguous();
   const auto K = x.size(-1), M = x.numel() / K;
+  const auto form = activations(compute);
   at::DimVector sizes(x.sizes().begin(), x.sizes().end());
   std::vector<at::Tensor> out;
   out.reserve(files.size());
   c10::SmallVector<kernels::MatvecPart, 4> parts;
   for (std::size_t i = 0; i < files.size(); ++i) {
     const auto& weight = files[i]->weight();
-    const auto N = weight.shape.front();
+    const auto* packed = form != kernels::Activations::f32 ? files[i]->packed() : nullptr;
+    const auto N = packed != nullptr ? packed->rows() : weight.shape.front();
     sizes.back() = N;
     out.push_back(unwritten(sizes));
-    parts.push_back({weight.type, weight.data, N, out.back().mutable_data_ptr<float>(), N,
-                     updates[i], rounds_to_8_bits(compute) ? files[i]->packed() : nullptr});
+    parts.push_back({weight.type, weight.data, N,
+                     static_cast<float*>(out.back().mutable_data_ptr()), N, updates[i], packed});
   }
-  kernels::matvec(parts, rows.const_data_ptr<float>(), M, K, activations(compute));
+  kernels::matvec(parts, rows.const_data_ptr<float>(), M, K, form);
   return out;
 }
 
 }  // namespace
 
 at::ScalarType product_type(Compute compute) {
-  if (compute == Compute::f32) return at::kFloat;
+  if (keeps_f32(compute)) return at::kFloat;
   return kernels::has_bf16_products() ? at::kBFloat16 : at::kFloat;
 }
 
@@ -360,7 +373,7 @@ at::Tensor Linear::finish(const at::Tensor& x, at::Tensor y, std::size_t applied
 }
 
 const kernels::NarrowMatrix* Linear::narrow(const at::Tensor& x, const Call& call) const {
-  const auto* file = dynamic_cast<const FileWeight*>(weight_->stored.get());
+  const auto* file = file_of(*weight_);
   if (file == nullptr || is_quantized(file->weight().type) || !weight_->adapters.empty() ||
       x.scalar_type() != at::kFloat || !x.is_cpu() || wants_gradient(x, *weight_) ||
       (bias_ && (bias_->tensor.scalar_type() != at::kFloat || wants_gradient(x, *bias_)))) {
@@ -372,7 +385,7 @@ const kernels::NarrowMatrix* Linear::narrow(const at::Tensor& x, const Call& cal
   return file->narrow(*form);
 }
 
-std::vector<at::Tensor> Linear::narrow_products(const std::vector<const Linear*>& layers,
+std::vector<at::Tensor> Linear::narrow_products(at::ArrayRef<const Linear*> layers,
                                                 const at::Tensor& x, kernels::Activation activation,
                                                 const Call& call) {
   c10::SmallVector<kernels::NarrowPart, 4> parts;
@@ -407,8 +420,8 @@ at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
   return std::move(together({this}, x, call).front());
 }
 
-std::vector<at::Tensor> Linear::together(const std::vector<const Linear*>& layers,
-                                         const at::Tensor& x, const Call& call) {
+std::vector<at::Tensor> Linear::together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
+                                         const Call& call) {
   for (const auto* layer : layers) layer->check(x);
   const auto rounded = std::count_if(layers.begin(), layers.end(), [&](const Linear* layer) {
     return layer->narrow(x, call) != nullptr;

@@ -6,6 +6,7 @@
 #include "mneme/kernels/activation.h"
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -27,8 +28,8 @@ class Linear {
 
   /// x [..., in] -> [..., out] in f32. Where a gradient is wanted a stored weight is dequantized by tiles, forward and
   /// backward, in the number type of x unless the call says bf16, and only dX is computed. Otherwise few rows take the
-  /// fused kernel on the weight as stored, quantized ones with x rounded to 8 bits unless the call says f32 or bf16, and
-  /// many rows one product in the compute type of the call; a plain weight is rounded to that type once and kept so, where
+  /// fused kernel on the weight as stored, quantized ones with x rounded to 8 bits unless the call says f32 or bf16, or to
+  /// 16 where it says q16, and many rows one product in the compute type of the call; a plain weight is rounded to that type once and kept so, where
   /// the CPU gains by it. Low-rank adapters whose numbers are fixed are part of these products; all others apply one after
   /// another. Throws Error(invalid) where x has another width, Error(mismatch) for an adapter of another matrix.
   at::Tensor operator()(const at::Tensor& x, const Call& call) const;
@@ -37,8 +38,8 @@ class Linear {
   at::Tensor activated(const at::Tensor& x, std::string_view activation, const Call& call) const;
 
   /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.
-  static std::vector<at::Tensor> together(const std::vector<const Linear*>& layers,
-                                          const at::Tensor& x, const Call& call);
+  static std::vector<at::Tensor> together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
+                                          const Call& call);
 
   [[nodiscard]] std::int64_t in() const { return in_; }
   [[nodiscard]] std::int64_t out() const { return out_; }
@@ -48,9 +49,10 @@ class Linear {
   void count(const at::Tensor& x, const Call& call) const;
   [[nodiscard]] const kernels::NarrowMatrix* narrow(const at::Tensor& x, const Call& call) const;
   /// act(x W' + b) of layers that all have rounded copies of one form for this product; else nothing.
-  [[nodiscard]] static std::vector<at::Tensor> narrow_products(
-      const std::vector<const Linear*>& layers, const at::Tensor& x, kernels::Activation activation,
-      const Call& call);
+  [[nodiscard]] static std::vector<at::Tensor> narrow_products(at::ArrayRef<const Linear*> layers,
+                                                               const at::Tensor& x,
+                                                               kernels::Activation activation,
+                                                               const Call& call);
   [[nodiscard]] at::Tensor finish(const at::Tensor& x, at::Tensor y, std::size_t applied) const;
 
   std::int64_t in_, out_;

@@ -10,11 +10,29 @@
 
 namespace mneme {
 
+namespace {
+
+/// The numbers of a tensor whose type one_pass() has looked at: asking by type looks again, which takes as long as the norm
+/// of a short row.
+const float* numbers(const at::Tensor& x) { return static_cast<const float*>(x.const_data_ptr()); }
+float* numbers_to_write(const at::Tensor& x) { return static_cast<float*>(x.mutable_data_ptr()); }
+
+/// Memory for a result of these sizes: that of `old` where nobody else holds it.
+at::Tensor result(at::Tensor old, at::IntArrayRef sizes) {
+  const bool fits = old.defined() && old.use_count() == 1 && old.is_cpu() &&
+                    old.scalar_type() == at::kFloat && old.is_contiguous() &&
+                    old.sizes() == sizes && old.storage().use_count() == 1 && !old.requires_grad();
+  return fits ? std::move(old) : at::Tensor(at::detail::empty_cpu(sizes, at::kFloat));
+}
+
+}  // namespace
+
 RMSNorm::RMSNorm(Params& params, std::string_view name, std::int64_t width, double eps)
     : weight_(params.weight(fmt::format("{}.weight", name), {width}, Init::ones)), eps_(eps) {}
 
 bool RMSNorm::one_pass(const at::Tensor& x) const {
   return x.scalar_type() == at::kFloat && x.is_cpu() &&
+         weight_->tensor.scalar_type() == at::kFloat &&
          !(c10::GradMode::is_enabled() && (x.requires_grad() || weight_->tensor.requires_grad()));
 }
 
@@ -23,24 +41,23 @@ at::Tensor RMSNorm::operator()(const at::Tensor& x) const {
   const auto in = x.contiguous();
   at::Tensor out = at::detail::empty_cpu(in.sizes(), at::kFloat);
   const auto D = in.size(-1);
-  kernels::rms_norm(const_cast<float*>(in.const_data_ptr<float>()), nullptr,
-                    weight_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
-                    in.numel() / D, D, out.mutable_data_ptr<float>());
+  kernels::rms_norm(const_cast<float*>(numbers(in)), nullptr, numbers(weight_->tensor),
+                    static_cast<float>(eps_), in.numel() / D, D, numbers_to_write(out));
   return out;
 }
 
-at::Tensor RMSNorm::after_adding(at::Tensor& x, const at::Tensor& addend, bool in_place) const {
+at::Tensor RMSNorm::after_adding(at::Tensor& x, const at::Tensor& addend, bool in_place,
+                                 at::Tensor old) const {
   const bool fused = in_place && one_pass(x) && one_pass(addend) && x.is_contiguous() &&
                      addend.is_contiguous() && x.sizes() == addend.sizes();
   if (!fused) {
     x = x + addend;
     return (*this)(x);
   }
-  at::Tensor out = at::detail::empty_cpu(x.sizes(), at::kFloat);
+  auto out = result(std::move(old), x.sizes());
   const auto D = x.size(-1);
-  kernels::rms_norm(x.mutable_data_ptr<float>(), addend.const_data_ptr<float>(),
-                    weight_->tensor.const_data_ptr<float>(), static_cast<float>(eps_),
-                    x.numel() / D, D, out.mutable_data_ptr<float>());
+  kernels::rms_norm(numbers_to_write(x), numbers(addend), numbers(weight_->tensor),
+                    static_cast<float>(eps_), x.numel() / D, D, numbers_to_write(out));
   return out;
 }
 

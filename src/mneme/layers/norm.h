@@ -17,8 +17,9 @@ class RMSNorm {
   RMSNorm(Params& params, std::string_view name, std::int64_t width, double eps);
   at::Tensor operator()(const at::Tensor& x) const;  ///< [..., width] -> the same sizes
   /// x <- x + addend, and the norm of that, in one pass where no gradient is recorded. With `in_place` x's own memory may
-  /// be written to.
-  at::Tensor after_adding(at::Tensor& x, const at::Tensor& addend, bool in_place) const;
+  /// be written to; the result may lie in the memory of `old`, if nobody else holds that.
+  at::Tensor after_adding(at::Tensor& x, const at::Tensor& addend, bool in_place,
+                          at::Tensor old = {}) const;
 
  private:
   [[nodiscard]] bool one_pass(const at::Tensor& x) const;

@@ -40,12 +40,14 @@ const kernels::NarrowMatrix* FileWeight::narrow(kernels::NarrowType form) const 
 }
 
 const kernels::PackedMatrix* FileWeight::packed() const {
+  if (const auto* packed = packed_.load(std::memory_order_acquire)) return packed;
   if (!is_quantized(weight_.type) || weight_.shape.size() != 2) return nullptr;
   std::call_once(packing_, [this] {
-    packed_ = std::make_unique<const kernels::PackedMatrix>(weight_.type, weight_.data,
-                                                            weight_.shape[0], weight_.shape[1]);
+    packed_matrix_ = std::make_unique<const kernels::PackedMatrix>(
+        weight_.type, weight_.data, weight_.shape[0], weight_.shape[1]);
+    packed_.store(packed_matrix_.get(), std::memory_order_release);
   });
-  return packed_.get();
+  return packed_matrix_.get();
 }
 
 at::Tensor FileWeight::rows(std::int64_t begin, std::int64_t end, at::ScalarType dtype) const {

@@ -6,6 +6,7 @@
 #include "mneme/weights/weight_tensor.h"
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -48,9 +49,11 @@ class FileWeight final : public StoredWeight {
     std::once_flag asked;
     std::unique_ptr<const kernels::NarrowMatrix> matrix;
   };
+  // First, and to be read without a lock: every product asks for it, when memory is busy with other weights.
+  mutable std::atomic<const kernels::PackedMatrix*> packed_{nullptr};
   WeightTensor weight_;
   mutable std::once_flag packing_;
-  mutable std::unique_ptr<const kernels::PackedMatrix> packed_;
+  mutable std::unique_ptr<const kernels::PackedMatrix> packed_matrix_;
   mutable std::array<Narrow, 3> narrow_;  // by form
 };
 

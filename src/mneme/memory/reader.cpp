@@ -406,8 +406,8 @@ ReadAnswers Reader::answer(std::vector<State> states, std::span<const std::strin
   auto state = joined(states);
   states.clear();
   // The fast path's rounding depends on the batch and makes jumps of the small differences that codecs leave: an answer
-  // near a tie would change with them. The question and the answer are few tokens, so they run in single precision.
-  const auto compute = model_->compute == Compute::automatic ? Compute::f32 : model_->compute;
+  // near a tie would change with them. The question and the answer are few tokens, so they run at 16 bits.
+  const auto compute = model_->compute == Compute::automatic ? Compute::q16 : model_->compute;
   auto logits = model_->model->forward(ragged(ids, compute, LogitsAt::last), state).logits;
   const auto refused = take_refusals(logits, state, compute);
   out.first_token_seconds = seconds_since(started);

@@ -98,7 +98,7 @@ class Decoder final : public Model {
         normed = norm(x);
         return;
       }
-      normed = norm.after_adding(x, addend, own);
+      normed = norm.after_adding(x, addend, own, std::move(normed));
       own = batch.taps == nullptr;
     };
     for (auto i = batch.from_layer; i < to; ++i) {

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <fmt/format.h>
+#include <numeric>
 
 namespace mneme {
 
@@ -61,10 +62,12 @@ Prepared prepare(const Batch& batch, const State& state, const Model& model) {
       throw Error(Errc::invalid, "positions want the sizes [B,T] of the batch");
     call.positions = batch.positions.to(at::kLong).contiguous();
   } else {
-    auto first = at::zeros({B, 1}, at::kLong);
-    for (std::size_t b = 0; b < state.positions.size(); ++b)
-      first[static_cast<std::int64_t>(b)][0] = state.positions[b];
-    call.positions = (first + at::arange(T, at::kLong).unsqueeze(0)).contiguous();
+    call.positions = at::empty({B, T}, at::kLong);
+    auto* positions = call.positions.mutable_data_ptr<std::int64_t>();
+    for (std::int64_t b = 0; b < B; ++b) {
+      const auto first = state.positions.empty() ? 0 : state.positions[static_cast<std::size_t>(b)];
+      std::iota(positions + b * T, positions + (b + 1) * T, first);
+    }
   }
   if (batch.ids.defined()) call.ids = batch.ids;
   if (batch.segments.defined() && batch.segments.sizes() != at::IntArrayRef({B, T}))

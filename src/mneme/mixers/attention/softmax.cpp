@@ -15,6 +15,7 @@
 #include "mneme/core/taps.h"
 #include "mneme/kernels/attend_segments.h"
 #include "mneme/layers/linear.h"
+#include "mneme/layers/reshape.h"
 #include "mneme/mixers/attention/partial.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/mixers/mixer.h"
@@ -26,6 +27,7 @@
 #include <fmt/format.h>
 #include <optional>
 #include <unordered_set>
+#include <utility>
 
 namespace mneme::mixers::softmax {
 
@@ -64,28 +66,34 @@ class Softmax final : public Mixer {
   at::Tensor forward(const at::Tensor& x, State& state, Call& call) const override {
     const auto B = x.size(0), T = x.size(1);
     // The heads of a single token lie in the same order either way.
-    const auto split = [&](const at::Tensor& y, std::int64_t heads) {
-      return T == 1 ? y.view({B, heads, T, o_.head})
+    const auto split = [&](at::Tensor& y, std::int64_t heads) {
+      return T == 1 ? reshaped(std::move(y), {B, heads, T, o_.head})
                     : y.view({B, T, heads, o_.head}).transpose(1, 2);
     };
-    Call own = call;
-    // Softmax turns what rounding does to scores into factors of weights.
-    if (own.compute == Compute::int8) own.compute = Compute::int16;
-    const auto qkv = Linear::together({&q_, &k_, &v_}, x, own);
+    const bool narrower =
+        o_.window > 0 && (call.pattern.window == 0 || call.pattern.window > o_.window);
+    // Copied only where it differs: a decoding step comes by here once a layer.
+    std::optional<Call> changed;
+    if (call.compute == Compute::int8 || narrower) {
+      changed = call;
+      // Softmax turns what rounding does to scores into factors of weights.
+      if (call.compute == Compute::int8) changed->compute = Compute::int16;
+      if (narrower) changed->pattern.window = o_.window;
+    }
+    const Call& own = changed ? *changed : call;
+    auto qkv = Linear::together({&q_, &k_, &v_}, x, own);
     const auto q = tap(call, "attn.q", split(qkv[0], o_.heads));
     const auto k = tap(call, "attn.k", split(qkv[1], o_.kv_heads));
     const auto v = tap(call, "attn.v", split(qkv[2], o_.kv_heads));
     const double scale = 1.0 / std::sqrt(static_cast<double>(o_.head));
-    if (o_.window > 0 && (own.pattern.window == 0 || own.pattern.window > o_.window))
-      own.pattern.window = o_.window;
     at::Tensor attended;
     if (call.pattern.causal && call.mode != Mode::read_only) {
       auto& store = dynamic_cast<KvStore&>(state.store("kv"));
       store.append(k, v, own);
       const bool observes = store.observes();
-      const auto partial = with_extra(
-          store.attend(q, own, scale, observes || own.extra_keys.defined()), q, own, scale);
-      attended = partial.out;
+      auto partial = with_extra(store.attend(q, own, scale, observes || own.extra_keys.defined()),
+                                q, own, scale);
+      attended = std::move(partial.out);
       if (observes) store.observe(q, partial.lse, own, scale);
       if (call.cost) count(store, own, T);
       store.settle();
@@ -94,7 +102,8 @@ class Softmax final : public Mixer {
     }
     attended = tap(call, "attn.heads", std::move(attended));
     if (T > 1) attended = attended.transpose(1, 2);
-    return tap(call, "attn.out", out_(attended.reshape({B, T, o_.heads * o_.head}), call));
+    return tap(call, "attn.out",
+               out_(reshaped(std::move(attended), {B, T, o_.heads * o_.head}), call));
   }
 
   [[nodiscard]] State start(std::int64_t B, const at::TensorOptions&) const override {
@@ -223,7 +232,7 @@ class Softmax final : public Mixer {
         {o_.heads, o_.kv_heads, o_.head, q.stride(1), q.stride(2), k.stride(1), k.stride(2),
          v.stride(1), v.stride(2), o_.head, width},
         static_cast<float>(scale),
-        call.compute == Compute::f32 ? kernels::Products::f32 : kernels::Products::bf16);
+        keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16);
     return out.transpose(1, 2);
   }
 
