@@ -114,6 +114,8 @@ struct NarrowBf16 {
 struct NarrowInt8 {
   static constexpr int kRows = 6;
   static constexpr i64 kGroup = 32, kFours = kGroup / 4, kSide = 16;
+  static constexpr i64 kTogether =
+      2;  // neighbouring groups that share a scale: their products add up as integers
   static constexpr i64 kGroupWords = (2 + kFours) * kTileColumns;
   static i64 groups(i64 K) { return (K + kGroup - 1) / kGroup; }
   static i64 row_words(i64 K) { return spread(groups(K) * (kFours + 1)); }
@@ -157,20 +159,28 @@ struct NarrowInt8 {
     for (int r = 0; r < kR; ++r) sums[r][0] = sums[r][1] = zero();
     for (i64 first = 0; first < all; first += kSide) {
       const i64 side = smaller(kSide, all - first);
-      for (i64 g = first; g < first + side; ++g, panel += kGroupWords) {
-        const u32* fours = x + first * kFours + g - first;
-        const __m512i left0 = _mm512_loadu_si512(panel + kTileColumns),
-                      right0 = _mm512_loadu_si512(panel + kTileColumns + kLanes);
+      for (i64 g = first; g < first + side; g += kTogether) {
+        const i64 together = smaller(kTogether, first + side - g);
+        __m512i left0 = _mm512_loadu_si512(panel + kTileColumns),
+                right0 = _mm512_loadu_si512(panel + kTileColumns + kLanes);
+        for (i64 k = 1; k < together; ++k) {
+          const u32* starts = panel + k * kGroupWords + kTileColumns;
+          left0 = _mm512_add_epi32(left0, _mm512_loadu_si512(starts));
+          right0 = _mm512_add_epi32(right0, _mm512_loadu_si512(starts + kLanes));
+        }
         __m512i left[kR], right[kR];
         for (int r = 0; r < kR; ++r) left[r] = left0, right[r] = right0;
+        for (i64 k = 0; k < together; ++k) {
+          const u32* fours = x + first * kFours + g + k - first;
 #pragma GCC unroll 8
-        for (i64 j = 0; j < kFours; ++j) {
-          const u32* w = panel + (2 + j) * kTileColumns;
-          const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + kLanes);
-          for (int r = 0; r < kR; ++r) {
-            const __m512i u = _mm512_set1_epi32(read<int>(fours + r * x_words + j * side));
-            left[r] = _mm512_dpbusd_epi32(left[r], u, w0);
-            right[r] = _mm512_dpbusd_epi32(right[r], u, w1);
+          for (i64 j = 0; j < kFours; ++j) {
+            const u32* w = panel + k * kGroupWords + (2 + j) * kTileColumns;
+            const __m512i w0 = _mm512_loadu_si512(w), w1 = _mm512_loadu_si512(w + kLanes);
+            for (int r = 0; r < kR; ++r) {
+              const __m512i u = _mm512_set1_epi32(read<int>(fours + r * x_words + j * side));
+              left[r] = _mm512_dpbusd_epi32(left[r], u, w0);
+              right[r] = _mm512_dpbusd_epi32(right[r], u, w1);
+            }
           }
         }
         const float* t = reinterpret_cast<const float*>(panel);
@@ -180,6 +190,7 @@ struct NarrowInt8 {
           sums[r][0] = fma(_mm512_cvtepi32_ps(left[r]) * t0, s, sums[r][0]);
           sums[r][1] = fma(_mm512_cvtepi32_ps(right[r]) * t1, s, sums[r][1]);
         }
+        panel += together * kGroupWords;
       }
     }
     for (int r = 0; r < kR; ++r) {
@@ -216,6 +227,7 @@ struct NarrowInt8 {
         largest = _mm512_max_epi32(largest, _mm512_castps_si512(abs(v[i])));
       }
     }
+    largest = _mm512_max_epi32(largest, _mm512_shuffle_epi32(largest, _MM_PERM_CDAB));
     const F peak = _mm512_castsi512_ps(largest);
     store_n(scales, peak * set1(1.f / 127.f), side);
     // Groups of zeros, or nearly, become zeros.
