@@ -386,7 +386,7 @@ void bench_attend(std::int64_t T, const std::vector<std::int64_t>& depths, std::
                              cache.heads[static_cast<std::size_t>(l * kKvHeads + h)],
                              out.data() + h * kGroup * T * kWidth, T * kWidth, kWidth, nullptr});
           }
-          attend(tasks, kWidth, 0.125f, {});
+          attend(tasks, kWidth, 0.125f, {}, Products::bf16);
         }
       };
       const double seen = static_cast<double>(T) * static_cast<double>(depth) -

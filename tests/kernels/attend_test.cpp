@@ -660,6 +660,50 @@ TEST_P(Attend, ABrokenScaleReachesOnlyTheQueriesThatSeeIt) {
   }
 }
 
+TEST_P(Attend, ABrokenScaleOf4BitsReachesTheResult) {
+  for (const Products products : {Products::f32, Products::bf16}) {
+    for (const bool in_keys : {true, false}) {
+      Head h(3, 1, 64, 100, 66);
+      h.page({64});
+      h.encode_pages({kQ4}, 0, 0);
+      auto& page = h.pages.front();
+      auto* scales = static_cast<std::uint16_t*>(const_cast<void*>(in_keys ? page.k : page.v));
+      scales[6] = to_half(std::nan(""));  // of a channel, or of an entry
+      std::vector<float> out(h.q.size(), 0.f);
+      const AttendTask task = h.task(out, nullptr);
+      attend({&task, 1}, 64, 0.125f, {}, products);
+      for (std::int64_t g = 0; g < 3; ++g)
+        EXPECT_FALSE(std::isfinite(out[static_cast<std::size_t>(g * 64)])) << in_keys;
+    }
+  }
+}
+
+TEST_P(Attend, QueriesOf4BitPagesDoNotDependOnTheirNeighbours) {
+  Head h(3, 1, 64, 150, 67);
+  h.page({64});
+  h.encode_pages({kQ4}, 0, 0);
+  const auto others = [&](float of_first) {
+    auto q = h.q;
+    for (std::int64_t i = 0; i < 64; ++i) q[static_cast<std::size_t>(i)] *= of_first;
+    std::vector<float> out(h.q.size(), 0.f);
+    AttendTask task = h.task(out, nullptr);
+    task.q = q.data();
+    attend({&task, 1}, 64, 0.125f, {}, Products::bf16);
+    return std::vector<float>(out.begin() + 64, out.end());
+  };
+  const auto want = others(1.f);
+  for (const float factor : {1e4f, kInfinity, kNan}) EXPECT_EQ(others(factor), want) << factor;
+}
+
+TEST_P(Attend, AnInvisibleEntryOf4BitsDoesNotCoarsenTheOthers) {
+  Head h(3, 1, 64, 100, 68);
+  for (std::size_t i = 0; i < 64; ++i) h.v[5 * 64 + i] *= 1e4;
+  h.k_positions[5] = 1000;
+  h.page({64});
+  h.encode_pages({kQ4}, 0, 0);
+  expect_attends(h, 0.125f, {true, 0}, "beside a large entry");
+}
+
 TEST_P(Attend, EncodedPagesThatItCannotReadAreRefused) {
   Head h(1, 1, 64, 10, 65);
   h.page({64});

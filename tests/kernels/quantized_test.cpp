@@ -311,14 +311,16 @@ TEST_P(Quantized, ZeroAndBrokenActivations) {
   constexpr std::int64_t kK = 64, kN = 5;
   for (WeightType type : kWeightTypes) {
     const Weights w = random_weights(type, kN * kK, 32);
-    std::vector<float> x(kK, 0.f), y(kN, kNan);
-    matvec(type, w.bytes.data(), kN, kK, x.data(), 1, y.data());
-    for (float each : y) EXPECT_EQ(each, 0.f) << name(type);
-    for (float broken : {kNan, kInfinity}) {
-      x[40] = broken;
-      matvec(type, w.bytes.data(), kN, kK, x.data(), 1, y.data());
-      for (float each : y)
-        EXPECT_FALSE(std::isfinite(each)) << name(type) << ": a broken number must not vanish";
+    for (const Activations form : {Activations::q8, Activations::q16}) {
+      std::vector<float> x(kK, 0.f), y(kN, kNan);
+      matvec(type, w.bytes.data(), kN, kK, x.data(), 1, y.data(), form);
+      for (float each : y) EXPECT_EQ(each, 0.f) << name(type);
+      for (float broken : {kNan, kInfinity}) {
+        x[40] = broken;
+        matvec(type, w.bytes.data(), kN, kK, x.data(), 1, y.data(), form);
+        for (float each : y)
+          EXPECT_FALSE(std::isfinite(each)) << name(type) << ": a broken number must not vanish";
+      }
     }
   }
 }

@@ -50,6 +50,19 @@ TEST_P(NormTest, AddsAndNormalizesInOnePass) {
   EXPECT_TRUE(check::close(written, x + addend, 1e-6));
   EXPECT_EQ(written.const_data_ptr<float>(), memory);
   EXPECT_NE(kept.const_data_ptr<float>(), x.const_data_ptr<float>()) << "the caller's stays";
+  auto old = at::empty_like(x), held = at::empty_like(x);
+  const auto* of_old = old.const_data_ptr<float>();
+  auto into_old = x.clone(), into_held = x.clone(), into_view = x.clone();
+  const auto reused = norm.after_adding(into_old, addend, true, std::move(old));
+  EXPECT_EQ(reused.const_data_ptr<float>(), of_old);
+  EXPECT_TRUE(check::close(reused, want, 1e-6));
+  held.zero_();
+  EXPECT_NE(norm.after_adding(into_held, addend, true, held).const_data_ptr<float>(),
+            held.const_data_ptr<float>())
+      << "somebody else holds it";
+  EXPECT_NE(norm.after_adding(into_view, addend, true, held.view_as(x)).const_data_ptr<float>(),
+            held.const_data_ptr<float>());
+  EXPECT_TRUE(at::equal(held, at::zeros_like(held)));
   auto tracked = x.clone().set_requires_grad(true);
   auto sum = tracked;
   norm.after_adding(sum, addend, true).sum().backward();

@@ -30,7 +30,7 @@ struct Visibility {
 /// Throws Error (invalid) where d is not a multiple of 8 up to kMostHeadWidth, or the window is negative.
 void check_attention(std::int64_t d, const Visibility& visibility);
 
-/// What the numbers of many queries are multiplied as.
+/// What numbers are multiplied as.
 enum class Products : std::uint8_t {
   f32,
   bf16,  ///< queries, keys, values and weights rounded to bf16 where the CPU multiplies these faster, else f32; few

@@ -331,7 +331,7 @@ inline void value_rows(const void* values, i64 i, i64 d, i64 entries, const floa
       acc[r][c] = load(sums + r * q_stride + i + c * kLanes) * set1(fade[r]);
   }
   for (i64 e = 0; e < entries; ++e) {
-    ahead.fetch_next(d * Kv::kBytes);
+    ahead.fetch_next(kC * kLanes * Kv::kBytes);
     F w[kR];
     for (int r = 0; r < kR; ++r) w[r] = set1(weights[r * kPageEntries + e]);
     for (int c = 0; c < kC; ++c) {

@@ -20,16 +20,31 @@ inline constexpr float kMostRounded = 127 * 256 + 127;
 inline constexpr float kLeastMagnitude =
     1e-30f;  // with less than this the unit's inverse leaves the range of f32
 
-// The largest numbers of each vector.
-inline __m128 largest_of(F a, F b, F c, F d) {
-  const auto halved = [](F v) {
-    const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-    return _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  };
-  __m128 w = halved(a), x = halved(b), y = halved(c), z = halved(d);
-  _MM_TRANSPOSE4_PS(w, x, y, z);
-  return _mm_max_ps(_mm_max_ps(w, x), _mm_max_ps(y, z));
-}
+// Magnitudes as bits, whose largest one is NaN where any is: a number that is broken must reach the result.
+inline __m512i magnitudes(F x) { return _mm512_castps_si512(abs(x)); }
+
+// Of up to four rows the unit that their numbers are rounded in, and its inverse, from the largest magnitudes by lane.
+struct Units4 {
+  float unit[4], inverse[4];
+
+  explicit Units4(const __m512i (&most)[4]) {
+    const auto halved = [](__m512i v) {
+      const __m256i eight =
+          _mm256_max_epi32(_mm512_castsi512_si256(v), _mm512_extracti32x8_epi32(v, 1));
+      return _mm_castsi128_ps(
+          _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
+    };
+    __m128 w = halved(most[0]), x = halved(most[1]), y = halved(most[2]), z = halved(most[3]);
+    _MM_TRANSPOSE4_PS(w, x, y, z);
+    const auto larger = [](__m128 p, __m128 q) {
+      return _mm_castsi128_ps(_mm_max_epi32(_mm_castps_si128(p), _mm_castps_si128(q)));
+    };
+    const __m128 magnitude = larger(larger(w, x), larger(y, z));
+    _mm_storeu_ps(unit, _mm_mul_ps(magnitude, _mm_set1_ps(1.f / kMostRounded)));
+    _mm_storeu_ps(inverse, _mm_div_ps(_mm_set1_ps(kMostRounded),
+                                      _mm_max_ps(magnitude, _mm_set1_ps(kLeastMagnitude))));
+  }
+};
 
 struct HighAndLow {
   __m128i high, low;
@@ -56,10 +71,10 @@ struct WholeQueries {
   u8 high[kR][kMostHeadWidth + kLanes], low[kR][kMostHeadWidth + kLanes];
 };
 
-// dots[r] = unit sum_i queries[r][i] code_i over the words of kLanes rows.
+// dots[r] = unit[r] sum_i queries[r][i] code_i over the words of kLanes rows.
 template <int kR>
-inline void whole_dots(const Words* words, i64 count, const WholeQueries<kR>& queries, float unit,
-                       Ahead& ahead, F (&dots)[kR]) {
+inline void whole_dots(const Words* words, i64 count, const WholeQueries<kR>& queries,
+                       const float* unit, Ahead& ahead, F (&dots)[kR]) {
   constexpr int kChains = kR <= 2 ? 2 : 1;  // as many sums as hide how long an instruction takes
   __m512i high[kChains][kR], low[kChains][kR];
   for (int c = 0; c < kChains; ++c) {
@@ -83,7 +98,7 @@ inline void whole_dots(const Words* words, i64 count, const WholeQueries<kR>& qu
       high[0][r] = _mm512_add_epi32(high[0][r], high[1][r]);
       low[0][r] = _mm512_add_epi32(low[0][r], low[1][r]);
     }
-    dots[r] = joined(high[0][r], low[0][r]) * set1(unit);
+    dots[r] = joined(high[0][r], low[0][r]) * set1(unit[r]);
   }
 }
 
@@ -98,7 +113,8 @@ inline void rounded_channel_scores(const PageView& page, i64 d, const float* que
   WholeQueries<kR> whole;
   for (i64 begin = page.first; begin < end;) {
     const i64 group = begin / kGroup, next = smaller(end, (group + 1) * kGroup);
-    F sums[4] = {zero(), zero(), zero(), zero()}, most = zero();
+    F sums[4] = {zero(), zero(), zero(), zero()};
+    __m512i most[4] = {};
     for (i64 i = 0; i < d; i += kLanes) {
       const i64 n = smaller(kLanes, d - i);
       const F scale = load_f16_n(m.scale + group * d + i, n),
@@ -107,16 +123,14 @@ inline void rounded_channel_scores(const PageView& page, i64 d, const float* que
         const F q = load(queries + r * q_stride + i), x = q * scale;
         store(folded + r * q_stride + i, x);
         sums[r] = fma(q, minimum, sums[r]);
-        most = max(most, abs(x));
+        most[r] = _mm512_max_epi32(most[r], magnitudes(x));
       }
     }
     float base[4];
     store_sums(base, sums[0], sums[1], sums[2], sums[3]);
-    const float magnitude = largest(most);
-    const float unit = magnitude * (1.f / kMostRounded);
-    const F inverse =
-        set1(kMostRounded / (magnitude > kLeastMagnitude ? magnitude : kLeastMagnitude));
+    const Units4 units(most);
     for (int r = 0; r < kR; ++r) {
+      const F inverse = set1(units.inverse[r]);
       for (i64 i = 0; i < d; i += kLanes) {
         const HighAndLow x = high_and_low(load(folded + r * q_stride + i), inverse);
         _mm_storeu_si128(reinterpret_cast<__m128i*>(whole.high[r] + i),
@@ -131,7 +145,7 @@ inline void rounded_channel_scores(const PageView& page, i64 d, const float* que
                     SideBySide side;
                     transpose_rows(codes, m.row_bytes, side);
                     F dots[kR];
-                    whole_dots<kR>(side.words, m.row_bytes / 4, whole, unit, ahead, dots);
+                    whole_dots<kR>(side.words, m.row_bytes / 4, whole, units.unit, ahead, dots);
                     for (int r = 0; r < kR; ++r)
                       store_scores(to + r * kPageEntries + e, dots[r] + set1(base[r]), n);
                   });
@@ -159,47 +173,36 @@ inline __m512i side_by_side(const u8* codes, i64 row_bytes, i64 entries) {
 template <int kR>
 struct WholeWeights {
   u8 high[kR][kPageEntries], low[kR][kPageEntries];
-  float unit[4], minimum[4];
+  float unit[kR], minimum[4];
 };
 
-// `most` are the largest weights.
 template <int kR>
 inline void whole_weights(const Encoded& m, i64 first, i64 group, i64 entries, const float* weights,
-                          __m128 most, WholeWeights<kR>& out) {
-  F scale[kPageEntries / kLanes], minimum[kPageEntries / kLanes], largest_scale = zero();
+                          WholeWeights<kR>& out) {
+  F scaled[kR][kPageEntries / kLanes], minima[4] = {zero(), zero(), zero(), zero()};
+  __m512i most[4] = {};
   for (i64 e = 0, v = 0; e < entries; e += kLanes, ++v) {
     const i64 n = smaller(kLanes, entries - e), at = (first + e) * m.groups;
-    scale[v] = load_f16_apart(m.scale + at, group, m.groups, n);
-    minimum[v] = load_f16_apart(m.minimum + at, group, m.groups, n);
-    largest_scale = max(largest_scale, scale[v]);
-  }
-  const __m128 magnitude = _mm_mul_ps(most, _mm_set1_ps(largest(largest_scale)));
-  float inverse[4];
-  _mm_storeu_ps(out.unit, _mm_mul_ps(magnitude, _mm_set1_ps(1.f / kMostRounded)));
-  _mm_storeu_ps(inverse, _mm_div_ps(_mm_set1_ps(kMostRounded),
-                                    _mm_max_ps(magnitude, _mm_set1_ps(kLeastMagnitude))));
-  F minima[4] = {zero(), zero(), zero(), zero()};
-  for (int r = 0; r < kR; ++r) {
-    const F of_row = set1(inverse[r]);
-    for (i64 e = 0, v = 0; e < entries; e += kLanes, ++v) {
+    const F scale = load_f16_apart(m.scale + at, group, m.groups, n),
+            minimum = load_f16_apart(m.minimum + at, group, m.groups, n);
+    for (int r = 0; r < kR; ++r) {
       const F w = load(weights + r * kPageEntries + e);  // zero past the last entry
-      minima[r] = fma(w, minimum[v], minima[r]);
-      const HighAndLow x = high_and_low(w * scale[v], of_row);
+      scaled[r][v] = w * scale;
+      minima[r] = fma(w, minimum, minima[r]);
+      most[r] = _mm512_max_epi32(most[r], magnitudes(scaled[r][v]));
+    }
+  }
+  const Units4 units(most);
+  store_sums(out.minimum, minima[0], minima[1], minima[2], minima[3]);
+  for (int r = 0; r < kR; ++r) {
+    out.unit[r] = units.unit[r];
+    const F inverse = set1(units.inverse[r]);
+    for (i64 e = 0, v = 0; e < entries; e += kLanes, ++v) {
+      const HighAndLow x = high_and_low(scaled[r][v], inverse);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out.high[r] + e), x.high);
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out.low[r] + e), x.low);
     }
   }
-  store_sums(out.minimum, minima[0], minima[1], minima[2], minima[3]);
-}
-
-template <int kR>
-inline __m128 largest_weights(const float* weights, i64 entries) {
-  F most[4] = {zero(), zero(), zero(), zero()};
-  for (int r = 0; r < kR; ++r) {
-    for (i64 e = 0; e < entries; e += kLanes)
-      most[r] = max(most[r], load(weights + r * kPageEntries + e));
-  }
-  return largest_of(most[0], most[1], most[2], most[3]);
 }
 
 // As add_nibbles().
@@ -210,10 +213,9 @@ inline void add_rounded_values(const PageView& page, i64 d, const float* weights
   const __m512i lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
   const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
   const Encoded m = sections<NumberCodec::group4>(page.v, page.encoded, d);
-  const __m128 most = largest_weights<kR>(weights, page.entries);
   for (i64 i = 0, group = 0; i + kGroup <= d; i += kGroup, ++group) {
     WholeWeights<kR> whole;
-    whole_weights<kR>(m, page.first, group, page.entries, weights, most, whole);
+    whole_weights<kR>(m, page.first, group, page.entries, weights, whole);
     __m512i high[kR][2], low[kR][2];  // of even channels, of odd ones
     for (int r = 0; r < kR; ++r)
       high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm512_setzero_si512();

@@ -397,7 +397,7 @@ inline void value_codes(const u8* codes, i64 row_bytes, const Grids& grids, i64 
   const float* scale = grids.scale + i / kGroup;
   const float* minimum = grids.minimum + i / kGroup;
   for (i64 e = 0; e < entries; ++e) {
-    if (e % 4 == 0) ahead.fetch_next(4 * row_bytes * 5 / 4);
+    if (e % 4 == 0) ahead.fetch_next(kC * kLanes * kBits / 8 * 5);  // of four entries, with scales
     typename Codes::Grid grid{};
     for (int c = 0; c < kC; ++c) {
       constexpr int kStep = kLanes * kBits / 8;

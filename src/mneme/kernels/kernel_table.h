@@ -156,7 +156,7 @@ struct KernelTable {
   /// type is packed, and n_begin then a multiple of kPackedRows.
   void (*matvec[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end,
                     const ActivationRows& a, float* y, std::int64_t y_stride) noexcept;
-  /// The same on weights as stored, without the 8-bit form of the activations.
+  /// The same on weights as stored, without the integer form of the activations.
   void (*matvec_f32[6])(const std::uint8_t* w, std::int64_t n_begin, std::int64_t n_end,
                         const ActivationRows& a, float* y, std::int64_t y_stride) noexcept;
   void (*quantize_activations)(const float* x, std::int64_t M, std::int64_t K,

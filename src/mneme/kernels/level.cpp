@@ -112,8 +112,9 @@ std::vector<KernelForm> forms(Level level) {
       {"products, few rows", wide   ? "8-bit numbers, 64 products an instruction (VNNI)"
                              : base ? "8-bit numbers, summed in 32 bits"
                                     : "8-bit numbers, summed in 16 bits before 32"},
-      {"products, more than 64 rows", wide ? "bf16, weights unpacked by tiles for libtorch"
-                                           : "the same; f32 where the compute type is f32"},
+      {"products, more than 64 rows at 8 bits",
+       wide ? "bf16, weights unpacked by tiles for libtorch"
+            : "the same; f32 where the compute type is f32"},
       {"products, plain weights", wide   ? "bf16, in embeddings 8-bit numbers, rounded once"
                                   : base ? "f32 by libtorch"
                                          : "f32 by libtorch, in embeddings 12-bit numbers"},

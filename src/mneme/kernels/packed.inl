@@ -1,5 +1,5 @@
-// Products of packed weights (packed.h) and activations of 8 bits, or of 16 in two parts of 8. Per block of 32, x ~ dx q with q in [-127,127], and
-// with unsigned codes u the formats are
+// Products of packed weights (packed.h) and activations of 8 bits, or of 16 in two parts of 8. Per block of 32,
+// x ~ dx q with q in [-127,127], and with unsigned codes u the formats are
 //   q4_1  w = d u + m      x'w = dx d sum(q u) + m (dx sum q)
 //   q4_0  w = d (u - 8)    x'w = dx d (sum(q u) - 8 sum q)
 //   q8_0  w = d (u - 128)  likewise

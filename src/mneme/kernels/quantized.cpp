@@ -210,7 +210,7 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
   // Threads take equal shares of bytes, in steps of rows that kernels take together.
   static_assert(kPackedRows == kLowRankRows);
   constexpr std::int64_t step = kPackedRows;
-  const std::int64_t work = bytes * std::max<std::int64_t>(1, a.M / 4);
+  const std::int64_t work = bytes * std::max<std::int64_t>(1, a.M * a.parts / 4);
   const std::int64_t most = std::max<std::int64_t>(1, work / kBytesPerThread);
   const std::int64_t threads = std::min<std::int64_t>(at::get_num_threads(), most);
   thread_local std::vector<float> memory;

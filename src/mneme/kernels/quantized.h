@@ -65,19 +65,19 @@ struct MatvecPart {
   float* y;                                    ///< [M,N], rows y_stride apart
   std::int64_t y_stride;                       ///< at least N
   std::span<const LowRankPart> low_rank = {};  ///< added to y; they meet the rows themselves
-  const PackedMatrix* packed = nullptr;        ///< the same W, for products with 8-bit rows
+  const PackedMatrix* packed = nullptr;        ///< the same W, for products with integer rows
 };
 
 /// y = x W' for each part, without unpacking W to memory, in one run over all threads: meant for few rows (without
-/// packed weights up to about 16: beyond, dequantize and a matrix product are faster). Packed weights meet the 8-bit form of the rows where they have
-/// one, all others the rows themselves. Sums are in single precision. Throws Error (invalid) on a shape that does not fit.
+/// packed weights up to about 16: beyond, dequantize and a matrix product are faster). Packed weights meet the integer
+/// form of the rows where they have one, all others the rows themselves. Sums are in single precision. Throws Error (invalid) on a shape that does not fit.
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x);
 
 /// The same for x [M,K] in single precision, quantized here if a part needs it.
 void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K,
             Activations activations = Activations::q8);
 
-/// y [M,N] = x [M,K] W [N,K]'; a quantized W that is to meet 8-bit rows is packed for this one call.
+/// y [M,N] = x [M,K] W [N,K]'; a quantized W that is to meet integer rows is packed for this one call.
 void matvec(WeightType type, const void* w, std::int64_t N, std::int64_t K, const float* x,
             std::int64_t M, float* y, Activations activations = Activations::q8);
 

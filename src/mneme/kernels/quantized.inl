@@ -9,7 +9,7 @@
 
 namespace mneme::kernels::MNEME_LEVEL {
 
-// ---- activations to 8 bits ----
+// ---- activations to integers ----
 
 inline constexpr float kPartsRatio = 254.f;  // units of a row's second part in one of its first
 
@@ -35,7 +35,7 @@ inline void quantize_activations(const float* x, i64 M, i64 K,
         for (i64 i = 0; i < kBlock; i += kLanes) {
           // What rounding leaves is at most a half, which is 127 of the next part's units.
           const F whole = round(load(left + i));
-          store(left + i, (load(left + i) - whole) * set1(kPartsRatio));
+          if (part + 1 < to.parts) store(left + i, (load(left + i) - whole) * set1(kPartsRatio));
           // Through unsigned bytes: the sum 128 + q is in [1, 255].
           u8 shifted[kLanes];
           store_u8(shifted, whole + set1(128.f));
