@@ -33,6 +33,19 @@ class CannotRun(Exception):
     """Something that the step needs is not here."""
 
 
+def busy_processors(seconds=1.0):
+    """How many processors something runs on now. The load of the last minute would count what a step itself ran before."""
+    def read():
+        with open("/proc/stat") as file:
+            user, nice, system, idle, wait, *_ = map(int, file.readline().split()[1:])
+        return user + nice + system, idle + wait
+    work, rest = read()
+    time.sleep(seconds)
+    more_work, more_rest = read()
+    work, rest = more_work - work, more_rest - rest
+    return os.cpu_count() * work / max(1, work + rest)
+
+
 def commit():
     """What is checked out. Reports do not count as changes: writing one would make every later step's commit another."""
     git = lambda *a: subprocess.run(["git", "-C", ROOT, *a], capture_output=True, text=True).stdout.strip()
@@ -123,8 +136,8 @@ class Step:
     def quiet_machine(self):
         """Waits until little else runs; times of a busy machine are worth nothing."""
         for waited in range(0, 600, 10):
-            load = os.getloadavg()[0]
-            if load < 0.4:
+            load = busy_processors()
+            if load < 0.3:
                 break
             if self.options.noisy:
                 self.note("measured on a busy machine, load", load)
@@ -133,7 +146,7 @@ class Step:
                 print(f"     waiting for a quiet machine (load {load:.1f})", flush=True)
             time.sleep(10)
         else:
-            raise CannotRun(f"the machine stays busy (load {os.getloadavg()[0]:.1f}): stop what else runs, or give --noisy")
+            raise CannotRun(f"the machine stays busy (load {load:.1f}): stop what else runs, or give --noisy")
 
     def end(self):
         """Writes down that no more rows come."""
