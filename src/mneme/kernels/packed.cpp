@@ -12,6 +12,7 @@
 #include <new>
 #include <string>
 #if defined(__linux__)
+#include <malloc.h>
 #include <sys/mman.h>
 #endif
 
@@ -44,6 +45,9 @@ std::shared_ptr<std::uint8_t> matrix_memory(std::int64_t bytes) {
     used = 0;
     block = allocate(kMapped, room);
     madvise(block.get(), room, MADV_HUGEPAGE);  // where it refuses, small pages do
+#if defined(__GLIBC__)
+    malloc_trim(0);  // what a prompt left free in the heap; matrices in the heap would have filled it
+#endif
     last = block;
   }
   auto* begin = block.get() + used;
