@@ -17,8 +17,8 @@ namespace mneme::kernels::MNEME_LEVEL {
 #if defined(__AVX512VNNI__)
 
 inline constexpr float kMostRounded = 127 * 256 + 127;
-inline constexpr float kLeastMagnitude =
-    1e-30f;  // with less than this the unit's inverse leaves the range of f32
+// With less than this the unit's inverse leaves the range of f32.
+inline constexpr float kLeastMagnitude = 1e-30f;
 
 // Magnitudes as bits, whose largest one is NaN where any is: a number that is broken must reach the result.
 inline __m512i magnitudes(F x) { return _mm512_castps_si512(abs(x)); }

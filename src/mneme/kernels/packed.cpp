@@ -1,6 +1,7 @@
 #include "mneme/kernels/packed.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/large_pages.h"
 #include "mneme/kernels/kernel_table.h"
 
 #include <ATen/Parallel.h>
@@ -9,24 +10,19 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
-#include <new>
 #include <string>
-#if defined(__linux__)
+#if defined(__GLIBC__)
 #include <malloc.h>
-#include <sys/mman.h>
 #endif
 
 namespace mneme::kernels {
 namespace {
 
 constexpr std::size_t kLine = 64;
-constexpr std::size_t kMapped = std::size_t{2} << 20;  // what the system maps as one
 constexpr std::size_t kBlockBytes = std::size_t{64} << 20;
 
-std::shared_ptr<std::uint8_t> allocate(std::size_t alignment, std::size_t bytes) {
-  auto* memory = static_cast<std::uint8_t*>(std::aligned_alloc(alignment, bytes));
-  if (memory == nullptr) throw std::bad_alloc();
-  return {memory, [](std::uint8_t* begin) { std::free(begin); }};
+std::shared_ptr<std::uint8_t> owned(std::byte* memory) {
+  return {reinterpret_cast<std::uint8_t*>(memory), [](std::uint8_t* begin) { std::free(begin); }};
 }
 
 // Memory for a matrix, not initialised. Matrices follow each other in blocks that the system is asked to map in large
@@ -41,12 +37,12 @@ std::shared_ptr<std::uint8_t> matrix_memory(std::int64_t bytes) {
   const std::lock_guard lock(mutex);
   auto block = last.lock();
   if (!block || room - used < size) {
-    room = std::max(kBlockBytes, (size + kMapped - 1) / kMapped * kMapped);
+    room = std::max(kBlockBytes, (size + kLargePage - 1) / kLargePage * kLargePage);
     used = 0;
-    block = allocate(kMapped, room);
-    madvise(block.get(), room, MADV_HUGEPAGE);  // where it refuses, small pages do
+    block = owned(allocate_large_pages(room));
 #if defined(__GLIBC__)
-    malloc_trim(0);  // what a prompt left free in the heap; matrices in the heap would have filled it
+    // What a prompt left free in the heap goes back: matrices in the heap would have filled it.
+    malloc_trim(0);
 #endif
     last = block;
   }
@@ -54,7 +50,7 @@ std::shared_ptr<std::uint8_t> matrix_memory(std::int64_t bytes) {
   used += size;
   return {std::move(block), begin};
 #else
-  return allocate(kLine, std::max(size, kLine));
+  return owned(allocate_aligned(kLine, std::max(size, kLine)));
 #endif
 }
 

@@ -20,6 +20,7 @@
 #include "mneme/kernels/attend.h"
 #include "mneme/kv/plan.h"
 #include "mneme/kv/retrieve_made.h"
+#include "mneme/mixers/attention/products.h"
 #include "mneme/mixers/kv_store.h"
 
 #include <ATen/ATen.h>
@@ -438,7 +439,7 @@ Partial CamelotKv::attend(const at::Tensor& queries, const Call& call, double sc
         tasks.push_back(task);
       }
       kernels::attend(tasks, d, static_cast<float>(scale), {true, 0},
-                      keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16);
+                      attention_products(call.compute));
       for (std::int64_t h = 0; h < Hq && want_lse; ++h)
         std::copy_n(chunk_lse.data() + h * step, step,
                     lse.mutable_data_ptr<float>() + (b * Hq + h) * T + t);

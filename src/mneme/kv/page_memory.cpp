@@ -1,20 +1,17 @@
 #include "mneme/kv/page_memory.h"
 
+#include "mneme/core/large_pages.h"
+
 #include <cstdlib>
 #include <map>
 #include <mutex>
-#include <new>
 #include <set>
 #include <vector>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace mneme {
 namespace {
 
-constexpr std::size_t kBlock = std::size_t{2}
-                               << 20;  // what the system maps as one, at such an address
+constexpr std::size_t kBlock = kLargePage;
 constexpr std::size_t kLine = 64;
 
 // Under a sanitizer every piece is an allocation of its own, so that it is seen who reads one that was given back.
@@ -23,12 +20,6 @@ constexpr std::size_t kMostPiece = 0;
 #else
 constexpr std::size_t kMostPiece = kBlock / 16;
 #endif
-
-std::byte* allocate(std::size_t alignment, std::size_t bytes) {
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, bytes));
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
 
 // A block of pieces of one size.
 struct MemoryBlock {
@@ -71,10 +62,7 @@ class Pool {
 
  private:
   std::byte* add_block(std::size_t bytes) {
-    auto* begin = allocate(kBlock, kBlock);
-#if defined(__linux__)
-    madvise(begin, kBlock, MADV_HUGEPAGE);  // where it refuses, small pages do
-#endif
+    auto* begin = allocate_large_pages(kBlock);
     auto& [free, pieces] = blocks_[begin];
     pieces = kBlock / bytes;
     free.reserve(pieces);
@@ -99,7 +87,7 @@ Pool& pool() {
 std::shared_ptr<std::byte> page_memory(std::int64_t bytes) {
   const auto size = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
   if (size == 0 || size > kMostPiece) {
-    return {allocate(kLine, size == 0 ? kLine : size),
+    return {allocate_aligned(kLine, size == 0 ? kLine : size),
             [](std::byte* memory) { std::free(memory); }};
   }
   return {pool().take(size), [size](std::byte* piece) { pool().give_back(piece, size); }};

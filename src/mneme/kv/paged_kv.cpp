@@ -4,6 +4,7 @@
 #include "mneme/core/registry.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kv/page_memory.h"
+#include "mneme/mixers/attention/products.h"
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
@@ -741,7 +742,7 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
     }
   }
   kernels::attend(tasks, d, static_cast<float>(scale), {call.pattern.causal, call.pattern.window},
-                  keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16);
+                  attention_products(call.compute));
   if (!short_lse.empty()) {
     std::size_t taken = 0;
     for (std::int64_t b = 0; b < B; ++b) {

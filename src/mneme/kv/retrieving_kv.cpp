@@ -7,6 +7,7 @@
 #include "mneme/kv/page_memory.h"
 #include "mneme/kv/plan.h"
 #include "mneme/kv/retrieve_made.h"
+#include "mneme/mixers/attention/products.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -373,7 +374,7 @@ Partial RetrievingKv::attend(const at::Tensor& queries, const Call& call, double
   MNEME_ASSERT(!writes || pending_.keys.size(2) == T);  // a layer attends to what it appended
   const auto q = with_unit_stride(queries.to(at::kCPU, at::kFloat));
   const auto all_positions = call.positions.to(at::kCPU, at::kLong).contiguous();
-  const auto products = keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16;
+  const auto products = attention_products(call.compute);
   auto out = at::zeros({B, T, Hq, d}, q.options());
   at::Tensor lse;
   if (want_lse) lse = at::full({B, Hq, T}, kSeesNothing, q.options());

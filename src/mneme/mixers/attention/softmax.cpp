@@ -17,6 +17,7 @@
 #include "mneme/layers/linear.h"
 #include "mneme/layers/reshape.h"
 #include "mneme/mixers/attention/partial.h"
+#include "mneme/mixers/attention/products.h"
 #include "mneme/mixers/kv_store.h"
 #include "mneme/mixers/mixer.h"
 
@@ -227,12 +228,10 @@ class Softmax final : public Mixer {
       tasks.push_back({start(q), start(k), start(v),
                        out.mutable_data_ptr<float>() + (run.row * T + run.begin) * width, run.T});
     }
-    kernels::attend_segments(
-        tasks,
-        {o_.heads, o_.kv_heads, o_.head, q.stride(1), q.stride(2), k.stride(1), k.stride(2),
-         v.stride(1), v.stride(2), o_.head, width},
-        static_cast<float>(scale),
-        keeps_f32(call.compute) ? kernels::Products::f32 : kernels::Products::bf16);
+    kernels::attend_segments(tasks,
+                             {o_.heads, o_.kv_heads, o_.head, q.stride(1), q.stride(2), k.stride(1),
+                              k.stride(2), v.stride(1), v.stride(2), o_.head, width},
+                             static_cast<float>(scale), attention_products(call.compute));
     return out.transpose(1, 2);
   }
 
