@@ -24,12 +24,11 @@ namespace {
 // Vector multiply-adds below which another thread costs more than it brings.
 constexpr std::int64_t kWorkPerThread = 8192;
 
-void check(const AttendTask& task) {
+void check_shape(const AttendTask& task) {
   if (task.heads < 0 || task.T < 0) {
     throw Error(Errc::invalid, "queries of shape [" + std::to_string(task.heads) + "," +
                                    std::to_string(task.T) + ",d]");
   }
-  for (const PageView& page : task.pages) check_page(page);
 }
 
 // The queries t_begin..t_end of heads g_begin..g_begin+heads of one task, and what they cost.
@@ -101,7 +100,7 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   const bool bf16 = products == Products::bf16 && kernels.attend_bf16 != nullptr;
   std::size_t pages = 0;
   for (const AttendTask& task : tasks) {
-    check(task);
+    check_shape(task);
     pages += task.pages.size();
   }
   std::vector<PositionRange> ranges;
@@ -109,13 +108,15 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   std::vector<Unit> units;
   std::int64_t total = 0;
   for (const AttendTask& task : tasks) {
-    if (task.heads == 0 || task.T == 0) continue;
     const PositionRange* own = ranges.data() + ranges.size();
+    // At a decoding step other memory went through the caches since: the views are walked through once, by one thread.
     for (const PageView& page : task.pages) {
+      check_page(page);
       ranges.push_back(page.range.lowest <= page.range.highest
                            ? page.range
                            : kernels.position_range(page.positions, page.entries));
     }
+    if (task.heads == 0 || task.T == 0) continue;
     // A block holds so many heads, or all heads for so many times.
     const std::int64_t group = std::min(task.heads, kernels.attend_rows);
     const std::int64_t step =

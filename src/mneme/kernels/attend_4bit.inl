@@ -1,13 +1,13 @@
-// Codes of 4 bits under attention as whole numbers, where an instruction takes 64 products of bytes (VNNI). What codes meet
-// is rounded to 16 bits of a common unit, signed high and low bytes of it apart:
+// Codes of 4 bits under attention as whole numbers, where one instruction multiplies and adds pairs of 16 bits (VNNI). What
+// codes meet is rounded to 16 bits of a common unit:
 //
-//   x_i ~ unit (256 high_i + low_i),   unit = max |x| / 32639
-//   sum_i x_i code_i ~ unit (256 sum_i high_i code_i + sum_i low_i code_i)
+//   x_i ~ unit whole_i,   unit = max |x| / 32767,   sum_i x_i code_i ~ unit sum_i whole_i code_i
 //
-//   keys      x_c = q_c scale_c of 32 entries      one entry a lane
-//   values    x_e = w_e scale_eg of group g        one channel a lane, codes of four entries side by side
+//   keys      x_c = q_c scale_c of 32 entries      one entry a lane, pairs of channels
+//   values    x_e = w_e scale_eg of group g        four channels a lane, pairs of entries
 //
-// Codes round a number to a fifteenth of its range, this to a 65,000th.
+// Codes round a number to a fifteenth of its range, this to a 65,000th. Of the two codes in a byte the upper one is multiplied
+// where it stands, sixteen times too large, and apart from the lower ones.
 #pragma once
 
 #include "mneme/kernels/attend_quantized.inl"
@@ -16,90 +16,76 @@ namespace mneme::kernels::MNEME_LEVEL {
 
 #if defined(__AVX512VNNI__)
 
-inline constexpr float kMostRounded = 127 * 256 + 127;
+inline constexpr float kMostRounded = 32767;
 // With less than this the unit's inverse leaves the range of f32.
 inline constexpr float kLeastMagnitude = 1e-30f;
 
 // Magnitudes as bits, whose largest one is NaN where any is: a number that is broken must reach the result.
 inline __m512i magnitudes(F x) { return _mm512_castps_si512(abs(x)); }
 
-// Of up to four rows the unit that their numbers are rounded in, and its inverse, from the largest magnitudes by lane.
-struct Units4 {
-  float unit[4], inverse[4];
+inline F unit_of(F magnitude) { return magnitude * set1(1.f / kMostRounded); }
+inline F inverse_unit(F magnitude) {
+  return _mm512_div_ps(set1(kMostRounded), max(magnitude, set1(kLeastMagnitude)));
+}
 
-  explicit Units4(const __m512i (&most)[4]) {
-    const auto halved = [](__m512i v) {
-      const __m256i eight =
-          _mm256_max_epi32(_mm512_castsi512_si256(v), _mm512_extracti32x8_epi32(v, 1));
-      return _mm_castsi128_ps(
-          _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
-    };
-    __m128 w = halved(most[0]), x = halved(most[1]), y = halved(most[2]), z = halved(most[3]);
-    _MM_TRANSPOSE4_PS(w, x, y, z);
-    const auto larger = [](__m128 p, __m128 q) {
-      return _mm_castsi128_ps(_mm_max_epi32(_mm_castps_si128(p), _mm_castps_si128(q)));
-    };
-    const __m128 magnitude = larger(larger(w, x), larger(y, z));
-    _mm_storeu_ps(unit, _mm_mul_ps(magnitude, _mm_set1_ps(1.f / kMostRounded)));
-    _mm_storeu_ps(inverse, _mm_div_ps(_mm_set1_ps(kMostRounded),
-                                      _mm_max_ps(magnitude, _mm_set1_ps(kLeastMagnitude))));
+// Rounded to 16 bits each.
+inline __m256i whole_numbers(F numbers, F inverse) {
+  return _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(numbers * inverse));
+}
+
+// Four codes of every 16 bits, in order: the even ones as they are, the odd ones times 16.
+struct FourCodes {
+  __m512i code[4];
+
+  explicit FourCodes(__m512i words) {
+    const __m512i low = _mm512_set1_epi16(0x0f), high = _mm512_set1_epi16(0xf0);
+    const __m512i later = _mm512_srli_epi16(words, 8);
+    code[0] = _mm512_and_si512(words, low);
+    code[1] = _mm512_and_si512(words, high);
+    code[2] = _mm512_and_si512(later, low);
+    code[3] = _mm512_and_si512(later, high);
   }
 };
 
-struct HighAndLow {
-  __m128i high, low;
-};
-
-inline HighAndLow high_and_low(F numbers, F inverse) {
-  const __m512i x = _mm512_cvtps_epi32(numbers * inverse);
-  const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
-  return {_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(x)};
-}
-
-inline F joined(__m512i high, __m512i low) {
-  return _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(high, 8), low));
-}
-
-inline __m512i even_codes(__m512i bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(0x0f)); }
-inline __m512i odd_codes(__m512i bytes) { return even_codes(_mm512_srli_epi16(bytes, 4)); }
-
-inline __m512i four_everywhere(const u8* bytes) { return _mm512_set1_epi32(read<int>(bytes)); }
-
-// Queries as a word of codes meets them: of eight numbers the even ones, then the odd ones.
+// Queries in the order in which a word of eight codes has them: 0 and 4, 1 and 5, 2 and 6, 3 and 7.
 template <int kR>
 struct WholeQueries {
-  u8 high[kR][kMostHeadWidth + kLanes], low[kR][kMostHeadWidth + kLanes];
+  std::int16_t of[kR][kMostHeadWidth + kLanes];
 };
 
-// dots[r] = unit[r] sum_i queries[r][i] code_i over the words of kLanes rows.
+// dots[r] = units[r] sum_i queries[r][i] code_i over the words of kLanes rows.
 template <int kR>
 inline void whole_dots(const Words* words, i64 count, const WholeQueries<kR>& queries,
-                       const float* unit, Ahead& ahead, F (&dots)[kR]) {
-  constexpr int kChains = kR <= 2 ? 2 : 1;  // as many sums as hide how long an instruction takes
-  __m512i high[kChains][kR], low[kChains][kR];
-  for (int c = 0; c < kChains; ++c) {
-    for (int r = 0; r < kR; ++r) high[c][r] = low[c][r] = _mm512_setzero_si512();
-  }
+                       const F (&units)[kR], Ahead& ahead, F (&dots)[kR]) {
+  __m512i even[kR], odd[kR];
+  for (int r = 0; r < kR; ++r) even[r] = odd[r] = _mm512_setzero_si512();
   for (i64 w = 0; w < count; ++w) {
-    // As many bytes as there are codes, and a quarter for scales.
-    ahead.fetch_next(kLanes * 4 * 5 / 4);
-    const __m512i even = even_codes(reinterpret_cast<__m512i>(words[w])),
-                  odd = odd_codes(reinterpret_cast<__m512i>(words[w]));
+    ahead.fetch_line();  // as many bytes as there are codes
+    const FourCodes pairs(reinterpret_cast<__m512i>(words[w]));
     for (int r = 0; r < kR; ++r) {
-      __m512i &high_odd = high[kChains - 1][r], &low_odd = low[kChains - 1][r];
-      high[0][r] = _mm512_dpbusd_epi32(high[0][r], even, four_everywhere(queries.high[r] + 8 * w));
-      low[0][r] = _mm512_dpbusd_epi32(low[0][r], even, four_everywhere(queries.low[r] + 8 * w));
-      high_odd = _mm512_dpbusd_epi32(high_odd, odd, four_everywhere(queries.high[r] + 8 * w + 4));
-      low_odd = _mm512_dpbusd_epi32(low_odd, odd, four_everywhere(queries.low[r] + 8 * w + 4));
+      const auto query = [&](int pair) {
+        return _mm512_set1_epi32(read<int>(queries.of[r] + 8 * w + 2 * pair));
+      };
+      even[r] = _mm512_dpwssd_epi32(even[r], pairs.code[0], query(0));
+      odd[r] = _mm512_dpwssd_epi32(odd[r], pairs.code[1], query(1));
+      even[r] = _mm512_dpwssd_epi32(even[r], pairs.code[2], query(2));
+      odd[r] = _mm512_dpwssd_epi32(odd[r], pairs.code[3], query(3));
     }
   }
   for (int r = 0; r < kR; ++r) {
-    if constexpr (kChains == 2) {
-      high[0][r] = _mm512_add_epi32(high[0][r], high[1][r]);
-      low[0][r] = _mm512_add_epi32(low[0][r], low[1][r]);
-    }
-    dots[r] = joined(high[0][r], low[0][r]) * set1(unit[r]);
+    const F sixteenth = _mm512_cvtepi32_ps(odd[r]) * set1(1.f / 16);
+    dots[r] = (_mm512_cvtepi32_ps(even[r]) + sixteenth) * units[r];
   }
+}
+
+// The largest lane, everywhere.
+inline F largest_everywhere(__m512i magnitude) {
+  const auto with = [&](__m512i other) { magnitude = _mm512_max_epi32(magnitude, other); };
+  with(_mm512_shuffle_i32x4(magnitude, magnitude, 0b01001110));
+  with(_mm512_shuffle_i32x4(magnitude, magnitude, 0b10110001));
+  with(_mm512_shuffle_epi32(magnitude, _MM_PERM_BADC));
+  with(_mm512_shuffle_epi32(magnitude, _MM_PERM_CDAB));
+  return _mm512_castsi512_ps(magnitude);
 }
 
 // As channel_scores().
@@ -107,7 +93,8 @@ template <int kR>
 inline void rounded_channel_scores(const PageView& page, i64 d, const float* queries, i64 q_stride,
                                    float* folded, Ahead& ahead, float* scores) {
   constexpr i64 kGroup = group_size(NumberCodec::channel4);
-  const __m128i even_first = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  const __m256i pairs = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15));
   const Encoded m = sections<NumberCodec::channel4>(page.k, page.encoded, d);
   const i64 end = page.first + page.entries;
   WholeQueries<kR> whole;
@@ -128,24 +115,24 @@ inline void rounded_channel_scores(const PageView& page, i64 d, const float* que
     }
     float base[4];
     store_sums(base, sums[0], sums[1], sums[2], sums[3]);
-    const Units4 units(most);
+    F units[kR];
     for (int r = 0; r < kR; ++r) {
-      const F inverse = set1(units.inverse[r]);
+      const F magnitude = largest_everywhere(most[r]), inverse = inverse_unit(magnitude);
+      units[r] = unit_of(magnitude);
       for (i64 i = 0; i < d; i += kLanes) {
-        const HighAndLow x = high_and_low(load(folded + r * q_stride + i), inverse);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(whole.high[r] + i),
-                         _mm_shuffle_epi8(x.high, even_first));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(whole.low[r] + i),
-                         _mm_shuffle_epi8(x.low, even_first));
+        const __m256i x = whole_numbers(load(folded + r * q_stride + i), inverse);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(whole.of[r] + i),
+                            _mm256_shuffle_epi8(x, pairs));
       }
     }
     float* to = scores + (begin - page.first);
     rows_in_lanes(m.codes + begin * m.row_bytes, m.row_bytes, next - begin,
                   [&](const u8* codes, i64 e, i64 n) {
+                    for (i64 i = 0; i < m.row_bytes; i += 16) ahead.fetch_line();  // scales
                     SideBySide side;
                     transpose_rows(codes, m.row_bytes, side);
                     F dots[kR];
-                    whole_dots<kR>(side.words, m.row_bytes / 4, whole, units.unit, ahead, dots);
+                    whole_dots<kR>(side.words, m.row_bytes / 4, whole, units, ahead, dots);
                     for (int r = 0; r < kR; ++r)
                       store_scores(to + r * kPageEntries + e, dots[r] + set1(base[r]), n);
                   });
@@ -153,55 +140,127 @@ inline void rounded_channel_scores(const PageView& page, i64 d, const float* que
   }
 }
 
-// The codes of four entries at 16 bytes each: byte b of all four in lane b.
-inline __m512i side_by_side(const u8* codes, i64 row_bytes, i64 entries) {
-  const auto row = [&](i64 e) {
-    return _mm_loadu_si128(
-        reinterpret_cast<const __m128i*>(codes + smaller(e, entries - 1) * row_bytes));
-  };
-  __m512i x = _mm512_castsi128_si512(row(0));
-  x = _mm512_inserti32x4(x, row(1), 1);
-  x = _mm512_inserti32x4(x, row(2), 2);
-  x = _mm512_inserti32x4(x, row(3), 3);
-  const __m512i words = _mm512_permutexvar_epi32(
-      _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), x);
-  return _mm512_shuffle_epi8(words, _mm512_broadcast_i32x4(_mm_setr_epi8(
-                                        0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+// Values are read two groups at a time: numbers of the first one stand in even lanes, of the second one in odd lanes.
+
+// Of up to kLanes / 2 entries the scales (or minima) of one or two groups that follow each other, `step` from entry to entry.
+template <int kGroups>
+inline F load_by_entries(const u16* x, i64 step, i64 entries) {
+  if (kGroups == 2 && step == 2) return load_f16_n(x, 2 * entries);
+  u16 pairs[kLanes] = {};
+  for (i64 e = 0; e < entries; ++e) {
+    for (i64 g = 0; g < kGroups; ++g) pairs[2 * e + g] = x[e * step + g];
+  }
+  return load_f16(pairs);
 }
 
-// Weights times the scales of one group, and what the minima of the group add up to.
+// What `join` makes of all even lanes, in all of these, and so of the odd ones.
+template <class V, class Join>
+inline V by_group(V x, const Join& join) {
+  const auto turned = [&](auto turn) {
+    return reinterpret_cast<V>(turn(reinterpret_cast<__m512i>(x)));
+  };
+  x = join(x, turned([](__m512i y) { return _mm512_shuffle_i32x4(y, y, 0b01001110); }));
+  x = join(x, turned([](__m512i y) { return _mm512_shuffle_i32x4(y, y, 0b10110001); }));
+  return join(x, turned([](__m512i y) { return _mm512_shuffle_epi32(y, _MM_PERM_BADC); }));
+}
+
+// Weights times the scales of two groups, and what the minima of a group add up to.
 template <int kR>
 struct WholeWeights {
-  u8 high[kR][kPageEntries], low[kR][kPageEntries];
-  float unit[kR], minimum[4];
+  std::int16_t of[kR][kPageEntries / 2]
+                 [4];       // of a pair of entries by the first group, then by the second
+  F unit[kR], minimum[kR];  // by group
 };
 
-template <int kR>
+template <int kR, int kGroups>
 inline void whole_weights(const Encoded& m, i64 first, i64 group, i64 entries, const float* weights,
-                          WholeWeights<kR>& out) {
-  F scaled[kR][kPageEntries / kLanes], minima[4] = {zero(), zero(), zero(), zero()};
-  __m512i most[4] = {};
-  for (i64 e = 0, v = 0; e < entries; e += kLanes, ++v) {
-    const i64 n = smaller(kLanes, entries - e), at = (first + e) * m.groups;
-    const F scale = load_f16_apart(m.scale + at, group, m.groups, n),
-            minimum = load_f16_apart(m.minimum + at, group, m.groups, n);
+                          Ahead& ahead, WholeWeights<kR>& out) {
+  constexpr i64 kAtATime = kLanes / 2;
+  const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+  const __m256i pairs = _mm256_broadcastsi128_si256(
+      _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  F scaled[kR][kPageEntries / kAtATime], minima[kR];
+  __m512i most[kR];
+  for (int r = 0; r < kR; ++r) minima[r] = zero(), most[r] = _mm512_setzero_si512();
+  for (i64 e = 0, v = 0; e < entries; e += kAtATime, ++v) {
+    const i64 n = smaller(kAtATime, entries - e), at = (first + e) * m.groups + group;
+    ahead.fetch_line();  // scales of as many entries
+    const F scale = load_by_entries<kGroups>(m.scale + at, m.groups, n),
+            minimum = load_by_entries<kGroups>(m.minimum + at, m.groups, n);
     for (int r = 0; r < kR; ++r) {
-      const F w = load(weights + r * kPageEntries + e);  // zero past the last entry
+      const __m256 once = _mm256_loadu_ps(weights + r * kPageEntries + e);  // zero past the last
+      const F w = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(once));
       scaled[r][v] = w * scale;
       minima[r] = fma(w, minimum, minima[r]);
       most[r] = _mm512_max_epi32(most[r], magnitudes(scaled[r][v]));
     }
   }
-  const Units4 units(most);
-  store_sums(out.minimum, minima[0], minima[1], minima[2], minima[3]);
   for (int r = 0; r < kR; ++r) {
-    out.unit[r] = units.unit[r];
-    const F inverse = set1(units.inverse[r]);
-    for (i64 e = 0, v = 0; e < entries; e += kLanes, ++v) {
-      const HighAndLow x = high_and_low(scaled[r][v], inverse);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out.high[r] + e), x.high);
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out.low[r] + e), x.low);
+    const F magnitude = _mm512_castsi512_ps(
+        by_group(most[r], [](__m512i x, __m512i y) { return _mm512_max_epi32(x, y); }));
+    const F inverse = inverse_unit(magnitude);
+    out.unit[r] = unit_of(magnitude);
+    out.minimum[r] = by_group(minima[r], [](F x, F y) { return x + y; });
+    for (i64 e = 0, v = 0; e < entries; e += kAtATime, ++v)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out.of[r][e / 2]),
+                          _mm256_shuffle_epi8(whole_numbers(scaled[r][v], inverse), pairs));
+  }
+}
+
+// sums[r] = sums[r] fade[r] + sum_e weights[r][e] v_e of one or two whole groups from `group` on.
+template <int kR, int kGroups>
+inline void add_groups(const PageView& page, const Encoded& m, i64 group, const float* weights,
+                       const float* fade, Ahead& ahead, float* sums, i64 q_stride) {
+  constexpr i64 kGroup = group_size(NumberCodec::group4);
+  // Of two entries the i-th 16 bits in each group: beside each other.
+  const __m512i order = _mm512_set_epi16(31, 15, 23, 7, 30, 14, 22, 6, 29, 13, 21, 5, 28, 12, 20, 4,
+                                         27, 11, 19, 3, 26, 10, 18, 2, 25, 9, 17, 1, 24, 8, 16, 0);
+  WholeWeights<kR> whole;
+  whole_weights<kR, kGroups>(m, page.first, group, page.entries, weights, ahead, whole);
+  const u8* codes = m.codes + page.first * m.row_bytes + group * kGroup / 2;
+  const auto row = [&](i64 e) {
+    const auto* p = codes + smaller(e, page.entries - 1) * m.row_bytes;
+    return kGroups == 2
+               ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+               : _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  };
+  __m512i acc[kR][4];
+  for (int r = 0; r < kR; ++r) {
+    for (auto& x : acc[r]) x = _mm512_setzero_si512();
+  }
+  for (i64 e = 0; e < page.entries; e += 2) {
+    ahead.fetch_line();  // codes
+    const __m512i two = _mm512_inserti64x4(_mm512_castsi256_si512(row(e)), row(e + 1), 1);
+    const FourCodes pairs(_mm512_permutexvar_epi16(order, two));
+    for (int r = 0; r < kR; ++r) {
+      const __m512i w = _mm512_set1_epi64(read<long long>(whole.of[r][e / 2]));
+      for (int c = 0; c < 4; ++c) acc[r][c] = _mm512_dpwssd_epi32(acc[r][c], pairs.code[c], w);
     }
+  }
+  const __m512i lower = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
+  const __m512i upper = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  for (int r = 0; r < kR; ++r) {
+    // Lane 2 i + g holds channel 4 i + c of group g.
+    const auto channel = [&](int c) {
+      const F unit = c % 2 == 0 ? whole.unit[r] : whole.unit[r] * set1(1.f / 16);
+      return fma(_mm512_cvtepi32_ps(acc[r][c]), unit, whole.minimum[r]);
+    };
+    const F x0 = channel(0), x1 = channel(1), x2 = channel(2), x3 = channel(3);
+    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(x0, x1)),
+                  low23 = _mm512_castps_pd(_mm512_unpacklo_ps(x2, x3)),
+                  high01 = _mm512_castps_pd(_mm512_unpackhi_ps(x0, x1)),
+                  high23 = _mm512_castps_pd(_mm512_unpackhi_ps(x2, x3));
+    const F f = set1(fade[r]);
+    const auto add = [&](float* to, __m512d even, __m512d odd) {
+      const F first = _mm512_castpd_ps(_mm512_permutex2var_pd(even, lower, odd)),
+              second = _mm512_castpd_ps(_mm512_permutex2var_pd(even, upper, odd));
+      store(to, fma(load(to), f, first));
+      store(to + kLanes, fma(load(to + kLanes), f, second));
+    };
+    float* to = sums + r * q_stride + group * kGroup;
+    add(to, _mm512_unpacklo_pd(low01, low23), _mm512_unpacklo_pd(high01, high23));
+    if constexpr (kGroups == 2)
+      add(to + kGroup, _mm512_unpackhi_pd(low01, low23), _mm512_unpackhi_pd(high01, high23));
   }
 }
 
@@ -210,41 +269,16 @@ template <int kR>
 inline void add_rounded_values(const PageView& page, i64 d, const float* weights, const float* fade,
                                Ahead& ahead, float* sums, i64 q_stride) {
   constexpr i64 kGroup = group_size(NumberCodec::group4);
-  const __m512i lower = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i upper = _mm512_add_epi32(lower, _mm512_set1_epi32(8));
   const Encoded m = sections<NumberCodec::group4>(page.v, page.encoded, d);
-  for (i64 i = 0, group = 0; i + kGroup <= d; i += kGroup, ++group) {
-    WholeWeights<kR> whole;
-    whole_weights<kR>(m, page.first, group, page.entries, weights, whole);
-    __m512i high[kR][2], low[kR][2];  // of even channels, of odd ones
-    for (int r = 0; r < kR; ++r)
-      high[r][0] = high[r][1] = low[r][0] = low[r][1] = _mm512_setzero_si512();
-    const u8* codes = m.codes + page.first * m.row_bytes + i / 2;
-    for (i64 e = 0; e < page.entries; e += 4) {
-      ahead.fetch_next(4 * (kGroup / 2) * 5 / 4);
-      const __m512i bytes = side_by_side(codes + e * m.row_bytes, m.row_bytes, page.entries - e);
-      const __m512i even = even_codes(bytes), odd = odd_codes(bytes);
-      for (int r = 0; r < kR; ++r) {
-        const __m512i h = four_everywhere(whole.high[r] + e), l = four_everywhere(whole.low[r] + e);
-        high[r][0] = _mm512_dpbusd_epi32(high[r][0], even, h);
-        high[r][1] = _mm512_dpbusd_epi32(high[r][1], odd, h);
-        low[r][0] = _mm512_dpbusd_epi32(low[r][0], even, l);
-        low[r][1] = _mm512_dpbusd_epi32(low[r][1], odd, l);
-      }
-    }
-    for (int r = 0; r < kR; ++r) {
-      const F even = joined(high[r][0], low[r][0]), odd = joined(high[r][1], low[r][1]);
-      const F unit = set1(whole.unit[r]), minimum = set1(whole.minimum[r]), f = set1(fade[r]);
-      const auto add = [&](float* to, __m512i channels) {
-        const F x = fma(_mm512_permutex2var_ps(even, channels, odd), unit, minimum);
-        store(to, fma(load(to), f, x));
-      };
-      add(sums + r * q_stride + i, lower);
-      add(sums + r * q_stride + i + kLanes, upper);
-    }
+  i64 group = 0;
+  for (; (group + 2) * kGroup <= d; group += 2)
+    add_groups<kR, 2>(page, m, group, weights, fade, ahead, sums, q_stride);
+  if ((group + 1) * kGroup <= d) {
+    add_groups<kR, 1>(page, m, group, weights, fade, ahead, sums, q_stride);
+    ++group;
   }
   // A last group that is short.
-  if (const i64 i = d / kGroup * kGroup; i < d)
+  if (const i64 i = group * kGroup; i < d)
     add_coded_values<Nibbles, kR>(page, d, weights, fade, ahead, sums, q_stride, i);
 }
 

@@ -379,6 +379,12 @@ struct Ahead {
     due += bytes < end - due ? bytes : end - due;
     for (; at < due; at += 64) __builtin_prefetch(at);
   }
+  // One line, where a part is no whole number of them: which turn takes one more would be guessed wrong each time.
+  void fetch_line() {
+    if (at >= end) return;
+    __builtin_prefetch(at);
+    at += 64;
+  }
 };
 
 inline i64 smaller(i64 a, i64 b) { return a < b ? a : b; }

@@ -2,12 +2,12 @@
 
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+#include "mneme/core/unwritten.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kv/page_memory.h"
 #include "mneme/mixers/attention/products.h"
 
 #include <ATen/ATen.h>
-#include <ATen/EmptyTensor.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -256,7 +256,7 @@ void PagedKv::encode_full_pages(Head& head, std::size_t from) {
     coded->hold_code(code);
     const auto coded_view = view({coded, run.begin, run.count});  // may throw: nothing has changed
     run.page = std::move(coded);
-    head.views[i] = coded_view;
+    put_view(head, i, coded_view);
   }
 }
 
@@ -482,15 +482,19 @@ kernels::PageView PagedKv::view(const Run& run) const {
 
 void PagedKv::refresh(Head& head, std::size_t from) const {
   head.views.resize(head.runs.size());
-  for (auto i = from; i < head.runs.size(); ++i) head.views[i] = view(head.runs[i]);
+  if (from == 0) head.decodes = false;
+  for (auto i = from; i < head.runs.size(); ++i) put_view(head, i, view(head.runs[i]));
+}
+
+void PagedKv::put_view(Head& head, std::size_t i, const kernels::PageView& view) {
+  head.views[i] = view;
+  head.decodes = head.decodes || view.k == nullptr;
 }
 
 std::span<const kernels::PageView> PagedKv::pages(
     const Head& head, std::vector<at::Tensor>& decoded,
     std::vector<std::vector<kernels::PageView>>& views) const {
-  if (std::all_of(head.views.begin(), head.views.end(),
-                  [](const kernels::PageView& page) { return page.k != nullptr; }))
-    return head.views;
+  if (!head.decodes) return head.views;
   auto& own = views.emplace_back(head.views);
   for (std::size_t i = 0; i < own.size(); ++i) {
     if (own[i].k != nullptr) continue;
@@ -683,8 +687,8 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
   // For one token that is [B,Hq,T,d] too.
   const std::array<std::int64_t, 4> sizes =
       T == 1 ? std::array{B, Hq, T, d} : std::array{B, T, Hq, d};
-  auto out = call.lengths.empty() ? at::Tensor(at::detail::empty_cpu(sizes, at::kFloat))
-                                  : at::zeros(sizes, queries.options());
+  auto out =
+      call.lengths.empty() ? at::Tensor(unwritten(sizes)) : at::zeros(sizes, queries.options());
   at::Tensor lse;
   if (want_lse)
     lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), queries.options());

@@ -118,6 +118,7 @@ class PagedKv final : public KvStore {
     std::vector<Run> runs;
     /// Each run as the kernels read it, so that a step need not look at every page; k is null where it is to be decoded.
     std::vector<kernels::PageView> views;
+    bool decodes = false;  ///< some view's k may be null
     /// What the plan's selecting stage remembers of each run; null where it must be read. Longer than `runs` after a rewind.
     std::vector<const float*> summaries;
     /// [m,K] the first m keys, which were moved, as they were computed: turning always starts there, so that errors do not
@@ -194,6 +195,7 @@ class PagedKv final : public KvStore {
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
   /// Brings the views of a head's runs from the given one on up to date.
   void refresh(Head& head, std::size_t from) const;
+  static void put_view(Head& head, std::size_t i, const kernels::PageView& view);
   [[nodiscard]] kernels::PageView view(const Run& run) const;
   /// The views of a head; numbers that have to be decoded for it are put into `decoded`, their views into `views`.
   [[nodiscard]] std::span<const kernels::PageView> pages(

@@ -142,7 +142,7 @@ void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
     if (fresh || run.page->summarized_by != plan_) {
       if (run.page.use_count() > 1) {  // a fork reads this page, perhaps by another plan
         run.page = std::make_shared<Page>(*run.page);
-        head.views[i] = view(run);
+        put_view(head, i, view(run));
       }
       const auto keys = numbers(*run.page).first.to(at::kFloat);
       run.page->summary = page_memory(size * static_cast<std::int64_t>(sizeof(float)));

@@ -1,6 +1,7 @@
 #include "mneme/layers/linear.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/unwritten.h"
 #include "mneme/kernels/level.h"
 #include "mneme/kernels/low_rank.h"
 #include "mneme/kernels/narrow.h"
@@ -12,7 +13,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DimVector.h>
-#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
@@ -297,9 +297,6 @@ at::Tensor product_with(Input& x, const Parameter& weight, const Updates& update
                           y.mutable_data_ptr<float>(), N, N);
   return y;
 }
-
-/// Memory for numbers that are all written to; skips the dispatcher, which takes longer than small products' bookkeeping.
-at::Tensor unwritten(at::IntArrayRef sizes) { return at::detail::empty_cpu(sizes, at::kFloat); }
 
 /// x [..., in] times several weights as stored, a few rows in one run of the fused kernel: [..., out] each.
 std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const FileWeight*> files,

@@ -1,9 +1,9 @@
 #include "mneme/layers/norm.h"
 
+#include "mneme/core/unwritten.h"
 #include "mneme/kernels/norm.h"
 
 #include <ATen/ATen.h>
-#include <ATen/EmptyTensor.h>
 #include <c10/core/GradMode.h>
 
 #include <fmt/format.h>
@@ -22,7 +22,7 @@ at::Tensor result(at::Tensor old, at::IntArrayRef sizes) {
   const bool fits = old.defined() && old.use_count() == 1 && old.is_cpu() &&
                     old.scalar_type() == at::kFloat && old.is_contiguous() &&
                     old.sizes() == sizes && old.storage().use_count() == 1 && !old.requires_grad();
-  return fits ? std::move(old) : at::Tensor(at::detail::empty_cpu(sizes, at::kFloat));
+  return fits ? std::move(old) : at::Tensor(unwritten(sizes));
 }
 
 }  // namespace
@@ -39,7 +39,7 @@ bool RMSNorm::one_pass(const at::Tensor& x) const {
 at::Tensor RMSNorm::operator()(const at::Tensor& x) const {
   if (!one_pass(x)) return x * at::rsqrt(x.square().mean(-1, true) + eps_) * weight_->tensor;
   const auto in = x.contiguous();
-  at::Tensor out = at::detail::empty_cpu(in.sizes(), at::kFloat);
+  at::Tensor out = unwritten(in.sizes());
   const auto D = in.size(-1);
   kernels::rms_norm(const_cast<float*>(numbers(in)), nullptr, numbers(weight_->tensor),
                     static_cast<float>(eps_), in.numel() / D, D, numbers_to_write(out));
