@@ -114,8 +114,8 @@ struct NarrowBf16 {
 struct NarrowInt8 {
   static constexpr int kRows = 6;
   static constexpr i64 kGroup = 32, kFours = kGroup / 4, kSide = 16;
-  static constexpr i64 kTogether =
-      2;  // neighbouring groups that share a scale: their products add up as integers
+  // Neighbouring groups that share a scale: their products add up as integers.
+  static constexpr i64 kTogether = 4;
   static constexpr i64 kGroupWords = (2 + kFours) * kTileColumns;
   static i64 groups(i64 K) { return (K + kGroup - 1) / kGroup; }
   static i64 row_words(i64 K) { return spread(groups(K) * (kFours + 1)); }
@@ -228,6 +228,7 @@ struct NarrowInt8 {
       }
     }
     largest = _mm512_max_epi32(largest, _mm512_shuffle_epi32(largest, _MM_PERM_CDAB));
+    largest = _mm512_max_epi32(largest, _mm512_shuffle_epi32(largest, _MM_PERM_BADC));
     const F peak = _mm512_castsi512_ps(largest);
     store_n(scales, peak * set1(1.f / 127.f), side);
     // Groups of zeros, or nearly, become zeros.

@@ -73,16 +73,19 @@ class Softmax final : public Mixer {
     };
     const bool narrower =
         o_.window > 0 && (call.pattern.window == 0 || call.pattern.window > o_.window);
+    const bool integers = call.compute == Compute::int8;
     // Copied only where it differs: a decoding step comes by here once a layer.
     std::optional<Call> changed;
-    if (call.compute == Compute::int8 || narrower) {
+    if (integers || narrower) {
       changed = call;
-      // Softmax turns what rounding does to scores into factors of weights.
-      if (call.compute == Compute::int8) changed->compute = Compute::int16;
+      if (integers) changed->compute = Compute::int16;
       if (narrower) changed->pattern.window = o_.window;
     }
     const Call& own = changed ? *changed : call;
-    auto qkv = Linear::together({&q_, &k_, &v_}, x, own);
+    // Rounding to 8 bits shows in values, whose sums are the result; scores take it.
+    auto qkv = integers ? Linear::together({&q_, &k_}, x, call)
+                        : Linear::together({&q_, &k_, &v_}, x, own);
+    if (integers) qkv.push_back(v_(x, own));
     const auto q = tap(call, "attn.q", split(qkv[0], o_.heads));
     const auto k = tap(call, "attn.k", split(qkv[1], o_.kv_heads));
     const auto v = tap(call, "attn.v", split(qkv[2], o_.kv_heads));
