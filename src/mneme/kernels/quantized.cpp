@@ -16,9 +16,9 @@
 namespace mneme::kernels {
 namespace {
 
-// Work below which another thread costs more than it brings: bytes of weights, numbers unpacked.
+// Work below which another thread costs more than it brings: bytes of weights, numbers unpacked or rounded.
 constexpr std::int64_t kBytesPerThread = 16 * 1024;
-constexpr std::int64_t kNumbersPerThread = 32 * 1024;
+constexpr std::int64_t kNumbersPerThread = 32 * 1024, kRoundedPerThread = 4 * 1024;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
@@ -166,7 +166,7 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, Activ
   to.parts = view.parts;
   const KernelTable& kernels = table();
   at::parallel_for(0, M,
-                   std::max<std::int64_t>(1, kNumbersPerThread / std::max<std::int64_t>(1, K)),
+                   std::max<std::int64_t>(1, kRoundedPerThread / std::max<std::int64_t>(1, K)),
                    [&](std::int64_t begin, std::int64_t end) {
                      ActivationTarget rows = to;
                      const std::int64_t first = begin * to.parts;

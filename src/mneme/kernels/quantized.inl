@@ -13,43 +13,120 @@ namespace mneme::kernels::MNEME_LEVEL {
 
 inline constexpr float kPartsRatio = 254.f;  // units of a row's second part in one of its first
 
+#if defined(__AVX512F__)
+
+// What `join` makes of all lanes of each of four vectors.
+template <class Join>
+inline __m128i four_joined(const __m512i (&x)[4], const Join& join) {
+  const auto halved = [&](__m512i v) {
+    const __m256i eight = join(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    return _mm_castsi128_ps(
+        _mm256_castsi256_si128(join(eight, _mm256_permute2x128_si256(eight, eight, 1))));
+  };
+  __m128 rows[4] = {halved(x[0]), halved(x[1]), halved(x[2]), halved(x[3])};
+  _MM_TRANSPOSE4_PS(rows[0], rows[1], rows[2], rows[3]);
+  const auto both = [&](__m128 p, __m128 q) {
+    return _mm256_castsi256_si128(join(_mm256_castsi128_si256(_mm_castps_si128(p)),
+                                       _mm256_castsi128_si256(_mm_castps_si128(q))));
+  };
+  return _mm256_castsi256_si128(join(_mm256_castsi128_si256(both(rows[0], rows[1])),
+                                     _mm256_castsi128_si256(both(rows[2], rows[3]))));
+}
+
+// n <= 4 blocks of row m from block b on.
+inline void quantize_blocks(const float* numbers, i64 n, i64 m, i64 b,
+                            const ActivationTarget& to) noexcept {
+  F left[4][2];  // of the numbers, in units of the scale
+  __m512i magnitudes[4] = {};
+  for (i64 i = 0; i < n; ++i) {
+    left[i][0] = load(numbers + i * kBlock);
+    left[i][1] = load(numbers + i * kBlock + kLanes);
+    // As bits NaN is above all: it must reach the result.
+    magnitudes[i] = _mm512_max_epi32(_mm512_castps_si512(abs(left[i][0])),
+                                     _mm512_castps_si512(abs(left[i][1])));
+  }
+  const __m128 amplitude = _mm_castsi128_ps(
+      four_joined(magnitudes, [](__m256i p, __m256i q) { return _mm256_max_epi32(p, q); }));
+  alignas(16) float inverse[4];
+  _mm_store_ps(inverse, _mm_maskz_div_ps(_mm_cmp_ps_mask(amplitude, _mm_setzero_ps(), _CMP_GT_OQ),
+                                         _mm_set1_ps(127.f), amplitude));
+  // NaN also where a number is infinite.
+  __m128 scale =
+      _mm_add_ps(_mm_div_ps(amplitude, _mm_set1_ps(127.f)), _mm_sub_ps(amplitude, amplitude));
+  for (i64 i = 0; i < n; ++i) {
+    for (F& x : left[i]) x = x * set1(inverse[i]);
+  }
+  const auto lanes = static_cast<__mmask8>((1U << n) - 1U);
+  for (i64 part = 0; part < to.parts; ++part) {
+    std::int8_t* q = to.q + (m * to.parts + part) * to.q_stride + b * kBlock;
+    __m512i totals[4] = {};
+    for (i64 i = 0; i < n; ++i) {
+      for (int half = 0; half < 2; ++half) {
+        // What rounding leaves is at most a half, which is 127 of the next part's units.
+        F& x = left[i][half];
+        const __m512i whole = _mm512_cvtps_epi32(x);
+        if (part + 1 < to.parts) x = (x - _mm512_cvtepi32_ps(whole)) * set1(kPartsRatio);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(q + i * kBlock + half * kLanes),
+                         _mm512_cvtepi32_epi8(whole));
+        totals[i] = _mm512_add_epi32(totals[i], whole);
+      }
+    }
+    const __m128i total =
+        four_joined(totals, [](__m256i p, __m256i s) { return _mm256_add_epi32(p, s); });
+    const i64 at = (m * to.parts + part) * to.block_stride + b;
+    _mm_mask_storeu_ps(to.scale + at, lanes, scale);
+    _mm_mask_storeu_epi32(to.total + at, lanes, total);
+    _mm_mask_storeu_ps(to.scaled_total + at, lanes, _mm_mul_ps(scale, _mm_cvtepi32_ps(total)));
+    scale = _mm_mul_ps(scale, _mm_set1_ps(1.f / kPartsRatio));
+  }
+}
+
+#else
+
+inline void quantize_blocks(const float* numbers, i64 n, i64 m, i64 b,
+                            const ActivationTarget& to) noexcept {
+  for (i64 end = b + n; b < end; ++b, numbers += kBlock) {
+    F highest = zero(), poison = zero();
+    for (i64 i = 0; i < kBlock; i += kLanes) {
+      const F v = load(numbers + i);
+      highest = max(highest, abs(v));
+      poison = poison + (v - v);  // NaN where a number is not finite; it must reach the result
+    }
+    const float amplitude = largest(highest);
+    const F inverse = set1(amplitude > 0.f ? 127.f / amplitude : 0.f);
+    float scale = amplitude / 127.f + sum(poison);
+    float left[kBlock];  // of the numbers, in units of the scale
+    for (i64 i = 0; i < kBlock; i += kLanes) store(left + i, load(numbers + i) * inverse);
+    for (i64 part = 0; part < to.parts; ++part) {
+      std::int8_t* q = to.q + (m * to.parts + part) * to.q_stride + b * kBlock;
+      for (i64 i = 0; i < kBlock; i += kLanes) {
+        // What rounding leaves is at most a half, which is 127 of the next part's units.
+        const F whole = round(load(left + i));
+        if (part + 1 < to.parts) store(left + i, (load(left + i) - whole) * set1(kPartsRatio));
+        // Through unsigned bytes: the sum 128 + q is in [1, 255].
+        u8 shifted[kLanes];
+        store_u8(shifted, whole + set1(128.f));
+        for (i64 j = 0; j < kLanes; ++j) q[i + j] = static_cast<std::int8_t>(shifted[j] ^ 0x80);
+      }
+      std::int32_t total = 0;
+      for (i64 i = 0; i < kBlock; ++i) total += q[i];
+      const i64 at = (m * to.parts + part) * to.block_stride + b;
+      to.scale[at] = scale;
+      to.total[at] = total;
+      to.scaled_total[at] = scale * static_cast<float>(total);
+      scale *= 1.f / kPartsRatio;
+    }
+  }
+}
+
+#endif
+
 inline void quantize_activations(const float* x, i64 M, i64 K,
                                  const ActivationTarget& to) noexcept {
   const i64 blocks = K / kBlock;
   for (i64 m = 0; m < M; ++m) {
-    for (i64 b = 0; b < blocks; ++b) {
-      const float* numbers = x + m * K + b * kBlock;
-      F highest = zero(), poison = zero();
-      for (i64 i = 0; i < kBlock; i += kLanes) {
-        const F v = load(numbers + i);
-        highest = max(highest, abs(v));
-        poison = poison + (v - v);  // NaN where a number is not finite; it must reach the result
-      }
-      const float amplitude = largest(highest);
-      const F inverse = set1(amplitude > 0.f ? 127.f / amplitude : 0.f);
-      float scale = amplitude / 127.f + sum(poison);
-      float left[kBlock];  // of the numbers, in units of the scale
-      for (i64 i = 0; i < kBlock; i += kLanes) store(left + i, load(numbers + i) * inverse);
-      for (i64 part = 0; part < to.parts; ++part) {
-        std::int8_t* q = to.q + (m * to.parts + part) * to.q_stride + b * kBlock;
-        for (i64 i = 0; i < kBlock; i += kLanes) {
-          // What rounding leaves is at most a half, which is 127 of the next part's units.
-          const F whole = round(load(left + i));
-          if (part + 1 < to.parts) store(left + i, (load(left + i) - whole) * set1(kPartsRatio));
-          // Through unsigned bytes: the sum 128 + q is in [1, 255].
-          u8 shifted[kLanes];
-          store_u8(shifted, whole + set1(128.f));
-          for (i64 j = 0; j < kLanes; ++j) q[i + j] = static_cast<std::int8_t>(shifted[j] ^ 0x80);
-        }
-        std::int32_t total = 0;
-        for (i64 i = 0; i < kBlock; ++i) total += q[i];
-        const i64 at = (m * to.parts + part) * to.block_stride + b;
-        to.scale[at] = scale;
-        to.total[at] = total;
-        to.scaled_total[at] = scale * static_cast<float>(total);
-        scale *= 1.f / kPartsRatio;
-      }
-    }
+    for (i64 b = 0; b < blocks; b += 4)
+      quantize_blocks(x + m * K + b * kBlock, smaller(4, blocks - b), m, b, to);
     for (i64 part = 0; part < to.parts; ++part) {
       std::int8_t* q = to.q + (m * to.parts + part) * to.q_stride;
       for (i64 i = K; i < to.q_stride; ++i) q[i] = 0;
