@@ -2,6 +2,7 @@
 
 #include "mneme/core/checksum.h"
 #include "mneme/core/error.h"
+#include "mneme/core/read_ahead.h"
 #include "mneme/core/registry.h"
 
 #include <ATen/ATen.h>
@@ -70,6 +71,8 @@ const State& State::child(std::string_view name) const { return *entry(children_
 
 StateStore& State::store(std::string_view name) {
   auto& held = entry(stores_, name, "store");
+  read_ahead.note(&held);
+  read_ahead.note(held.get());
   if (held.use_count() > 1) held = held->fork();
   return *held;
 }

@@ -1,6 +1,7 @@
 #include "mneme/kv/paged_kv.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/read_ahead.h"
 #include "mneme/core/registry.h"
 #include "mneme/core/unwritten.h"
 #include "mneme/kernels/codec.h"
@@ -102,8 +103,14 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
   if (T == 1) {
     for (const auto& row : rows_) {
       for (const auto& head : row.heads) {
-        if (!head.runs.empty())
-          head.runs.back().page->fetch(head.runs.back().begin + head.runs.back().count, shape_);
+        read_ahead.note(&head);
+        read_ahead.note(&head.decodes);
+        if (head.runs.empty()) continue;
+        const auto& last = head.runs.back();
+        read_ahead.note(&last);
+        read_ahead.note(last.page.get());
+        read_ahead.note(&head.views.back());
+        last.page->fetch(last.begin + last.count, shape_);
       }
     }
   }

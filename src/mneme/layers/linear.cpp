@@ -1,6 +1,7 @@
 #include "mneme/layers/linear.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/read_ahead.h"
 #include "mneme/core/unwritten.h"
 #include "mneme/kernels/level.h"
 #include "mneme/kernels/low_rank.h"
@@ -311,6 +312,7 @@ std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const F
   for (std::size_t i = 0; i < files.size(); ++i) {
     const auto& weight = files[i]->weight();
     const auto* packed = form != kernels::Activations::f32 ? files[i]->packed() : nullptr;
+    read_ahead.note(packed);
     const auto N = packed != nullptr ? packed->rows() : weight.shape.front();
     sizes.back() = N;
     out.push_back(unwritten(sizes));
@@ -419,7 +421,12 @@ at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
 
 std::vector<at::Tensor> Linear::together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
                                          const Call& call) {
-  for (const auto* layer : layers) layer->check(x);
+  for (const auto* layer : layers) {
+    read_ahead.note(layer);
+    read_ahead.note(layer->weight_.get());
+    read_ahead.note(layer->weight_->stored.get());
+    layer->check(x);
+  }
   const auto rounded = std::count_if(layers.begin(), layers.end(), [&](const Linear* layer) {
     return layer->narrow(x, call) != nullptr;
   });

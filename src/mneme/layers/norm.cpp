@@ -1,5 +1,6 @@
 #include "mneme/layers/norm.h"
 
+#include "mneme/core/read_ahead.h"
 #include "mneme/core/unwritten.h"
 #include "mneme/kernels/norm.h"
 
@@ -31,6 +32,8 @@ RMSNorm::RMSNorm(Params& params, std::string_view name, std::int64_t width, doub
     : weight_(params.weight(fmt::format("{}.weight", name), {width}, Init::ones)), eps_(eps) {}
 
 bool RMSNorm::one_pass(const at::Tensor& x) const {
+  read_ahead.note(weight_.get());
+  read_ahead.note(weight_->tensor.unsafeGetTensorImpl());
   return x.scalar_type() == at::kFloat && x.is_cpu() &&
          weight_->tensor.scalar_type() == at::kFloat &&
          !(c10::GradMode::is_enabled() && (x.requires_grad() || weight_->tensor.requires_grad()));

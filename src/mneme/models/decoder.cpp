@@ -8,6 +8,7 @@
 // state     one child "layers.N" a layer, as its mixer keeps it
 // needs     nothing; bidirectional where the batch's pattern is not causal
 // source    Touvron et al. 2023, arXiv:2302.13971
+#include "mneme/core/read_ahead.h"
 #include "mneme/core/registry.h"
 #include "mneme/core/taps.h"
 #include "mneme/layers/embedding.h"
@@ -101,12 +102,16 @@ class Decoder final : public Model {
       normed = norm.after_adding(x, addend, own, std::move(normed));
       own = batch.taps == nullptr;
     };
+    read_ahead.begin();
     for (auto i = batch.from_layer; i < to; ++i) {
       const auto& layer = layers_[static_cast<std::size_t>(i)];
+      read_ahead.note(&layer);
+      read_ahead.note(layer.mixer.get());
       call.at = layer.name;
       x = tap(call, "resid.pre", std::move(x));
       normalize(layer.norm1);
       addend = layer.mixer->forward(normed, state.child(layer.name), call);
+      read_ahead.note(layer.feed_forward.get());
       normalize(layer.norm2);
       addend = layer.feed_forward->forward(normed, call);
       if (batch.taps != nullptr) x = tap(call, "resid.post", x + std::exchange(addend, {}));
