@@ -9,7 +9,7 @@ def body(s):
     samples = 4 if s.quick else 100
     chosen = None
     for length in (4096, 2048, 1024):
-        rows = step.mneme_json("bench", "ruler", "--kv", BEST, "--tasks", "; ".join(TASKS), "--lengths", length, "--samples", max(2, samples // 10), timeout=7200)["rows"]
+        rows = step.mneme_json("bench", "ruler", "--kv", "", "--tasks", "; ".join(TASKS), "--lengths", length, "--samples", max(2, samples // 10), timeout=7200)["rows"]
         able = [c["task"] for c in rows[0]["cells"] if (c["generation"] or 0) >= 0.5]
         s.note(f"{length} tokens: tasks of which the full cache solves half", ", ".join(able) or "none")
         if len(able) >= 3:
