@@ -704,6 +704,16 @@ TEST_P(Attend, AnInvisibleEntryOf4BitsDoesNotCoarsenTheOthers) {
   expect_attends(h, 0.125f, {true, 0}, "beside a large entry");
 }
 
+// What is rounded are products of queries and scales: neither factor has to be of one size.
+TEST_P(Attend, LargeQueriesOfNarrowChannelsDoNotCoarsenTheOthersOf4Bits) {
+  Head h(3, 1, 64, 100, 69);
+  for (std::size_t g = 0; g < 3; ++g) h.q[g * 64 + 7] *= 3000;
+  for (std::size_t i = 0; i < 100; ++i) h.k[i * 64 + 7] /= 3000;
+  h.page({64});
+  h.encode_pages({kQ4}, 0, 0);
+  expect_attends(h, 0.125f, {true, 0}, "a channel of another size");
+}
+
 TEST_P(Attend, EncodedPagesThatItCannotReadAreRefused) {
   Head h(1, 1, 64, 10, 65);
   h.page({64});
