@@ -27,9 +27,11 @@ std::vector<std::int64_t> listed_numbers(std::string_view option, std::string_vi
     std::int64_t number = 0;
     const auto* end = part.data() + part.size();
     const auto [stopped, error] = std::from_chars(part.data(), end, number);
-    if (error != std::errc{} || stopped != end || number < least) {
-      throw Error(Errc::usage, fmt::format("--{}: '{}' is not a whole number of at least {}",
-                                           option, part, least));
+    constexpr std::int64_t kMost = 1'000'000'000;  // sums of two of them are numbers too
+    if (error != std::errc{} || stopped != end || number < least || number > kMost) {
+      throw Error(Errc::usage, fmt::format("--{}: '{}' is not a whole number of at least {} and at "
+                                           "most {}",
+                                           option, part, least, kMost));
     }
     out.push_back(number);
   }

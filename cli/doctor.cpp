@@ -150,9 +150,11 @@ class Doctor final : public Verb {
         fmt::format("{} in use; this processor runs {}", kernels::name(kernels::level()), levels));
     for (const auto& [kernel, form] : kernels::forms(kernels::level()))
       add(fmt::format("  {}", kernel), std::string(form));
-    add("compute type", kernels::has_bf16_products()
-                            ? "bf16 to read and to generate, f32 to answer from memory"
-                            : "f32: this processor has no fast bf16 products");
+    add("compute type",
+        kernels::has_bf16_products()
+            ? "bf16 to read and to generate, 16-bit integers to answer from memory"
+            : "f32 to read, 16-bit integers to answer from memory: the kernels in use have no bf16 "
+              "products");
     add("threads", std::to_string(at::get_num_threads()));
     const auto available = available_memory();
     add("memory",

@@ -5,10 +5,12 @@
 #include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <spawn.h>
+#include <string_view>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,11 +49,23 @@ Peer::Peer(const std::filesystem::path& python, std::string_view program,
   std::vector<char*> argv;
   for (auto& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
+  // A peer's threads wait as it would have them, or as whoever started us said: not as ours do.
+  const bool ours = std::getenv("MNEME_SPINCOUNT_IS_OURS") != nullptr;
+  std::vector<char*> environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable(*entry);
+    if (ours && (variable.starts_with("GOMP_SPINCOUNT=") ||
+                 variable.starts_with("MNEME_SPINCOUNT_IS_OURS=")))
+      continue;
+    environment.push_back(*entry);
+  }
+  environment.push_back(nullptr);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, there[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, back[1], STDOUT_FILENO);
-  const int error = posix_spawn(&process_, argv[0], &actions, nullptr, argv.data(), environ);
+  const int error =
+      posix_spawn(&process_, argv[0], &actions, nullptr, argv.data(), environment.data());
   posix_spawn_file_actions_destroy(&actions);
   ::close(there[0]);
   ::close(back[1]);

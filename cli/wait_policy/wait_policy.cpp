@@ -8,7 +8,9 @@ namespace {
 constexpr const char* kSpins = "5000";
 
 __attribute__((constructor)) void set_wait_policy() {
-  if (std::getenv("OMP_WAIT_POLICY") == nullptr) setenv("GOMP_SPINCOUNT", kSpins, 0);
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  setenv("GOMP_SPINCOUNT", kSpins, 0);
+  setenv("MNEME_SPINCOUNT_IS_OURS", "1", 1);  // programs that we start wait in their own way
 }
 
 }  // namespace

@@ -14,17 +14,20 @@ class ReadAhead {
  public:
   /// A step begins.
   void begin() noexcept { next_ = 0; }
-  /// `line` is read now.
-  void note(const void* line) noexcept {
-    if (next_ == kMost) return;
+  /// `line` is read now. Returns the one that it asks for: what the last step read kAhead reads later, null if unknown.
+  const void* note(const void* line) noexcept {
+    if (next_ == kMost) return nullptr;
     const void*& noted = lines_[next_];
     if (noted != line) noted = line;
-    __builtin_prefetch(lines_[next_ + kAhead]);
-    ++next_;
+    const void* expected = lines_[next_++ + kAhead];
+    __builtin_prefetch(expected);
+    return expected;
   }
 
+  static constexpr std::size_t kMost = 4096;  ///< reads of a step that are noted
+  static constexpr std::size_t kAhead = 24;
+
  private:
-  static constexpr std::size_t kMost = 4096, kAhead = 24;
   std::array<const void*, kMost + kAhead> lines_{};
   std::size_t next_ = 0;
 };

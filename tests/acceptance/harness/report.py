@@ -1,4 +1,4 @@
-"""Writes what an issue's steps found to bench/reports/ISSUE_<cpu level>_<yyyymmdd>.md.
+"""Writes what an issue's steps found to bench/reports/ISSUE_<cpu level>_<yyyymmdd>.md, or, while some have never run, to build/acceptance/ISSUE/report.md.
 
 usage: report.py ISSUE TITLE STEP=TITLE...
 """
@@ -76,7 +76,9 @@ def main(issue, title, *steps_in_order):
             if r.get("what") == "report":  # another program's own, one level deeper
                 out += ["", *(("#" + line if line.startswith("#") else line) for line in r["value"].split("\n## Bars")[0].splitlines()[1:])]
         out.append("")
-    path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md"
+    # A part of the steps is no report to keep, nor to put in place of one that has all.
+    path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md" if all(name in steps for name in titles) \
+        else step.BUILD / "acceptance" / issue / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(out).rstrip() + "\n")
     print(f"{met} of {len(checks)} checks met; {path.relative_to(step.ROOT)}")
