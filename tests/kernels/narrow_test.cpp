@@ -229,12 +229,12 @@ TEST_P(Narrow, PartsTogetherOnAnyNumberOfThreadsEqualEachAlone) {
 }
 
 TEST_P(Narrow, ZeroAndBrokenRows) {
-  constexpr std::int64_t kK = 64, kN = 20;
+  constexpr std::int64_t kK = 128, kN = 20;
   for (const NarrowType form : kForms) {
     if (!multiplies(form)) continue;
     const Weights w = random_weights(WeightType::f32, kN * kK, 9);
     const NarrowMatrix matrix(form, WeightType::f32, w.bytes.data(), kN, kK);
-    for (const std::int64_t place : {40, 41}) {  // in either of two groups that share a scale
+    for (const std::int64_t place : {40, 41, 42, 43}) {  // in any of the groups that share a scale
       std::vector<float> x(3 * kK, 0.f), y(3 * kN, kNan);
       x[static_cast<std::size_t>(kK + place)] = kNan;
       const NarrowPart part{&matrix, nullptr, Activation::none, y.data(), kN};

@@ -78,14 +78,23 @@ inline void whole_dots(const Words* words, i64 count, const WholeQueries<kR>& qu
   }
 }
 
+// What `join` makes of all even lanes, in all of these, and so of the odd ones.
+template <class V, class Join>
+inline V by_group(V x, const Join& join) {
+  const auto turned = [&](auto turn) {
+    return reinterpret_cast<V>(turn(reinterpret_cast<__m512i>(x)));
+  };
+  x = join(x, turned([](__m512i y) { return _mm512_shuffle_i32x4(y, y, 0b01001110); }));
+  x = join(x, turned([](__m512i y) { return _mm512_shuffle_i32x4(y, y, 0b10110001); }));
+  return join(x, turned([](__m512i y) { return _mm512_shuffle_epi32(y, _MM_PERM_BADC); }));
+}
+
+inline __m512i larger(__m512i x, __m512i y) { return _mm512_max_epi32(x, y); }
+
 // The largest lane, everywhere.
-inline F largest_everywhere(__m512i magnitude) {
-  const auto with = [&](__m512i other) { magnitude = _mm512_max_epi32(magnitude, other); };
-  with(_mm512_shuffle_i32x4(magnitude, magnitude, 0b01001110));
-  with(_mm512_shuffle_i32x4(magnitude, magnitude, 0b10110001));
-  with(_mm512_shuffle_epi32(magnitude, _MM_PERM_BADC));
-  with(_mm512_shuffle_epi32(magnitude, _MM_PERM_CDAB));
-  return _mm512_castsi512_ps(magnitude);
+inline F largest_everywhere(__m512i magnitudes) {
+  const __m512i both = by_group(magnitudes, larger);
+  return _mm512_castsi512_ps(larger(both, _mm512_shuffle_epi32(both, _MM_PERM_CDAB)));
 }
 
 // As channel_scores().
@@ -110,7 +119,7 @@ inline void rounded_channel_scores(const PageView& page, i64 d, const float* que
         const F q = load(queries + r * q_stride + i), x = q * scale;
         store(folded + r * q_stride + i, x);
         sums[r] = fma(q, minimum, sums[r]);
-        most[r] = _mm512_max_epi32(most[r], magnitudes(x));
+        most[r] = larger(most[r], magnitudes(x));
       }
     }
     float base[4];
@@ -153,17 +162,6 @@ inline F load_by_entries(const u16* x, i64 step, i64 entries) {
   return load_f16(pairs);
 }
 
-// What `join` makes of all even lanes, in all of these, and so of the odd ones.
-template <class V, class Join>
-inline V by_group(V x, const Join& join) {
-  const auto turned = [&](auto turn) {
-    return reinterpret_cast<V>(turn(reinterpret_cast<__m512i>(x)));
-  };
-  x = join(x, turned([](__m512i y) { return _mm512_shuffle_i32x4(y, y, 0b01001110); }));
-  x = join(x, turned([](__m512i y) { return _mm512_shuffle_i32x4(y, y, 0b10110001); }));
-  return join(x, turned([](__m512i y) { return _mm512_shuffle_epi32(y, _MM_PERM_BADC); }));
-}
-
 // Weights times the scales of two groups, and what the minima of a group add up to.
 template <int kR>
 struct WholeWeights {
@@ -192,12 +190,11 @@ inline void whole_weights(const Encoded& m, i64 first, i64 group, i64 entries, c
       const F w = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(once));
       scaled[r][v] = w * scale;
       minima[r] = fma(w, minimum, minima[r]);
-      most[r] = _mm512_max_epi32(most[r], magnitudes(scaled[r][v]));
+      most[r] = larger(most[r], magnitudes(scaled[r][v]));
     }
   }
   for (int r = 0; r < kR; ++r) {
-    const F magnitude = _mm512_castsi512_ps(
-        by_group(most[r], [](__m512i x, __m512i y) { return _mm512_max_epi32(x, y); }));
+    const F magnitude = _mm512_castsi512_ps(by_group(most[r], larger));
     const F inverse = inverse_unit(magnitude);
     out.unit[r] = unit_of(magnitude);
     out.minimum[r] = by_group(minima[r], [](F x, F y) { return x + y; });

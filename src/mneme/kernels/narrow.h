@@ -3,7 +3,7 @@
 //
 //   bf16   x and W rounded to bf16                                               (AVX-512 with bf16)
 //   int16  x_mk ~ s_m u_mk, W_nk ~ t_n c_nk with |u|, |c| <= 2047: a row has one scale    (AVX2)
-//   int8   (R x)_mk ~ s_mg u_mk, (R W)_nk ~ t_ng c_nk with |u|, |c| <= 127: 64 numbers have one scale   (AVX-512 with VNNI)
+//   int8   (R x)_mk ~ s_mg u_mk, (R W)_nk ~ t_ng c_nk with |u|, |c| <= 127: 128 numbers have one scale   (AVX-512 with VNNI)
 //
 // Products of integers add up exactly; sums of scaled ones, and of bf16, are in single precision. R turns every 32 numbers
 // by a Hadamard matrix: x W' = (R x)(R W)', while a number that stands out, by which all in its group would be rounded, is

@@ -70,7 +70,8 @@ struct MatvecPart {
 
 /// y = x W' for each part, without unpacking W to memory, in one run over all threads: meant for few rows (without
 /// packed weights up to about 16: beyond, dequantize and a matrix product are faster). Packed weights meet the integer
-/// form of the rows where they have one, all others the rows themselves. Sums are in single precision. Throws Error (invalid) on a shape that does not fit.
+/// form of the rows where they have one, all others the rows themselves. Sums are in single precision. Throws Error
+/// (invalid) on a shape that does not fit.
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x);
 
 /// The same for x [M,K] in single precision, quantized here if a part needs it.

@@ -104,7 +104,7 @@ void PagedKv::append(const at::Tensor& keys, const at::Tensor& values, const Cal
     for (const auto& row : rows_) {
       for (const auto& head : row.heads) {
         read_ahead.note(&head);
-        read_ahead.note(&head.decodes);
+        read_ahead.note(&head.decodes);  // a head is longer than a line
         if (head.runs.empty()) continue;
         const auto& last = head.runs.back();
         read_ahead.note(&last);

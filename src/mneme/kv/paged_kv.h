@@ -195,6 +195,7 @@ class PagedKv final : public KvStore {
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
   /// Brings the views of a head's runs from the given one on up to date.
   void refresh(Head& head, std::size_t from) const;
+  /// Sets a view, and notes where it is one to decode.
   static void put_view(Head& head, std::size_t i, const kernels::PageView& view);
   [[nodiscard]] kernels::PageView view(const Run& run) const;
   /// The views of a head; numbers that have to be decoded for it are put into `decoded`, their views into `views`.

@@ -31,7 +31,8 @@ class Linear {
   /// fused kernel on the weight as stored, quantized ones with x rounded to 8 bits unless the call says f32 or bf16, or to
   /// 16 where it says q16, and many rows one product in the compute type of the call; a plain weight is rounded to that
   /// type once and kept so, where the CPU gains by it. Low-rank adapters whose numbers are fixed are part of these products;
-  /// all others apply one after another. Throws Error(invalid) where x has another width, Error(mismatch) for an adapter of another matrix.
+  /// all others apply one after another. Throws Error(invalid) where x has another width, Error(mismatch) for an adapter of
+  /// another matrix.
   at::Tensor operator()(const at::Tensor& x, const Call& call) const;
 
   /// The named activation of the same, in one pass where no gradient is recorded and the weight is kept rounded.

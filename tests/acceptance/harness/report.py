@@ -77,8 +77,10 @@ def main(issue, title, *steps_in_order):
                 out += ["", *(("#" + line if line.startswith("#") else line) for line in r["value"].split("\n## Bars")[0].splitlines()[1:])]
         out.append("")
     # A part of the steps is no report to keep, nor to put in place of one that has all.
-    path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md" if all(name in steps for name in titles) \
-        else step.BUILD / "acceptance" / issue / "report.md"
+    if all(name in steps for name in titles):
+        path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md"
+    else:
+        path = step.BUILD / "acceptance" / issue / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(out).rstrip() + "\n")
     print(f"{met} of {len(checks)} checks met; {path.relative_to(step.ROOT)}")

@@ -1,4 +1,4 @@
-"""What limits attention over 4-bit pages: the instructions or the memory. No bars: it explains one that is missed."""
+"""What limits attention over 4-bit pages: the instructions or the memory. No bars: it explains one that is missed or met by a hair, as memory is fast or slow."""
 import json
 import subprocess
 
