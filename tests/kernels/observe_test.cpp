@@ -129,17 +129,19 @@ struct Scene {
 
 // Everything that can be observed, with one number after each that nobody may touch.
 struct Statistics {
-  std::vector<float> column_sums, row_sums, entropy, weights;
+  std::vector<float> column_sums, row_sums, entropy, weights, column_most;
 
   explicit Statistics(const Scene& s)
       : column_sums(size(s.heads * s.entries) + 1, 0.f),
         row_sums(size(s.heads * s.T * s.functionals) + 1, 0.f),
         entropy(size(s.heads * s.T) + 1, 0.f),
-        weights(size(s.heads * s.T * s.entries) + 1, kNan) {
-    for (auto* each : {&column_sums, &row_sums, &entropy, &weights}) each->back() = -77.f;
+        weights(size(s.heads * s.T * s.entries) + 1, kNan),
+        column_most(size(s.heads * s.entries) + 1, 0.f) {
+    for (auto* each : {&column_sums, &row_sums, &entropy, &weights, &column_most})
+      each->back() = -77.f;
   }
   [[nodiscard]] std::vector<const std::vector<float>*> all() const {
-    return {&column_sums, &row_sums, &entropy, &weights};
+    return {&column_sums, &row_sums, &entropy, &weights, &column_most};
   }
 };
 
@@ -161,6 +163,7 @@ ObserveTask task_of(const Scene& s, const std::vector<float>& lse, Statistics& t
   task.functionals = s.functionals;
   task.entropy = to.entropy.data();
   task.weights = to.weights.data();
+  task.column_most = to.column_most.data();
   return task;
 }
 
@@ -168,7 +171,7 @@ struct Oracle {
   std::vector<double> scores;  // [heads,T,entries], -inf where not visible
   std::vector<double> weights;
   std::vector<float> lse;
-  std::vector<double> column_sums, row_sums, entropy;
+  std::vector<double> column_sums, row_sums, entropy, column_most;
 };
 
 bool sees(const Visibility& visibility, std::int64_t query, std::int64_t key) {
@@ -181,6 +184,7 @@ Oracle oracle(const Scene& s, double scale, const Visibility& visibility,
               const Visibility& normal) {
   Oracle o;
   o.column_sums.assign(size(s.heads * s.entries), 0);
+  o.column_most.assign(size(s.heads * s.entries), 0);
   for (std::int64_t h = 0; h < s.heads; ++h) {
     for (std::int64_t t = 0; t < s.T; ++t) {
       const std::int64_t query = s.q_positions[size(t)];
@@ -207,6 +211,8 @@ Oracle oracle(const Scene& s, double scale, const Visibility& visibility,
         o.scores.push_back(seen ? scores[size(e)] : -INFINITY);
         o.weights.push_back(a);
         o.column_sums[size(h * s.entries + e)] += s.row_weights[size(t)] * a;
+        auto& most = o.column_most[size(h * s.entries + e)];
+        most = std::max(most, a);
         if (a > 0) entropy -= a * std::log(a);
         for (std::int64_t j = 0; j < s.functionals; ++j)
           row_sums[size(j)] += a * s.columns[size(j * s.entries + e)];
@@ -229,6 +235,7 @@ void expect_near(const Statistics& got, const Oracle& want, double tolerance,
   ASSERT_LT(relative_error(without_last(got.weights), want.weights), tolerance) << what;
   ASSERT_LT(relative_error(without_last(got.column_sums), want.column_sums), tolerance) << what;
   ASSERT_LT(relative_error(without_last(got.row_sums), want.row_sums), tolerance) << what;
+  ASSERT_LT(relative_error(without_last(got.column_most), want.column_most), tolerance) << what;
   for (std::size_t i = 0; i < want.entropy.size(); ++i)
     ASSERT_NEAR(got.entropy[i], want.entropy[i], 1e-4) << what;
 }
@@ -383,6 +390,7 @@ TEST_P(Observe, EqualScoresByHand) {
     const ObserveTask task = task_of(s, lse, got);
     observe({&task, 1}, 8, 1.f, {false, 0});
     for (float x : without_last(got.weights)) ASSERT_NEAR(x, 1.0 / 128, 1e-8);
+    for (float x : without_last(got.column_most)) ASSERT_NEAR(x, 1.0 / 128, 1e-8);
     for (float x : without_last(got.column_sums))
       ASSERT_NEAR(x, static_cast<double>(T) / 128, 1e-6);
     for (float x : without_last(got.entropy)) ASSERT_NEAR(x, 4.8520303, 1e-5);
@@ -492,6 +500,7 @@ TEST_P(Observe, BlocksOfQueriesAddUp) {
       task.row_sums += row * s.functionals;
       task.entropy += row;
       task.weights += row * 200;
+      task.column_most += h * 200;
       tasks.push_back(task);
     }
     observe(tasks, 64, 0.125f, {});
@@ -543,6 +552,7 @@ TEST_P(Observe, EachOutputAloneIsTheSame) {
       if (only != 1) task.row_sums = nullptr;
       if (only != 2) task.entropy = nullptr;
       if (only != 3) task.weights = nullptr;
+      if (only != 4) task.column_most = nullptr;
       observe({&task, 1}, 64, 0.125f, {});
     }
     expect_equal(alone, all, "one at a time");
@@ -602,6 +612,7 @@ TEST_P(Observe, ABrokenKeyReachesOnlyTheQueriesThatSeeIt) {
       for (std::int64_t e = 0; e < 300; ++e)
         ASSERT_EQ(std::isnan(got.weights[size(r * 300 + e)]), broken);
     }
+    for (float x : without_last(got.column_most)) ASSERT_TRUE(x >= 0) << "NaN is passed over";
   }
 }
 
@@ -655,7 +666,7 @@ TEST_P(Observe, WrongShapesAreRefused) {
   refuses(task, 64, {});
   s.pages[0].entries = 65;
   refuses(right, 64, {});
-  for (const auto* each : {&got.column_sums, &got.row_sums, &got.entropy}) {
+  for (const auto* each : {&got.column_sums, &got.row_sums, &got.entropy, &got.column_most}) {
     for (float x : without_last(*each)) EXPECT_EQ(x, 0.f);
   }
 }

@@ -476,6 +476,10 @@ TEST(AdaKv, AWorkedCase) {
       << "what is protected stays";
   EXPECT_EQ(budgets("adakv", layer, {}, 2, 0), (Indices{2, 2}))
       << "without scores shares are equal";
+  const auto model = registry().make<KvStage>("adakv(floor=0, scope=model)");
+  const auto& shared = dynamic_cast<const BudgetStage&>(*model);
+  EXPECT_TRUE(shared.over_layers());
+  EXPECT_EQ(shared.of_model({x[0], x[1], x[1]}, 2, 0), (Indices{3, 2, 1}));
 }
 
 TEST(AdaKv, HeadsKeepTheBestOfTheLayer) {

@@ -88,8 +88,9 @@ struct ObserveBlock {
   float* row_sums;           // nullable [heads,T,functionals], of these pages alone
   const float* columns;      // [functionals,entries]
   std::int64_t functionals;
-  float* entropy;  // nullable [heads,T], of these pages alone
-  float* weights;  // nullable [heads,T,entries]
+  float* entropy;      // nullable [heads,T], of these pages alone
+  float* weights;      // nullable [heads,T,entries]
+  float* column_most;  // nullable [heads,entries]
 };
 
 /// One row of a rotation: pairs (x[a_i], x[b_i]) turn by the angle whose cosine and sine are given.

@@ -83,7 +83,7 @@ void observe(std::span<const ObserveTask> tasks, std::int64_t d, float scale,
     const bool row_sums = task.row_sums != nullptr && task.functionals > 0;
     if (task.heads == 0 || task.T == 0 ||
         (task.column_sums == nullptr && !row_sums && task.entropy == nullptr &&
-         task.weights == nullptr)) {
+         task.weights == nullptr && task.column_most == nullptr)) {
       continue;
     }
     Observed& o = observed.emplace_back();
@@ -145,6 +145,7 @@ void observe(std::span<const ObserveTask> tasks, std::int64_t d, float scale,
     }
     block.entropy = task.entropy != nullptr ? sums : nullptr;
     block.weights = task.weights;
+    block.column_most = task.column_most;
     kernels.observe(block, scratch);
   };
   const std::int64_t scratch_floats = kernels.observe_scratch(d);

@@ -35,6 +35,9 @@ struct ObserveTask {
   float* entropy = nullptr;
 
   float* weights = nullptr;  ///< [heads,T,entries] = a_te
+
+  /// [heads,entries] = max(what is there, max_t a_te); weights that are NaN are passed over.
+  float* column_most = nullptr;
 };
 
 /// Computes the scores a second time and from them what each task wants; no other memory than scratch is used, but for

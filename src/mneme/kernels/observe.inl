@@ -1,9 +1,9 @@
 // Statistics of attention weights over some pages, from scores computed a second time:
 //
 //   a_re = exp(scale q_r' k_e + log_mass_e - lse_r) where e is visible to r, else 0
-//   columns: sum_r g_r a_re    rows: sum_e a_re f_je,  -sum_e a_re ln a_re
+//   columns: sum_r g_r a_re,  max_r a_re    rows: sum_e a_re f_je,  -sum_e a_re ln a_re
 //
-// One entry is a lane, so that columns add without sums across lanes and weights lie as they are asked for. Keys are
+// The highest of a column is found among the logarithms, before any is raised to a weight. One entry is a lane, so that columns add without sums across lanes and weights lie as they are asked for. Keys are
 // transposed once a page; for few rows that would not pay, and their scores are computed as attend_rows does.
 #pragma once
 
@@ -187,9 +187,9 @@ inline void score_block(const ObserveBlock& b, const RowBlock& block, const floa
   score_all(keys, queries, block.rows(), b.d, vectors, scores);
 }
 
-// Scores of a page in sight to weights, which are zero from its last entry to a whole vector; mass in powers of two.
-inline void weigh_block(const ObserveBlock& b, const RowBlock& block, const PageView& page, Sight s,
-                        const float* mass, float* scores) {
+// Scores of a page in sight to logarithms of weights, all in powers of two; those behind its last entry are -inf.
+inline void take_logs(const ObserveBlock& b, const RowBlock& block, const PageView& page, Sight s,
+                      const float* mass, float* scores) {
   const i64 entries = page.entries, vectors = (entries + kLanes - 1) / kLanes;
   const F factor = set1(b.scale * kLog2E);
   for (i64 r = 0; r < block.rows(); ++r) {
@@ -205,8 +205,23 @@ inline void weigh_block(const ObserveBlock& b, const RowBlock& block, const Page
         if (!visible(query, page.positions[e], b.causal, b.window)) x[e] = -__builtin_inff();
       }
     }
-    const float logs = weights_of(x, vectors);
+  }
+}
+
+inline void weigh_block(const ObserveBlock& b, const RowBlock& block, i64 vectors, float* scores) {
+  for (i64 r = 0; r < block.rows(); ++r) {
+    const float logs = weights_of(scores + r * kPageEntries, vectors);
     if (b.entropy != nullptr) b.entropy[block.first + r] -= kLn2 * logs;
+  }
+}
+
+// most[e] = max(most[e], max_r logs[r][e]).
+inline void raise_columns(const float* logs, i64 rows, i64 vectors, float* most) {
+  for (i64 v = 0; v < vectors; ++v) {
+    F highest = load(most + v * kLanes);
+    for (i64 r = 0; r < rows; ++r)
+      highest = max(load(logs + r * kPageEntries + v * kLanes), highest);
+    store(most + v * kLanes, highest);
   }
 }
 
@@ -220,20 +235,23 @@ inline void put_weights(const ObserveBlock& b, const RowBlock& block, i64 column
 }
 
 inline i64 observe_scratch(i64 d) noexcept {
-  return kPageEntries * (2 * kObserveRows + 2 * d) + (kSingleRows + 4) * row_stride(d);
+  return kPageEntries * (3 * kObserveRows + 2 * d) + (kSingleRows + 4) * row_stride(d);
 }
 
 inline void observe(const ObserveBlock& b, float* scratch) noexcept {
   const i64 d = b.d;
   float* scores = scratch;                             // [kObserveRows,kPageEntries]
   float* sums = scores + kObserveRows * kPageEntries;  // [heads,kPageEntries]
-  float* keys = sums + kObserveRows * kPageEntries;    // [d,kPageEntries]
+  float* most = sums + kObserveRows * kPageEntries;    // the same
+  float* keys = most + kObserveRows * kPageEntries;    // [d,kPageEntries]
   float* widened = keys + kPageEntries * d;            // [kPageEntries,d]
   RowState state{};
   state.stride = row_stride(d);
   state.queries = widened + kPageEntries * d;                 // [kSingleRows,stride]
   state.folded = state.queries + kSingleRows * state.stride;  // [4,stride]
   const bool few = b.heads * b.T <= kSingleRows;
+  const bool weighs = b.column_sums != nullptr || b.row_sums != nullptr || b.entropy != nullptr ||
+                      b.weights != nullptr;
   for (i64 r = 0; few && r < b.heads * b.T; ++r) {
     const float* q = b.q + r / b.T * b.q_head_stride + r % b.T * b.q_time_stride;
     float* to = state.queries + r * state.stride;
@@ -257,6 +275,8 @@ inline void observe(const ObserveBlock& b, float* scratch) noexcept {
     for (i64 g = 0; g < b.heads; g += group) {
       const i64 heads = smaller(group, b.heads - g);
       std::memset(sums, 0, static_cast<std::size_t>(heads * kPageEntries) * sizeof(float));
+      for (i64 i = 0; b.column_most != nullptr && i < heads * kPageEntries; ++i)
+        most[i] = -__builtin_inff();
       for (i64 t = 0; t < b.T; t += step) {
         const RowBlock block{g, heads, t, smaller(step, b.T - t), g * b.T + t};
         const Sight s =
@@ -275,7 +295,13 @@ inline void observe(const ObserveBlock& b, float* scratch) noexcept {
           transposed = true;
           score_block(b, block, keys, vectors, scores);
         }
-        weigh_block(b, block, page, s, mass, scores);
+        take_logs(b, block, page, s, mass, scores);
+        for (i64 h = 0; b.column_most != nullptr && h < heads; ++h) {
+          raise_columns(scores + h * block.times * kPageEntries, block.times, vectors,
+                        most + h * kPageEntries);
+        }
+        if (!weighs) continue;
+        weigh_block(b, block, vectors, scores);
         put_weights(b, block, column, entries, scores, kPageEntries);
         if (b.column_sums != nullptr) {
           const float* row_weights = b.row_weights != nullptr ? b.row_weights + t : ones;
@@ -292,6 +318,12 @@ inline void observe(const ObserveBlock& b, float* scratch) noexcept {
       for (i64 h = 0; b.column_sums != nullptr && h < heads; ++h) {
         float* to = b.column_sums + (g + h) * b.entries + column;
         for (i64 e = 0; e < entries; ++e) to[e] += sums[h * kPageEntries + e];
+      }
+      for (i64 h = 0; b.column_most != nullptr && h < heads; ++h) {
+        float* logs = most + h * kPageEntries;
+        (void)weights_of(logs, vectors);
+        float* to = b.column_most + (g + h) * b.entries + column;
+        for (i64 e = 0; e < entries; ++e) to[e] = logs[e] > to[e] ? logs[e] : to[e];
       }
     }
     column += entries;

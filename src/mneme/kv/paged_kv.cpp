@@ -366,7 +366,7 @@ void PagedKv::place(std::int64_t r, const KvSlice& slice, std::int64_t position,
     row.seen += tokens;
     if (!row.segments.empty()) row.segments.resize(static_cast<std::size_t>(row.seen), kNoSegment);
   }
-  if (plan_) settle_row(r, moment_of(row, tokens, false));
+  if (plan_) settle_row(r, tokens);
 }
 
 // ---- going back ----

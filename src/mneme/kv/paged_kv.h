@@ -57,7 +57,9 @@ class PagedKv final : public KvStore {
   [[nodiscard]] bool observes() const override;
   void observe(const at::Tensor& queries, const at::Tensor& lse, const Call& call,
                double scale) override;
-  void finish_prompt() override;
+  void finish_prompt() override { finish_prompt({this}); }
+  /// The same of all layers of a model together, which may share what they keep. Their plans are of the same stages.
+  static void finish_prompt(const std::vector<PagedKv*>& layers);
 
   /// Whether the plan scores by a second pass over the prompt, which somebody else has to run.
   [[nodiscard]] bool needs_reconstruction() const;
@@ -169,7 +171,26 @@ class PagedKv final : public KvStore {
   void turn_queries(const at::Tensor& queries, const Call& call, std::vector<float>& turned) const;
   /// How many tokens the plan counts of a row, of which `chunk` came just now.
   [[nodiscard]] Moment moment_of(const Row& row, std::int64_t chunk, bool prompt_end) const;
-  void settle_row(std::int64_t row, const Moment& moment);
+  /// What the stages that serve an evicting one say of a row where it is due.
+  struct Judged {
+    std::int64_t each = 0;              ///< an equal share
+    std::vector<at::Tensor> scores;     ///< of each head; empty: the chain has none
+    std::vector<std::int64_t> budgets;  ///< of each head; empty: all layers share theirs
+  };
+  [[nodiscard]] std::optional<Judged> judged(std::int64_t row, const KvPlan::Eviction& eviction,
+                                             const Moment& moment);
+  /// Cuts the heads of a row to their budgets.
+  void cut(std::int64_t row, const KvPlan::Eviction& eviction, const Moment& moment,
+           Judged& judged);
+  /// Drops what the plan does not keep of a row, of which `chunk` tokens came just now.
+  void settle_row(std::int64_t row, std::int64_t chunk);
+  void settle_row(std::int64_t row, const KvPlan::Eviction& eviction, const Moment& moment);
+  /// Of the heads of all layers, which share their budget, at the prompt's end.
+  static void settle_together(const std::vector<PagedKv*>& layers, std::int64_t row,
+                              std::size_t eviction);
+  [[nodiscard]] Moment at_prompt_end(std::int64_t row) const;
+  /// Has a row in the form that the plan gives what is no longer cut.
+  void encode_and_narrow(std::int64_t row);
   /// Entries of a head that the plan does not touch; they are its first.
   [[nodiscard]] std::int64_t hidden(const Head& head) const;
   /// The same entries where the plan places them.
@@ -223,9 +244,9 @@ class PagedKv final : public KvStore {
     std::int64_t begin, end, sinks, seen;  ///< tokens; how many had come before the queries
   };
   std::optional<Watched> watched_;
-  /// Of n queries [n,Hq,K], turned, of a row.
-  void note_watched(Row& row, const float* queries, const std::int64_t* positions, std::int64_t n,
-                    const Pattern& pattern) const;
+  /// Of n queries [n,Hq,K], turned, of a row, and the lse [Hq,n] of their weights over all that they see.
+  void note_watched(Row& row, const float* queries, const float* lse, const std::int64_t* positions,
+                    std::int64_t n, const Call& call) const;
 
   class Layer;
   Needs needs_;  ///< of the plan and of others

@@ -72,7 +72,8 @@ void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Ca
     const auto* q = turned.data() + b * T * Hq * d;
     const auto* at = positions.const_data_ptr<std::int64_t>() + b * T;
     if (watched_) {
-      note_watched(row, q, at, n, call.pattern);
+      const auto of_row = lse[b].narrow(1, 0, n).contiguous();
+      note_watched(row, q, of_row.const_data_ptr<float>(), at, n, call);
       continue;
     }
     if (wanted.query_window > 0) {
@@ -159,8 +160,7 @@ void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
 void PagedKv::settle() {
   // Entries that carry gradients all stay until `detach`: dropping one would cut its history.
   if (!paged() || !plan_ || plan_->evict().empty() || watched_) return;
-  for (std::int64_t b = 0; b < rows(); ++b)
-    settle_row(b, moment_of(rows_[static_cast<std::size_t>(b)], chunk_, false));
+  for (std::int64_t b = 0; b < rows(); ++b) settle_row(b, chunk_);
 }
 
 /// What the stages see of a row.
@@ -305,28 +305,78 @@ class PagedKv::Layer final : public LayerView {
   std::vector<Places> places_;
 };
 
-void PagedKv::finish_prompt() {
-  if (!paged() || !plan_) return;
-  prompt_finished_ = true;
-  for (std::int64_t b = 0; b < rows(); ++b) {
-    auto& row = rows_[static_cast<std::size_t>(b)];
-    const auto end = moment_of(row, 0, true);
-    settle_row(b, end);
-    for (auto& head : row.heads) {
-      if (encodes()) encode_full_pages(head, 0);
+namespace {
+
+/// Whether the heads of all layers share what the stage leaves.
+bool is_of_model(const KvPlan::Eviction& eviction) {
+  return eviction.score && eviction.budget && eviction.budget->over_layers();
+}
+
+}  // namespace
+
+void PagedKv::finish_prompt(const std::vector<PagedKv*>& layers) {
+  std::vector<PagedKv*> planned;
+  for (auto* layer : layers) {
+    if (layer->paged() && layer->plan_) planned.push_back(layer);
+  }
+  if (planned.empty()) return;
+  // Loaded stores each have a plan of their own, of the same stages.
+  const auto& evictions = planned.front()->plan_->evict();
+  for (auto* layer : planned) {
+    MNEME_ASSERT(layer->plan_->evict().size() == evictions.size());
+    layer->prompt_finished_ = true;
+  }
+  for (std::int64_t b = 0; b < planned.front()->rows(); ++b) {
+    for (std::size_t i = 0; i < evictions.size(); ++i) {
+      if (is_of_model(evictions[i])) {
+        settle_together(planned, b, i);
+        continue;
+      }
+      for (auto* layer : planned)
+        layer->settle_row(b, layer->plan_->evict()[i], layer->at_prompt_end(b));
     }
-    if (!plan_->narrow()) continue;
-    plan_->check_profile();
-    if (row.query_positions.empty()) continue;  // nothing has been asked of the keys yet
-    const Layer view(*this, b, end);
-    for (std::int64_t h = 0; h < shape_.heads; ++h) {
-      auto& head = row.heads[static_cast<std::size_t>(h)];
-      const auto recent = plan_->narrow()->recent();
-      if (head.entries() <= recent) continue;
-      head = narrowed(head, plan_->narrow()->channels(view, h), recent);
-      refresh(head, 0);
-      if (plan_->select()) summarize(head, h, 0);
-    }
+    for (auto* layer : planned) layer->encode_and_narrow(b);
+  }
+}
+
+void PagedKv::settle_together(const std::vector<PagedKv*>& layers, std::int64_t r,
+                              std::size_t eviction) {
+  std::vector<std::pair<PagedKv*, Judged>> due;
+  std::vector<at::Tensor> scores;
+  for (auto* layer : layers) {
+    auto judged = layer->judged(r, layer->plan_->evict()[eviction], layer->at_prompt_end(r));
+    if (!judged) continue;
+    scores.insert(scores.end(), judged->scores.begin(), judged->scores.end());
+    due.emplace_back(layer, std::move(*judged));
+  }
+  if (due.empty()) return;
+  const auto& first = layers.front()->plan_->evict()[eviction];
+  const auto budgets =
+      first.budget->of_model(scores, due.front().second.each, first.evict->floor());
+  auto next = budgets.begin();
+  for (auto& [layer, judged] : due) {
+    judged.budgets.assign(next, next + layer->shape_.heads);
+    next += layer->shape_.heads;
+    layer->cut(r, layer->plan_->evict()[eviction], layer->at_prompt_end(r), judged);
+  }
+}
+
+void PagedKv::encode_and_narrow(std::int64_t r) {
+  auto& row = rows_[static_cast<std::size_t>(r)];
+  for (auto& head : row.heads) {
+    if (encodes()) encode_full_pages(head, 0);
+  }
+  if (!plan_->narrow()) return;
+  plan_->check_profile();
+  if (row.query_positions.empty()) return;  // nothing has been asked of the keys yet
+  const Layer view(*this, r, at_prompt_end(r));
+  for (std::int64_t h = 0; h < shape_.heads; ++h) {
+    auto& head = row.heads[static_cast<std::size_t>(h)];
+    const auto recent = plan_->narrow()->recent();
+    if (head.entries() <= recent) continue;
+    head = narrowed(head, plan_->narrow()->channels(view, h), recent);
+    refresh(head, 0);
+    if (plan_->select()) summarize(head, h, 0);
   }
 }
 
@@ -338,82 +388,107 @@ Moment PagedKv::moment_of(const Row& row, std::int64_t chunk, bool prompt_end) c
   return {std::max<std::int64_t>(0, row.seen - protected_), chunk, prompt_end};
 }
 
-void PagedKv::settle_row(std::int64_t r, const Moment& moment) {
-  auto& row = rows_[static_cast<std::size_t>(r)];
-  for (const auto& eviction : plan_->evict()) {
-    auto due = eviction.evict->due(moment);
-    if (!due) continue;
-    if (eviction.budget) {
-      const auto each = eviction.budget->of_layer(layer_, layers_, due->each);
-      *due = {each, due->limit + each - due->each};
-    }
-    std::int64_t held = 0;
-    for (const auto& head : row.heads) held += head.entries() - hidden(head);
-    if (held <= due->limit * shape_.heads) continue;
-    plan_->check_profile();
-    // Entries of a memory stand there before any query has come: then there is nothing yet to tell them apart by.
-    const bool looks =
-        plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
-    if (looks && row.query_positions.empty() && (group_ == 0 || plan_->needs().query_window > 0))
-      continue;
-    if (eviction.score && eviction.score->needs().reconstruction && row.read_again < row.seen)
-      throw Error(Errc::unsupported,
-                  "the KV plan scores entries by a second pass over the prompt, and none was made: "
-                  "end the prompt with its model and its tokens");
-    const auto begin = std::chrono::steady_clock::now();
-    const Layer view(*this, r, moment);
-    std::vector<at::Tensor> scores;
-    if (eviction.score) scores = eviction.score->score(view);
-    std::vector<std::int64_t> budgets(row.heads.size(), due->each);
-    if (eviction.budget)
-      budgets = eviction.budget->of_heads(view, scores, due->each, eviction.evict->floor());
-    // All heads are cut only once all are judged: stages see the layer as it was.
-    std::vector<Head> cut(row.heads.size());
-    std::vector<bool> is_cut(row.heads.size());
-    for (std::int64_t h = 0; h < shape_.heads; ++h) {
-      const auto i = static_cast<std::size_t>(h);
-      auto& head = row.heads[i];
-      const auto first = hidden(head), N = head.entries() - first;
-      std::vector<std::int64_t> keep;
-      std::span<const float> of_head;
-      if (eviction.score) {
-        scores[i] = scores[i].to(at::kCPU, at::kFloat).contiguous();
-        MNEME_ASSERT(scores[i].numel() == N);
-        of_head = {scores[i].const_data_ptr<float>(), static_cast<std::size_t>(N)};
-      }
-      eviction.evict->keep(view.head(h), of_head, budgets[i], keep);
-      MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
-                   (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
-      if (static_cast<std::int64_t>(keep.size()) == N) continue;
-      row.dropped = is_cut[i] = true;
-      std::vector<std::int64_t> stay(static_cast<std::size_t>(first));
-      std::iota(stay.begin(), stay.end(), std::int64_t{0});
-      for (const auto place : keep) stay.push_back(first + place);
-      cut[i] = kept_of(head, stay);
-      if (eviction.merge) {
-        const auto [keys, values] = gathered(cut[i]);
-        auto kept_keys = keys.narrow(0, first, keys.size(0) - first),
-             kept_values = values.narrow(0, first, values.size(0) - first);
-        eviction.merge->merge(view, h, keep, kept_keys, kept_values);
-        auto merged = rewritten(cut[i], keys, values);
-        merged.sums = std::move(cut[i].sums);
-        merged.again = std::move(cut[i].again);
-        merged.homes = std::move(cut[i].homes);
-        cut[i] = std::move(merged);
-      }
-    }
-    for (std::int64_t h = 0; h < shape_.heads; ++h) {
-      const auto i = static_cast<std::size_t>(h);
-      if (!is_cut[i]) continue;
-      auto& head = row.heads[i];
-      head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
-      refresh(head, 0);
-      if (encodes()) encode_full_pages(head, 0);
-      if (plan_->select()) summarize(head, h, 0);
-    }
-    observe_seconds_ +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+Moment PagedKv::at_prompt_end(std::int64_t row) const {
+  return moment_of(rows_[static_cast<std::size_t>(row)], 0, true);
+}
+
+void PagedKv::settle_row(std::int64_t r, const KvPlan::Eviction& eviction, const Moment& moment) {
+  if (auto due = judged(r, eviction, moment)) cut(r, eviction, moment, *due);
+}
+
+void PagedKv::settle_row(std::int64_t r, std::int64_t chunk) {
+  const auto now = moment_of(rows_[static_cast<std::size_t>(r)], chunk, false);
+  for (const auto& eviction : plan_->evict()) settle_row(r, eviction, now);
+}
+
+std::optional<PagedKv::Judged> PagedKv::judged(std::int64_t r, const KvPlan::Eviction& eviction,
+                                               const Moment& moment) {
+  const auto& row = rows_[static_cast<std::size_t>(r)];
+  auto due = eviction.evict->due(moment);
+  if (!due) return std::nullopt;
+  if (eviction.budget) {
+    const auto each = eviction.budget->of_layer(layer_, layers_, due->each);
+    *due = {each, due->limit + each - due->each};
   }
+  std::int64_t held = 0;
+  for (const auto& head : row.heads) held += head.entries() - hidden(head);
+  if (held <= due->limit * shape_.heads) return std::nullopt;
+  plan_->check_profile();
+  // Entries of a memory stand there before any query has come: then there is nothing yet to tell them apart by.
+  const bool looks =
+      plan_->needs().attention != AttentionLevel::none || plan_->needs().query_window > 0;
+  if (looks && row.query_positions.empty() && (group_ == 0 || plan_->needs().query_window > 0))
+    return std::nullopt;
+  if (eviction.score && eviction.score->needs().reconstruction && row.read_again < row.seen)
+    throw Error(Errc::unsupported,
+                "the KV plan scores entries by a second pass over the prompt, and none was made: "
+                "end the prompt with its model and its tokens");
+  const auto begin = std::chrono::steady_clock::now();
+  const Layer view(*this, r, moment);
+  Judged out{.each = due->each, .scores = {}, .budgets = {}};
+  if (eviction.score) out.scores = eviction.score->score(view);
+  if (!eviction.budget) {
+    out.budgets.assign(row.heads.size(), due->each);
+  } else if (!is_of_model(eviction)) {
+    out.budgets = eviction.budget->of_heads(view, out.scores, due->each, eviction.evict->floor());
+  }
+  observe_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return out;
+}
+
+void PagedKv::cut(std::int64_t r, const KvPlan::Eviction& eviction, const Moment& moment,
+                  Judged& judged) {
+  const auto begin = std::chrono::steady_clock::now();
+  auto& row = rows_[static_cast<std::size_t>(r)];
+  const Layer view(*this, r, moment);
+  // All heads are cut only once all are judged: stages see the layer as it was.
+  std::vector<Head> cut(row.heads.size());
+  std::vector<bool> is_cut(row.heads.size());
+  for (std::int64_t h = 0; h < shape_.heads; ++h) {
+    const auto i = static_cast<std::size_t>(h);
+    auto& head = row.heads[i];
+    const auto first = hidden(head), N = head.entries() - first;
+    std::vector<std::int64_t> keep;
+    std::span<const float> of_head;
+    if (eviction.score) {
+      auto& scores = judged.scores[i];
+      scores = scores.to(at::kCPU, at::kFloat).contiguous();
+      MNEME_ASSERT(scores.numel() == N);
+      of_head = {scores.const_data_ptr<float>(), static_cast<std::size_t>(N)};
+    }
+    eviction.evict->keep(view.head(h), of_head, judged.budgets[i], keep);
+    MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
+                 (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
+    if (static_cast<std::int64_t>(keep.size()) == N) continue;
+    row.dropped = is_cut[i] = true;
+    std::vector<std::int64_t> stay(static_cast<std::size_t>(first));
+    std::iota(stay.begin(), stay.end(), std::int64_t{0});
+    for (const auto place : keep) stay.push_back(first + place);
+    cut[i] = kept_of(head, stay);
+    if (eviction.merge) {
+      const auto [keys, values] = gathered(cut[i]);
+      auto kept_keys = keys.narrow(0, first, keys.size(0) - first),
+           kept_values = values.narrow(0, first, values.size(0) - first);
+      eviction.merge->merge(view, h, keep, kept_keys, kept_values);
+      auto merged = rewritten(cut[i], keys, values);
+      merged.sums = std::move(cut[i].sums);
+      merged.again = std::move(cut[i].again);
+      merged.homes = std::move(cut[i].homes);
+      cut[i] = std::move(merged);
+    }
+  }
+  for (std::int64_t h = 0; h < shape_.heads; ++h) {
+    const auto i = static_cast<std::size_t>(h);
+    if (!is_cut[i]) continue;
+    auto& head = row.heads[i];
+    head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
+    refresh(head, 0);
+    if (encodes()) encode_full_pages(head, 0);
+    if (plan_->select()) summarize(head, h, 0);
+  }
+  observe_seconds_ +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {

@@ -4,6 +4,7 @@
 #include "mneme/core/registry.h"
 #include "mneme/kv/head_profile.h"
 #include "mneme/kv/layer_view.h"
+#include "mneme/kv/paged_kv.h"
 
 #include <algorithm>
 #include <fmt/format.h>
@@ -66,6 +67,11 @@ std::vector<std::int64_t> BudgetStage::of_heads(const LayerView& layer,
   return std::vector<std::int64_t>(static_cast<std::size_t>(layer.heads), each);
 }
 
+std::vector<std::int64_t> BudgetStage::of_model(const std::vector<at::Tensor>& scores,
+                                                std::int64_t each, std::int64_t /*floor*/) const {
+  return std::vector<std::int64_t>(scores.size(), each);
+}
+
 KvPlan::KvPlan(const Chain& chain, std::shared_ptr<const HeadProfile> profile)
     : profile_(std::move(profile)) {
   Eviction next;  // the stages that the next evicting one uses
@@ -119,6 +125,13 @@ KvPlan::KvPlan(const Chain& chain, std::shared_ptr<const HeadProfile> profile)
             fmt::format("scores entries once the prompt is complete, and '{}' drops some before: "
                         "let it wait, as in '{} | keep(ratio=0.25, when=end)'",
                         stage.name, waiting));
+      if (next.budget && next.budget->over_layers() && evict->phase() != KvPhase::prefill_end)
+        refuse(
+            waiting,
+            fmt::format("lets all layers share what they keep, which is known once the prompt is "
+                        "complete, and '{}' drops some before: let it wait, as in "
+                        "'... | keep(ratio=0.25, when=end)'",
+                        stage.name));
       evict_.push_back(std::exchange(next, {}));
       waiting.clear();
     } else if (const auto* merge = dynamic_cast<const MergeStage*>(made.get())) {
@@ -240,7 +253,15 @@ void look_for(State& state, const std::vector<std::shared_ptr<const KvPlan>>& pl
 }
 
 void finish_prompt(State& state) {
-  for (auto* store : kv_stores(state)) store->finish_prompt();
+  std::vector<PagedKv*> paged;
+  for (auto* store : kv_stores(state)) {
+    if (auto* one = dynamic_cast<PagedKv*>(store)) {
+      paged.push_back(one);
+    } else {
+      store->finish_prompt();
+    }
+  }
+  PagedKv::finish_prompt(paged);
 }
 
 KvUsage kv_usage(const State& state, std::int64_t row) {

@@ -99,6 +99,13 @@ class BudgetStage : public KvStage {
                                                            const std::vector<at::Tensor>& scores,
                                                            std::int64_t each,
                                                            std::int64_t floor) const;
+  /// Whether the heads of all layers share what they keep, at the prompt's end, where the chain scores: then `of_model`
+  /// speaks in place of `of_heads`.
+  [[nodiscard]] virtual bool over_layers() const { return false; }
+  /// How many entries each may keep of the heads of all layers, one layer after the other.
+  [[nodiscard]] virtual std::vector<std::int64_t> of_model(const std::vector<at::Tensor>& scores,
+                                                           std::int64_t each,
+                                                           std::int64_t floor) const;
 };
 
 /// When a layer is looked at.
