@@ -17,6 +17,7 @@ def at(ratio, tokens):
     out["snapkv, pyramid"] = f"snapkv | pyramid | {keep(ratio)}"
     out["snapkv, adakv"] = f"snapkv | adakv | {keep(ratio)}"
     out["kvzip, adakv"] = f"kvzip | adakv(floor=0) | {keep(ratio)}"
+    out["kvzip, adakv(scope=model)"] = f"kvzip | adakv(floor=0, scope=model) | {keep(ratio)}"
     out["h2o, cam"] = f"h2o | {keep(ratio)} | cam"
     if ratio <= 0.5:
         # 4 bits take 0.32 of the bytes of f16: what is left is bought with fewer entries.
