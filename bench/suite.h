@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace mneme {
 
@@ -37,6 +38,8 @@ class Suite {
   using Make = std::unique_ptr<Suite>();
 
   virtual ~Suite() = default;
+  /// Whole command lines for its help; at least one.
+  [[nodiscard]] virtual std::vector<std::string> examples() const = 0;
   /// Measures; shows its progress on stderr. Throws Error(not_found) where a data set is missing.
   [[nodiscard]] virtual SuiteReport run(const SuiteSetup& setup) = 0;
 };

@@ -10,6 +10,7 @@
 #include <ATen/Parallel.h>
 #include <torch/version.h>
 
+#include "bench/machine/limits.h"
 #include "cli/program/output.h"
 #include "cli/program/verb.h"
 #include <cmath>
@@ -17,7 +18,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fmt/format.h>
-#include <fstream>
 #include <functional>
 #include <sqlite3.h>
 #include <sys/utsname.h>
@@ -33,17 +33,6 @@ struct Finding {
   std::string what, found;
   bool well = true;
 };
-
-std::int64_t available_memory() {
-  std::ifstream in("/proc/meminfo");
-  std::string key;
-  std::int64_t kib = 0;
-  while (in >> key >> kib) {
-    if (key == "MemAvailable:") return kib * 1024;
-    in.ignore(64, '\n');
-  }
-  return static_cast<std::int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
-}
 
 /// The folder where digests are remembered; it is made when first needed.
 std::pair<fs::path, bool> cache_folder() {
@@ -156,7 +145,7 @@ class Doctor final : public Verb {
             : "f32 to read, 16-bit integers to answer from memory: the kernels in use have no bf16 "
               "products");
     add("threads", std::to_string(at::get_num_threads()));
-    const auto available = available_memory();
+    const auto available = bench::available_memory();
     add("memory",
         fmt::format(
             "{} of {} available", as_size(available),

@@ -8,7 +8,8 @@
 //
 // names: memory (plain reading of as many bytes, the ceiling of what follows), weights (all products of
 // one decoded token), batch (the same for several rows), adapter (the same with a low-rank update of every matrix
-// of a layer and without, in turns), unpack, attend_step, attend_prefill, observe_step, observe_prefill, codec, rope,
+// of a layer and without, in turns), products (tokens a second through all matrices of all layers by the number of rows and by
+// what multiplies them: what layers/linear.cpp chooses between), unpack, attend_step, attend_prefill, observe_step, observe_prefill, codec, rope,
 // exp
 #include "mneme/kernels/attend.h"
 #include "mneme/kernels/codec.h"
@@ -16,7 +17,9 @@
 #include "mneme/kernels/observe.h"
 #include "mneme/kernels/quantized.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <c10/core/InferenceMode.h>
 
 #include "bench/list.h"
 #include "bench/machine/limits.h"
@@ -27,6 +30,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <functional>
+#include <iterator>
 #include <optional>
 #include <random>
 #include <string>
@@ -283,6 +288,66 @@ void bench_adapter() {
       report("adapter", spec + std::to_string(Updates::kRank), with.timing(),
              (w.bytes + updates.bytes) * 1e-9, "GB");
     }
+  }
+}
+
+void bench_products() {
+  const c10::InferenceMode inference;
+  const Weights& w = weights();
+  const auto packed = [&](const Weights::Matrix& m, const at::Tensor& x, at::Tensor& y) {
+    const MatvecPart part = m.part(y.mutable_data_ptr<float>());
+    matvec({&part, 1}, x.const_data_ptr<float>(), x.size(0), x.size(1));
+  };
+  // As layers/linear.cpp does it: the weight unpacked into memory that stays, x and y changed to and from its type.
+  at::Tensor memory;
+  const auto unpacked = [&](at::ScalarType type, const Weights::Matrix& m, const at::Tensor& x,
+                            at::Tensor& y) {
+    const auto N = m.packed.rows(), K = m.packed.columns();
+    if (!memory.defined() || memory.scalar_type() != type)
+      memory = at::empty({kInner * kModel}, at::dtype(type));
+    const auto tile = memory.narrow(0, 0, N * K).view({N, K});
+    if (type == at::kFloat) {
+      dequantize(m.type, m.rows.data(), N, K, tile.mutable_data_ptr<float>());
+      at::mm_out(y, x, tile.t());
+    } else {
+      dequantize_bf16(m.type, m.rows.data(), N, K,
+                      reinterpret_cast<std::uint16_t*>(tile.mutable_data_ptr<at::BFloat16>()));
+      y.copy_(at::mm(x.to(type), tile.t()));
+    }
+  };
+  for (const std::int64_t M : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}) {
+    const auto narrow = at::randn({M, kModel}), wide = at::randn({M, kInner});
+    const auto all = [&](const auto& product) {
+      for (const auto& l : w.layers) {
+        for (const auto* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) {
+          auto y = at::empty({M, m->packed.rows()});
+          product(*m, m->packed.columns() == kInner ? wide : narrow, y);
+        }
+      }
+    };
+    const std::pair<const char*, std::function<void()>> ways[] = {
+        {"packed, 8-bit activations", [&] { all(packed); }},
+        {"unpacked, bf16",
+         [&] {
+           all([&](const auto& m, const auto& x, auto& y) { unpacked(at::kBFloat16, m, x, y); });
+         }},
+        {"unpacked, f32", [&] {
+           all([&](const auto& m, const auto& x, auto& y) { unpacked(at::kFloat, m, x, y); });
+         }}};
+    // In turns, so that whatever else the machine does meets all of them.
+    std::vector<Rounds> rounds(std::size(ways));
+    for (int round = -1; round < g_rounds; ++round) {
+      for (std::size_t i = 0; i < std::size(ways); ++i) {
+        if (round < 0) {
+          ways[i].second();
+        } else {
+          rounds[i].add(ways[i].second);
+        }
+      }
+    }
+    for (std::size_t i = 0; i < std::size(ways); ++i)
+      report("products", "rows=" + std::to_string(M) + " " + ways[i].first, rounds[i].timing(),
+             static_cast<double>(M), "token");
   }
 }
 
@@ -570,6 +635,7 @@ int main(int argc, char** argv) {
         if (what == "weights") bench_weights({1});
         if (what == "batch") bench_weights({1, 2, 4, 8, 16});
         if (what == "adapter") bench_adapter();
+        if (what == "products") bench_products();
         if (what == "unpack") bench_unpack();
         if (what == "attend_step") bench_attend(1, {128, 2048, 6144}, kLayers, "attend_step");
         if (what == "attend_prefill") bench_attend(512, {512, 2048}, 1, "attend_prefill");

@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 
 #include "bench/machine/limits.h"
+#include "bench/writable.h"
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -123,6 +124,8 @@ void describe_kv(Describe& d, KvOptions& o) {
 }
 
 std::unique_ptr<LanguageModel> load_model(const SuiteSetup& setup, const KvOptions& options) {
+  check_writable(options.jsonl);
+  check_writable(options.plot);
   LoadOptions load;
   load.adapter = setup.adapter;
   load.compute = options.compute == "f32"     ? Compute::f32

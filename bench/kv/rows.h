@@ -28,7 +28,8 @@ struct KvOptions {
 };
 void describe_kv(Describe& d, KvOptions& o);
 
-/// The base model of a suite, or the one with the adapter that was asked for.
+/// The base model of a suite, or the one with the adapter that was asked for. Before it is loaded, throws Error(io) where a
+/// file that the options name cannot be written.
 std::unique_ptr<LanguageModel> load_model(const SuiteSetup& setup, const KvOptions& options);
 ContextOptions context_options(const SuiteSetup& setup, const KvOptions& options);
 

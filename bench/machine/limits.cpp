@@ -1,20 +1,32 @@
 #include "bench/machine/limits.h"
 
+#include "mneme/kernels/level.h"
+#include "mneme/kernels/narrow.h"
+#include "mneme/kernels/packed.h"
+#include "mneme/kernels/quantized.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstring>
+#include <fmt/format.h>
 #include <fstream>
-#include <vector>
+#include <memory>
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace mneme::bench {
 namespace {
 
 constexpr std::int64_t kBytes = std::int64_t{1} << 28;
 constexpr std::int64_t kSide = 1536;
+// Rows of a step of several sequences that still takes packed weights, and of a chunk of a prompt.
+constexpr std::int64_t kProductRows[] = {64, 512};
 constexpr int kPasses = 7;
 
 /// Seconds of the fastest of several runs.
@@ -30,6 +42,125 @@ double least_seconds(const auto& work) {
   return least;
 }
 
+/// Memory that is written once, in pages of 2 MiB where that is asked for and the system has them.
+class Words {
+ public:
+  explicit Words(bool huge) {
+    memory_ =
+        ::mmap(nullptr, kBytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory_ == MAP_FAILED) throw std::bad_alloc();
+    const auto at = (reinterpret_cast<std::uintptr_t>(memory_) + kHuge - 1) / kHuge * kHuge;
+    words_ = reinterpret_cast<std::uint64_t*>(at);
+    ::madvise(words_, kBytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    std::fill_n(words_, count(), 1);
+  }
+  ~Words() { ::munmap(memory_, kBytes + kHuge); }
+  Words(const Words&) = delete;
+  Words& operator=(const Words&) = delete;
+  [[nodiscard]] const std::uint64_t* begin() const { return words_; }
+  [[nodiscard]] static constexpr std::int64_t count() {
+    return kBytes / static_cast<std::int64_t>(sizeof(std::uint64_t));
+  }
+
+ private:
+  static constexpr std::int64_t kHuge = std::int64_t{2} << 20;
+  void* memory_;
+  std::uint64_t* words_;
+};
+
+/// All bits of the words in one; where `ahead`, lines are asked for 3 KiB before they are needed, 12 KiB for the second cache.
+template <bool ahead>
+std::uint64_t folded(const std::uint64_t* at, const std::uint64_t* end) {
+  constexpr std::int64_t kLine = 8, kNear = (3 << 10) / 8, kFar = (12 << 10) / 8;
+  std::uint64_t sum[2 * kLine] = {};
+  for (; at + 2 * kLine <= end; at += 2 * kLine) {
+    if constexpr (ahead) {
+      for (std::int64_t line = 0; line < 2; ++line) {
+        __builtin_prefetch(at + kNear + line * kLine, 0, 3);
+        __builtin_prefetch(at + kFar + line * kLine, 0, 2);
+      }
+    }
+    for (int i = 0; i < 2 * kLine; ++i) sum[i] ^= at[i];
+  }
+  std::uint64_t out = 0;
+  for (const auto each : sum) out ^= each;
+  return out;
+}
+
+double flops(std::int64_t M, const MatrixShape& w) {
+  return 2.0 * static_cast<double>(M) * static_cast<double>(w.N) * static_cast<double>(w.K);
+}
+
+std::string told(std::string_view what, std::int64_t M, const MatrixShape& w) {
+  return fmt::format("{}, {} x {} x {}", what, M, w.K, w.N);
+}
+
+Limit aten_product(at::ScalarType type, std::string_view what, std::int64_t M,
+                   const MatrixShape& w) {
+  const auto x = at::rand({M, w.K}).to(type), weight = at::rand({w.N, w.K}).to(type);
+  auto out = at::empty({M, w.N}, x.options());
+  return {flops(M, w) / least_seconds([&] { at::mm_out(out, x, weight.t()); }), told(what, M, w)};
+}
+
+/// Bytes as weights of a type whose blocks begin with a scale of one.
+std::vector<std::uint8_t> some_rows(WeightType type, const MatrixShape& w) {
+  std::vector<std::uint8_t> out(static_cast<std::size_t>(w.N * row_bytes(type, w.K)), 0x35);
+  constexpr std::uint16_t kOne = 0x3c00;
+  for (std::size_t at = 0; at < out.size(); at += static_cast<std::size_t>(block_bytes(type)))
+    std::memcpy(out.data() + at, &kOne, sizeof kOne);
+  return out;
+}
+
+Limit packed_product(WeightType type, std::int64_t M, const MatrixShape& w) {
+  const auto rows = some_rows(type, w);
+  const kernels::PackedMatrix packed(type, rows.data(), w.N, w.K);
+  const auto x = at::rand({M, w.K}), y = at::empty({M, w.N});
+  const kernels::MatvecPart part{type, rows.data(), w.N,    y.mutable_data_ptr<float>(),
+                                 w.N,  {},          &packed};
+  return {flops(M, w) / least_seconds([&] {
+            kernels::matvec({&part, 1}, x.const_data_ptr<float>(), M, w.K);
+          }),
+          told(fmt::format("packed {} with activations of 8 bits", name(type)), M, w)};
+}
+
+Limit narrow_product(kernels::NarrowType form, std::string_view what, std::int64_t M,
+                     const MatrixShape& w) {
+  const auto weight = at::rand({w.N, w.K}), x = at::rand({M, w.K}), y = at::empty({M, w.N});
+  const kernels::NarrowMatrix narrow(form, WeightType::f32, weight.const_data_ptr<float>(), w.N,
+                                     w.K);
+  const kernels::NarrowPart part{&narrow, nullptr, kernels::Activation::none,
+                                 y.mutable_data_ptr<float>(), w.N};
+  return {flops(M, w) / least_seconds([&] {
+            kernels::multiply({&part, 1}, x.const_data_ptr<float>(), M, w.K, w.K);
+          }),
+          told(what, M, w)};
+}
+
+/// libtorch says that it will drop its old way to FBGEMM, which is the only one that ATen's headers declare.
+class Silent final : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& /*warning*/) override {}
+};
+
+/// libtorch's FBGEMM; a rate of 0 where this build or CPU has none.
+Limit fbgemm_product(std::int64_t M, const MatrixShape& w) {
+  Silent silent;
+  const c10::WarningUtils::WarningHandlerGuard quiet(&silent);
+  try {
+    const auto weight = at::rand({w.N, w.K}) - 0.5, x = at::rand({M, w.K}), bias = at::zeros({w.N});
+    const auto [integers, totals, scale, zero] = at::fbgemm_linear_quantize_weight(weight);
+    const auto packed = at::fbgemm_pack_quantized_matrix(integers);
+    return {flops(M, w) / least_seconds([&, &integers = integers, &totals = totals, scale = scale,
+                                         zero = zero] {
+              static_cast<void>(at::fbgemm_linear_int8_weight_fp32_activation(
+                  x, integers, packed, totals, scale, zero, bias));
+            }),
+            told("FBGEMM in 8 bits", M, w)};
+  } catch (const c10::Error&) {
+    return {};
+  }
+}
+
 }  // namespace
 
 double machine_load() {
@@ -38,28 +169,80 @@ double machine_load() {
   return file >> load ? load : 0;
 }
 
-double read_bandwidth() {
-  const std::vector<std::uint64_t> words(kBytes / sizeof(std::uint64_t), 1);
-  std::atomic<std::uint64_t> sink{0};
-  const auto n = static_cast<std::int64_t>(words.size());
-  return static_cast<double>(kBytes) / least_seconds([&] {
-           at::parallel_for(0, n, 4096, [&](std::int64_t begin, std::int64_t end) {
-             std::uint64_t sum[16] = {};
-             for (; begin + 16 <= end; begin += 16) {
-               for (int i = 0; i < 16; ++i) sum[i] ^= words[static_cast<std::size_t>(begin + i)];
-             }
-             for (const auto each : sum) sink.fetch_xor(each, std::memory_order_relaxed);
-           });
-         });
+std::int64_t available_memory() {
+  std::ifstream in("/proc/meminfo");
+  std::string key;
+  std::int64_t kib = 0;
+  while (in >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    in.ignore(64, '\n');
+  }
+  return static_cast<std::int64_t>(sysconf(_SC_AVPHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 }
 
-double product_rate(at::ScalarType type) {
+Limit best_of(std::span<const Limit> limits) {
+  const auto best =
+      std::max_element(limits.begin(), limits.end(),
+                       [](const Limit& a, const Limit& b) { return a.per_s < b.per_s; });
+  return best == limits.end() ? Limit{} : *best;
+}
+
+std::vector<Limit> read_bandwidths() {
+  std::vector<Limit> out;
+  std::vector<int> counts{1};
+  if (at::get_num_threads() > 1) counts.push_back(at::get_num_threads());
+  for (const bool huge : {false, true}) {
+    const Words words(huge);
+    for (const bool ahead : {false, true}) {
+      const auto read = ahead ? folded<true> : folded<false>;
+      for (const int threads : counts) {
+        std::atomic<std::uint64_t> sink{0};
+        const auto seconds = least_seconds([&] {
+          at::parallel_for(0, threads, 1, [&](std::int64_t first, std::int64_t last) {
+            const auto at = [&](std::int64_t share) { return Words::count() / threads * share; };
+            sink.fetch_xor(read(words.begin() + at(first), words.begin() + at(last)),
+                           std::memory_order_relaxed);
+          });
+        });
+        out.push_back(
+            {static_cast<double>(kBytes) / seconds,
+             fmt::format("pages of {}{}, {} thread{}", huge ? "2 MiB" : "4 KiB",
+                         ahead ? ", lines asked for ahead" : "", threads, threads > 1 ? "s" : "")});
+      }
+    }
+  }
+  return out;
+}
+
+ProductLimits product_limits(std::span<const MatrixShape> shapes) {
   const c10::InferenceMode inference;
-  const auto a = at::rand({kSide, kSide}).to(type), b = at::rand({kSide, kSide}).to(type);
-  auto out = at::empty({kSide, kSide}, a.options());
-  constexpr auto kFlops =
-      2.0 * static_cast<double>(kSide) * static_cast<double>(kSide) * static_cast<double>(kSide);
-  return kFlops / least_seconds([&] { at::mm_out(out, a, b); });
+  std::vector<Limit> f32, bf16, others;
+  constexpr MatrixShape kCube{kSide, kSide};
+  f32.push_back(aten_product(at::kFloat, "f32", kSide, kCube));
+  if (kernels::has_bf16_products())
+    bf16.push_back(aten_product(at::kBFloat16, "bf16", kSide, kCube));
+  const auto with = [&](std::int64_t M, const MatrixShape& w) {
+    f32.push_back(aten_product(at::kFloat, "f32", M, w));
+    if (kernels::has_bf16_products()) bf16.push_back(aten_product(at::kBFloat16, "bf16", M, w));
+    for (const auto type : {WeightType::q8_0, WeightType::q4_1}) {
+      if (w.K % block_size(type) == 0) others.push_back(packed_product(type, M, w));
+    }
+    using enum kernels::NarrowType;
+    for (const auto& [form, what] :
+         {std::pair(kernels::NarrowType::bf16, "rounded weights in bf16"),
+          std::pair(int16, "rounded weights in 12 bits"),
+          std::pair(int8, "rounded weights in 8 bits")}) {
+      if (kernels::multiplies(form)) others.push_back(narrow_product(form, what, M, w));
+    }
+    others.push_back(fbgemm_product(M, w));
+  };
+  for (const auto& w : shapes) {
+    for (const auto M : kProductRows) with(M, w);
+  }
+  ProductLimits out{best_of(f32), best_of(bf16), {}};
+  others.insert(others.end(), {out.f32, out.bf16});
+  out.best = best_of(others);
+  return out;
 }
 
 }  // namespace mneme::bench

@@ -19,6 +19,7 @@
 #include "bench/list.h"
 #include "bench/scratch_folder.h"
 #include "bench/suite.h"
+#include "bench/writable.h"
 #include <algorithm>
 #include <filesystem>
 #include <fmt/format.h>
@@ -57,7 +58,14 @@ class Answers final : public Suite {
   }
   explicit Answers(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench answers --split tuning --questions 100",
+            "mneme bench answers --variants each --kv 'quantize(bits=8); quantize(bits=4)' "
+            "--report answers.md"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
+    check_writable(o_.resume);
     auto wanted = wanted_variants();
     const auto kept = kept_variants();
     const auto set = choose_questions(setup.data, o_.split, o_.questions);

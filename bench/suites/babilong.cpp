@@ -28,6 +28,12 @@ class Babilong final : public Suite {
   static void describe(Describe& d, Options& o) { describe_recall(d, o); }
   explicit Babilong(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {
+        "mneme bench babilong --kv 'quantize(bits=4); window(size=256)' --lengths 1024 --samples "
+        "5"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     return run_recall_suite(setup, o_, "babilong", options_json<Babilong>(o_));
   }

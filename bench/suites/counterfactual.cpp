@@ -141,6 +141,10 @@ class Counterfactual final : public Suite {
   }
   explicit Counterfactual(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench counterfactual --facts 20"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const c10::InferenceMode inference;
     const auto model = load_model(setup, {});

@@ -42,6 +42,12 @@ class Fidelity final : public Suite {
   }
   explicit Fidelity(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {
+        "mneme bench fidelity --kv 'quantize(bits=4); snapkv | keep(ratio=0.25, when=end)' "
+        "--tokens 512,1024 --plot fidelity.svg"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     static_cast<void>(parse_pipelines(o_.kv));  // before a model is loaded in vain
     const auto lengths = listed_numbers("tokens", o_.tokens, 1);

@@ -59,6 +59,10 @@ class HeadPolicies final : public Suite {
   }
   explicit HeadPolicies(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench head_policies --tokens 1024 --recover 0.95,0.7,0.4"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     if (o_.texts % 2 != 0)
       throw Error(Errc::usage, fmt::format("--texts: {} is odd: rules are compared in pairs of "

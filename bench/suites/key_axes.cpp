@@ -71,6 +71,10 @@ class KeyAxes final : public Suite {
   }
   explicit KeyAxes(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench key_axes --rank 16 --keep 0.25"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto model = load_model(setup, {});
     const auto heads =

@@ -46,6 +46,10 @@ class KeyChannels final : public Suite {
   }
   explicit KeyChannels(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench key_channels --evict 'snapkv | keep(ratio=0.25, when=end)' --texts 4"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto lengths = listed_numbers("lengths", o_.lengths, 1);
     const std::vector<std::pair<std::string, std::string>> wanted = {

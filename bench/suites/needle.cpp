@@ -58,6 +58,12 @@ class Needle final : public Suite {
   }
   explicit Needle(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {
+        "mneme bench needle --kv 'h2o | keep(entries=256)' --lengths 512,1024 --depths 10,50,90",
+        "mneme bench needle --kv 'infllm(local=512)' --lengths 16384 --together true"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     static_cast<void>(parse_pipelines(o_.kv));  // before a model is loaded in vain
     lengths_ = listed_numbers("lengths", o_.lengths, 1);

@@ -60,6 +60,10 @@ class ParallelContextSuite final : public Suite {
   }
   explicit ParallelContextSuite(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench parallel_context --windows 1,2,4,8 --at 8"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto counts = listed_numbers("windows", o_.windows, 1);
     if (counts.size() < 3 || counts.front() != 1 ||

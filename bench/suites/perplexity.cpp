@@ -45,6 +45,10 @@ class Perplexity final : public Suite {
   }
   explicit Perplexity(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench perplexity --kv 'window(sinks=4, size=1020) | renumber' --tokens 200000"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     static_cast<void>(parse_pipelines(o_.kv));  // before a model is loaded in vain
     const auto model = load_model(setup, o_);

@@ -60,6 +60,10 @@ class PromptCompression final : public Suite {
   }
   explicit PromptCompression(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench prompt_compression --keep 0.25 --samples 20"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto model = load_model(setup, {});
     const auto found =

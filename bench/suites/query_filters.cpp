@@ -65,6 +65,10 @@ class QueryFilters final : public Suite {
   }
   explicit QueryFilters(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench query_filters --entries 256 --lengths 512,1024"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto lengths = listed_numbers("lengths", o_.lengths, 1);
     const auto model = load_model(setup, {});

@@ -82,6 +82,10 @@ class ResponseCacheSuite final : public Suite {
   }
   explicit ResponseCacheSuite(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench response_cache --prompts 6000"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto seed = static_cast<std::uint64_t>(o_.draw);
     const auto prompts = bench::cache_prompts(o_.prompts, seed);

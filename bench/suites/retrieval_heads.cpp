@@ -50,6 +50,10 @@ class RetrievalHeads final : public Suite {
   }
   explicit RetrievalHeads(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench retrieval_heads --needles 60 --heads 14"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     const auto model = load_model(setup, {});
     const auto found =

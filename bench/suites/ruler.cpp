@@ -24,6 +24,10 @@ class Ruler final : public Suite {
   static void describe(Describe& d, Options& o) { describe_recall(d, o); }
   explicit Ruler(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench ruler --kv 'quantize(bits=4)' --lengths 1024 --samples 5"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     return run_recall_suite(setup, o_, "ruler", options_json<Ruler>(o_));
   }

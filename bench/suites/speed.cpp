@@ -11,7 +11,7 @@
 // The share of the limit is the time that the work would take at the measured bandwidth or product rate, whichever takes
 // longer, as part of the time that it took. Bytes are the weights once a step and the keys and values that it looks at;
 // FLOPs are those of all products and of attention, 4 x heads x width a context token and layer. What decoding does outside
-// kernels (bookkeeping of tensors, pages and calls) is given as part of its time.
+// kernels (bookkeeping of tensors, pages and calls, and a kernel's own checks and planning) is given as part of its time.
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
 #include "mneme/kernels/level.h"
@@ -32,10 +32,12 @@
 #include "bench/speed/sample_text.h"
 #include "bench/speed/turns.h"
 #include "bench/suite.h"
+#include "bench/writable.h"
 #include <algorithm>
 #include <fmt/format.h>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <numeric>
 #include <optional>
 
@@ -66,7 +68,9 @@ struct Case {
   std::string unit = "tokens";
   std::function<double()> ours = {};  ///< runs once; the seconds that it took
   std::vector<std::pair<std::string, std::function<double()>>> peers = {};
-  double bytes = 0, flops = 0;  ///< of one run; 0: not counted
+  double bytes = 0, flops = 0;             ///< of one run; 0: not counted
+  std::vector<std::int64_t> lengths = {};  ///< of each sequence, where they differ
+  std::string refusal = {};                ///< why it is not measured
   bool by_kernels =
       false;  ///< all that takes long is a kernel of ours, so that the rest is overhead
 };
@@ -94,12 +98,14 @@ class Speed final : public Suite {
     std::string measures = "all", depth = "128,512,2048", batch = "1", kv, against, text, rows;
     std::int64_t rounds = 5, tokens = 64;
     std::string python = Peer::default_python().string();
-    bool noisy = false;
+    bool ragged = false, noisy = false;
   };
   static void describe(Describe& d, Options& o) {
     d("measures", o.measures, "what is measured, separated by commas; all: everything");
     d("depth", o.depth, "tokens of the context, one number or several");
     d("batch", o.batch, "sequences that are run together in prefill and decode");
+    d("ragged", o.ragged,
+      "decode batches also with lengths spread evenly from half of a depth to one and a half");
     d("kv", o.kv, "how decode keeps keys and values, specs separated by ';'; empty: as computed");
     d("tokens", o.tokens, at_least(1), "tokens that are decoded in a round");
     d("rounds", o.rounds, at_least(1), "rounds of which the median counts");
@@ -112,8 +118,15 @@ class Speed final : public Suite {
   }
   explicit Speed(const Options& o) : o_(o) {}
 
+  [[nodiscard]] std::vector<std::string> examples() const override {
+    return {"mneme bench speed --measures prefill,decode --depth 128,2048 --against llama.cpp",
+            "mneme bench speed --measures decode --depth 512 --batch 1,8 --kv 'store(f16); "
+            "store(q8); store(q4)' --rows rows.jsonl"};
+  }
+
   SuiteReport run(const SuiteSetup& setup) override {
     check_options();
+    check_writable(o_.rows);
     if (const double load = machine_load(); load > kBusy && !o_.noisy)
       throw Error(Errc::busy,
                   fmt::format("the machine is busy (load {:.1f}): wait, or give --noisy", load));
@@ -122,11 +135,11 @@ class Speed final : public Suite {
     models_ = std::make_shared<MemoryModels>(setup.language_model, setup.embedder, setup.adapter);
     base_ = models_->base_language_model("");
     embedder_ = models_->embedder("");
+    check_sizes();
     prepare_text();
     start_peers();
-    bandwidth_ = read_bandwidth();
-    rate_f32_ = product_rate(at::kFloat);
-    if (kernels::has_bf16_products()) rate_bf16_ = product_rate(at::kBFloat16);
+    bandwidth_ = best_of(read_bandwidths());
+    products_ = product_limits(matrices());
 
     json rows = json::array();
     const auto cases = this->cases();
@@ -174,13 +187,87 @@ class Speed final : public Suite {
     return std::find(against_.begin(), against_.end(), peer) != against_.end();
   }
 
-  void prepare_text() {
-    const auto deepest = *std::max_element(depths_.begin(), depths_.end()) + o_.tokens;
+  /// Why a context of so many tokens cannot be measured; empty where it can.
+  [[nodiscard]] std::string refusal(std::int64_t depth) const {
     const auto context = base_->model->shape().context;
-    if (context > 0 && deepest > context)
-      throw Error(Errc::usage,
-                  fmt::format("--depth: {} tokens and {} decoded ones do not fit the {} of {}",
-                              deepest - o_.tokens, o_.tokens, context, base_->name));
+    if (context <= 0 || depth + o_.tokens <= context) return {};
+    return fmt::format("{} tokens and {} decoded ones do not fit the {} of {}", depth, o_.tokens,
+                       context, base_->name);
+  }
+
+  [[nodiscard]] bool measures(std::string_view name) const {
+    return std::find(measures_.begin(), measures_.end(), name) != measures_.end();
+  }
+
+  /// Bytes of keys and values that a sequence holds behind so many tokens, at the least: of a plan that drops or moves
+  /// entries only one chunk is sure.
+  [[nodiscard]] double held_bytes(const KvPlan* plan, std::int64_t tokens) const {
+    const auto state = base_->model->start(1);
+    if (plan != nullptr && (!plan->evict().empty() || plan->retrieve() != nullptr))
+      tokens = std::min(tokens, kChunk);
+    double bytes = 0;
+    for (const auto* store : kv_stores(state)) {
+      const auto& s = store->shape();
+      bytes += plan != nullptr && plan->codec() != nullptr
+                   ? static_cast<double>(plan->codec()->bytes(s.heads, tokens, s.key, s.value))
+                   : 2.0 * static_cast<double>(s.heads * (s.key + s.value) * tokens);
+    }
+    return bytes;
+  }
+
+  /// Refuses what can only fail later: contexts of which none can be measured, and more than memory holds.
+  void check_sizes() const {
+    const bool other = measures("embedding") || measures("reading");
+    const auto fits = [&](std::int64_t depth) { return refusal(depth).empty(); };
+    if (!other && std::none_of(depths_.begin(), depths_.end(), fits))
+      throw Error(Errc::usage, fmt::format("--depth: {}", refusal(depths_.front())));
+    const auto available = static_cast<double>(available_memory());
+    const auto check = [&](const KvPlan* plan) {
+      for (const auto depth : depths_) {
+        if (!fits(depth)) continue;
+        const auto batch = *std::max_element(batches_.begin(), batches_.end());
+        const auto bytes = static_cast<double>(batch) * held_bytes(plan, depth);
+        if (bytes > available)
+          throw Error(Errc::usage,
+                      fmt::format("--batch: {} sequences of {} tokens take {:.1f} GB of keys and "
+                                  "values, and {:.1f} GB of memory are free",
+                                  batch, depth, bytes * 1e-9, available * 1e-9));
+      }
+    };
+    if (measures("prefill")) check(nullptr);
+    if (measures("decode")) {
+      for (const auto& plan : plans_) check(plan.second.get());
+    }
+  }
+
+  /// The matrices that every layer of the language model has.
+  [[nodiscard]] std::vector<MatrixShape> matrices() const {
+    std::map<MatrixShape, std::int64_t> counts;
+    for (const auto& name : base_->params.names()) {
+      const auto sizes = base_->params.find(name)->sizes();
+      if (sizes.size() == 2) ++counts[{sizes[0], sizes[1]}];
+    }
+    std::vector<MatrixShape> out;
+    for (const auto& [shape, count] : counts) {
+      if (count >= base_->model->shape().layers) out.push_back(shape);
+    }
+    return out;
+  }
+
+  /// The most tokens of a context, with those that are decoded behind it; what is refused does not count.
+  [[nodiscard]] std::int64_t most_tokens(bool reading_too) const {
+    std::int64_t out = o_.tokens;
+    for (const auto depth : depths_) {
+      if (refusal(depth).empty() || (reading_too && measures("reading")))
+        out = std::max(out, depth + o_.tokens);
+      const auto longest = depth / 2 + depth;
+      if (o_.ragged && refusal(longest).empty()) out = std::max(out, longest + o_.tokens);
+    }
+    return out;
+  }
+
+  void prepare_text() {
+    const auto deepest = most_tokens(true);
     text_ = o_.text.empty() ? sample_text(8 * deepest + (1 << 16)) : file_text(o_.text);
     ids_ = base_->tokenizer->encode(text_);
     if (static_cast<std::int64_t>(ids_.size()) < deepest)
@@ -216,10 +303,9 @@ class Speed final : public Suite {
     if (beside(kLlama)) {
       const auto path = scratch_.path() / "ids.txt";
       std::ofstream(path) << fmt::format("{}", fmt::join(ids_, " "));
-      const auto deepest = *std::max_element(depths_.begin(), depths_.end());
       llama_.emplace(
           o_.python, "llama_cpp_peer.py",
-          std::vector<std::string>{base_->path, std::to_string(deepest + o_.tokens + kChunk),
+          std::vector<std::string>{base_->path, std::to_string(most_tokens(false) + kChunk),
                                    threads, path.string()});
     }
     if (beside(kSentenceTransformers)) {
@@ -241,14 +327,25 @@ class Speed final : public Suite {
         continue;
       }
       for (const auto depth : depths_) {
+        if (const auto why = refusal(depth); !why.empty() && name != "reading") {
+          out.push_back([=] {
+            Case refused{name, depth};
+            refused.refusal = why;
+            return refused;
+          });
+          continue;
+        }
         if (name == "first-token") out.push_back([=, this] { return first_token(depth); });
         if (name == "restore") out.push_back([=, this] { return restore(depth); });
         if (name == "reading") out.push_back([=, this] { return reading(depth); });
         for (const auto batch : batches_) {
           if (name == "prefill") out.push_back([=, this] { return prefill(depth, batch); });
           if (name != "decode") continue;
-          for (const auto& plan : plans_)
+          for (const auto& plan : plans_) {
             out.push_back([=, this] { return decode(depth, batch, plan.first, plan.second); });
+            if (o_.ragged && batch > 1)
+              out.push_back([=, this] { return ragged(depth, batch, plan.first, plan.second); });
+          }
         }
       }
     }
@@ -290,28 +387,70 @@ class Speed final : public Suite {
   Case decode(std::int64_t depth, std::int64_t batch, const std::string& kv,
               const std::shared_ptr<const KvPlan>& plan) {
     Case out{"decode", depth, batch, kv};
-    out.amount = static_cast<double>(o_.tokens * batch);
     auto held = std::make_shared<State>(base_->model->start(batch));
     if (plan) use_plan(*held, plan);
     feed(*held, batch, 0, depth);
-    Cost cost;
-    auto counted = held->fork();
-    feed(counted, batch, depth, 1, &cost);
-    const auto steps = static_cast<double>(o_.tokens);
-    out.flops = steps * cost.flops;
-    out.bytes = steps * cost.bytes;
-    out.by_kernels = true;
-    out.ours = [=, this] {
-      auto state = held->fork();
-      return seconds([&] {
-        for (std::int64_t i = 0; i < o_.tokens; ++i) feed(state, batch, depth + i, 1);
-      });
-    };
+    count_steps(out, held, std::vector<std::int64_t>(static_cast<std::size_t>(batch), depth));
     if (batch == 1 && !plan)
       beside_llama(out, [=, this](int flash) {
         return fmt::format("decode {} {} {}", flash, depth, o_.tokens);
       });
     return out;
+  }
+
+  /// Lengths of at least two sequences, spread evenly from half of a depth to one and a half, ascending.
+  static std::vector<std::int64_t> ragged_lengths(std::int64_t depth, std::int64_t batch) {
+    std::vector<std::int64_t> out;
+    for (std::int64_t b = 0; b < batch; ++b)
+      out.push_back(std::max<std::int64_t>(1, depth / 2 + depth * b / (batch - 1)));
+    return out;
+  }
+
+  /// Decoding of sequences of different lengths in one forward.
+  Case ragged(std::int64_t depth, std::int64_t batch, const std::string& kv,
+              const std::shared_ptr<const KvPlan>& plan) {
+    Case out{"decode, ragged", depth, batch, kv};
+    out.lengths = ragged_lengths(depth, batch);
+    out.refusal = refusal(out.lengths.back());
+    if (!out.refusal.empty()) return out;
+    std::vector<State> rows;
+    for (const auto length : out.lengths) {
+      rows.push_back(base_->model->start(1));
+      if (plan) use_plan(rows.back(), plan);
+      feed(rows.back(), 1, 0, length);
+    }
+    std::vector<const State*> all;
+    for (const auto& row : rows) all.push_back(&row);
+    count_steps(out, std::make_shared<State>(State::concat(all)), out.lengths);
+    return out;
+  }
+
+  /// Makes a case of decoding behind what is held, each row behind so many tokens of the text.
+  void count_steps(Case& out, const std::shared_ptr<State>& held,
+                   const std::vector<std::int64_t>& lengths) const {
+    const auto step = [this, lengths](State& state, std::int64_t i, Cost* cost) {
+      Batch next;
+      next.ids = at::empty({static_cast<std::int64_t>(lengths.size()), 1}, at::kLong);
+      for (std::size_t b = 0; b < lengths.size(); ++b)
+        next.ids.mutable_data_ptr<std::int64_t>()[b] =
+            ids_[static_cast<std::size_t>(lengths[b] + i)];
+      next.cost = cost;
+      static_cast<void>(base_->model->forward(next, state));
+    };
+    Cost cost;
+    auto counted = held->fork();
+    step(counted, 0, &cost);
+    const auto steps = static_cast<double>(o_.tokens);
+    out.amount = steps * static_cast<double>(out.batch);
+    out.flops = steps * cost.flops;
+    out.bytes = steps * cost.bytes;
+    out.by_kernels = true;
+    out.ours = [this, held, step] {
+      auto state = held->fork();
+      return seconds([&] {
+        for (std::int64_t i = 0; i < o_.tokens; ++i) step(state, i, nullptr);
+      });
+    };
   }
 
   /// Both of llama.cpp's ways with attention: the better one is what we are compared with.
@@ -432,26 +571,31 @@ class Speed final : public Suite {
         memory->read(std::move(documents), eager);
       });
     };
-    beside_llama(out, [=](int flash) { return fmt::format("prefill {} {}", flash, tokens); });
+    if (refusal(depth).empty())
+      beside_llama(out, [=](int flash) { return fmt::format("prefill {} {}", flash, tokens); });
     return out;
   }
 
   // ---- measuring and telling ----
 
-  [[nodiscard]] double product_limit() const { return std::max(rate_f32_, rate_bf16_); }
+  /// Seconds that a case takes at least where products are made at this rate.
+  [[nodiscard]] double least_seconds(const Case& c, double flops_per_s) const {
+    return std::max(c.bytes / bandwidth_.per_s, c.flops / flops_per_s);
+  }
 
   [[nodiscard]] json measure(const Case& c) const {
+    json row = {{"measure", c.measure}, {"depth", c.depth}, {"batch", c.batch}, {"kv", c.kv}};
+    if (!c.lengths.empty()) row["lengths"] = c.lengths;
+    if (o_.noisy) row["noisy"] = true;
+    if (!c.refusal.empty()) {
+      row["refusal"] = c.refusal;
+      return row;
+    }
     std::vector<std::function<double()>> sides{c.ours};
     for (const auto& peer : c.peers) sides.push_back(peer.second);
     const auto timings = in_turns(sides, o_.rounds, between_);
-    auto row = row_of(timings.front(), c.amount);
-    row.update({{"measure", c.measure},
-                {"depth", c.depth},
-                {"batch", c.batch},
-                {"kv", c.kv},
-                {"amount", c.amount},
-                {"unit", c.unit}});
-    if (o_.noisy) row["noisy"] = true;
+    row.update(row_of(timings.front(), c.amount));
+    row.update({{"amount", c.amount}, {"unit", c.unit}});
     if (c.by_kernels) {
       std::vector<double> shares;
       for (std::int64_t i = 0; i < o_.rounds; ++i) {
@@ -466,9 +610,12 @@ class Speed final : public Suite {
     if (c.bytes > 0 || c.flops > 0) {
       row["bytes"] = c.bytes;
       row["flops"] = c.flops;
-      const auto limit = std::max(c.bytes / bandwidth_, c.flops / product_limit());
-      row["limited_by"] = c.bytes / bandwidth_ > c.flops / product_limit() ? "memory" : "products";
-      row["share_of_limit"] = limit / timings.front().median;
+      const auto best = products_.best.per_s;
+      const auto of_bf16 = std::max(products_.f32.per_s, products_.bf16.per_s);
+      const auto took = timings.front().median;
+      row["limited_by"] = c.bytes / bandwidth_.per_s > c.flops / best ? "memory" : "products";
+      row["share_of_limit"] = least_seconds(c, best) / took;
+      row["share_of_aten"] = least_seconds(c, of_bf16) / took;
     }
     for (std::size_t i = 0; i < c.peers.size(); ++i) {
       auto peer = row_of(timings[i + 1], c.amount);
@@ -488,15 +635,24 @@ class Speed final : public Suite {
     const auto level = std::string(kernels::name(kernels::level()));
     out.text = fmt::format(
         "{}, level {}, {} threads; {} and {}; median of {} rounds{}.\n\nThis machine reads {:.1f} "
-        "GB/s "
-        "and multiplies {:.0f} GFLOP/s in f32{}.\n\n",
+        "GB/s ({}) and multiplies {:.0f} GFLOP/s ({}; ATen {:.0f} in f32{}).\n\n",
         kernels::cpu_model(), level, at::get_num_threads(), base_->name, embedder_->name(),
-        o_.rounds, o_.noisy ? ", on a busy machine" : "", bandwidth_ * 1e-9, rate_f32_ * 1e-9,
-        rate_bf16_ > 0 ? fmt::format(", {:.0f} in bf16", rate_bf16_ * 1e-9) : "");
+        o_.rounds, o_.noisy ? ", on a busy machine" : "", bandwidth_.per_s * 1e-9, bandwidth_.by,
+        products_.best.per_s * 1e-9, products_.best.by, products_.f32.per_s * 1e-9,
+        products_.bf16.per_s > 0 ? fmt::format(", {:.0f} in bf16", products_.bf16.per_s * 1e-9)
+                                 : "");
     out.text +=
         "| measured | depth | batch | kv | tokens/s (least, most) | share of the limit | outside "
-        "kernels | beside | its tokens/s | ratio |\n|---|--:|--:|---|--:|--:|--:|---|--:|--:|\n";
+        "kernels | beside | its tokens/s | ratio | note "
+        "|\n|---|--:|--:|---|--:|--:|--:|---|--:|--:|---|\n";
     for (const auto& row : rows) {
+      if (row.contains("refusal")) {
+        out.text += fmt::format("| {} | {} | {} | {} | | | | | | | refused: {} |\n",
+                                row["measure"].get<std::string>(), row["depth"].get<std::int64_t>(),
+                                row["batch"].get<std::int64_t>(), row["kv"].get<std::string>(),
+                                row["refusal"].get<std::string>());
+        continue;
+      }
       const auto amount = row["amount"].get<double>();
       out.text += fmt::format(
           "| {} | {} | {} | {} | {:.0f} ({:.0f}, {:.0f}) | {} | {} |",
@@ -517,11 +673,16 @@ class Speed final : public Suite {
         const auto best =
             std::find_if(row["peers"].begin(), row["peers"].end(),
                          [&](const json& peer) { return peer["name"] == row["best_peer"]; });
-        out.text += fmt::format(" {} | {:.0f} | {:.2f} |\n", row["best_peer"].get<std::string>(),
+        out.text += fmt::format(" {} | {:.0f} | {:.2f} |", row["best_peer"].get<std::string>(),
                                 (*best)["per_s"].get<double>(), row["ratio"].get<double>());
       } else {
-        out.text += " | | |\n";
+        out.text += " | | |";
       }
+      if (row.contains("lengths")) {
+        const auto lengths = row["lengths"].get<std::vector<std::int64_t>>();
+        out.text += fmt::format(" lengths {} to {}", lengths.front(), lengths.back());
+      }
+      out.text += " |\n";
     }
     out.figures = {{"rows", std::move(rows)},
                    {"cpu", kernels::cpu_model()},
@@ -529,9 +690,14 @@ class Speed final : public Suite {
                    {"threads", at::get_num_threads()},
                    {"model", base_->name},
                    {"embedder", embedder_->name()},
-                   {"read_bytes_per_s", bandwidth_},
-                   {"f32_flops_per_s", rate_f32_},
-                   {"bf16_flops_per_s", rate_bf16_}};
+                   {"read_bytes_per_s", bandwidth_.per_s},
+                   {"read_by", bandwidth_.by},
+                   {"flops_per_s", products_.best.per_s},
+                   {"flops_by", products_.best.by},
+                   {"f32_flops_per_s", products_.f32.per_s},
+                   {"f32_flops_by", products_.f32.by},
+                   {"bf16_flops_per_s", products_.bf16.per_s},
+                   {"bf16_flops_by", products_.bf16.by}};
     return out;
   }
 
@@ -549,7 +715,8 @@ class Speed final : public Suite {
   std::array<std::vector<std::string>, 2> embedded_;  // passages, single sentences
   ScratchFolder scratch_;
   std::optional<Peer> llama_, sentence_transformers_;
-  double bandwidth_ = 0, rate_f32_ = 0, rate_bf16_ = 0;  // bytes and FLOPs a second
+  Limit bandwidth_;         // bytes a second
+  ProductLimits products_;  // FLOPs a second
 };
 
 void enrol(Registry& r) {

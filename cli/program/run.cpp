@@ -159,6 +159,25 @@ KnownSettings known_settings(const std::vector<std::unique_ptr<Verb>>& verbs) {
 
 void print_version() { say("mneme {} (libtorch {})\n", MNEME_VERSION, TORCH_VERSION); }
 
+/// The help of the part of a verb that the first positional names, else the verb's.
+std::string help_for(Verb& verb, CLI::App& app, const Flags& own, const Flags& everywhere,
+                     std::vector<std::string> arguments) {
+  try {
+    std::reverse(arguments.begin(), arguments.end());  // as CLI11 takes them
+    app.parse(std::move(arguments));
+    const auto given = positionals(app.remaining(), own, everywhere);
+    CLI::App of_part;
+    Flags flags(of_part);
+    if (!given.empty()) {
+      if (const auto part = verb.part(given.front(), flags))
+        return verb_help(*part, flags, everywhere);
+    }
+  } catch (const CLI::ParseError&) {  // help is shown whatever stands beside it
+  } catch (const Error&) {
+  }
+  return verb_help(verb.about(), own, everywhere);
+}
+
 int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs,
              std::vector<std::string> arguments) {
   const auto about = verb.about();
@@ -174,7 +193,7 @@ int run_verb(Verb& verb, const std::vector<std::unique_ptr<Verb>>& verbs,
                        [](const auto& a) { return a == "--help" || a == "-h"; });
   };
   if (asks_for_help()) {
-    write(verb_help(about, own, everywhere));
+    write(help_for(verb, app, own, everywhere, arguments));
     return kDone;
   }
   try {

@@ -5,7 +5,9 @@
 #include "cli/program/flags.h"
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace mneme::cli {
@@ -50,6 +52,11 @@ class Verb {
  public:
   virtual ~Verb() = default;
   [[nodiscard]] virtual About about() const = 0;
+  /// Where a positional names a part of the verb that has flags of its own: declares those and gives what the help of the
+  /// part says. Nothing: there is only the verb's. Throws Error(usage) for a name that is none.
+  [[nodiscard]] virtual std::optional<About> part(std::string_view /*positional*/, Flags&) {
+    return std::nullopt;
+  }
   /// Declares flags that are bound to members of this object.
   virtual void declare(Flags&) {}
   /// Does it. Results go to stdout by output.h. Throws Error on failure, with Errc::usage for a wrong request.

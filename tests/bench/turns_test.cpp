@@ -1,13 +1,19 @@
-// What `bench speed` is made of: lists in options, turns, made-up text, other engines' processes.
+// What `bench speed` is made of: lists in options, turns, made-up text, the machine's limits, files to be written, other
+// engines' processes.
 #include "bench/speed/turns.h"
 
 #include "mneme/core/error.h"
+#include "mneme/kernels/level.h"
 
 #include "bench/list.h"
 #include "bench/machine/limits.h"
 #include "bench/peers/peer.h"
+#include "bench/scratch_folder.h"
 #include "bench/speed/sample_text.h"
+#include "bench/writable.h"
 #include "tests/tensor_check.h"
+#include <algorithm>
+#include <filesystem>
 #include <gtest/gtest.h>
 #include <string>
 #include <vector>
@@ -64,8 +70,31 @@ TEST(SampleText, IsTheSameEveryTimeAndMadeOfParagraphs) {
 }
 
 TEST(Limits, AreThoseOfAMachine) {
-  EXPECT_GT(read_bandwidth(), 1e8);
-  EXPECT_GT(product_rate(at::kFloat), 1e8);
+  const auto bandwidths = read_bandwidths();
+  ASSERT_FALSE(bandwidths.empty());
+  for (const auto& each : bandwidths) {
+    EXPECT_GT(each.per_s, 1e8) << each.by;
+    EXPECT_GE(best_of(bandwidths).per_s, each.per_s) << each.by;
+  }
+  const MatrixShape shapes[] = {{192, 576}, {50, 33}};  // the second is of no whole blocks
+  const auto products = product_limits(shapes);
+  EXPECT_GT(products.f32.per_s, 1e8);
+  EXPECT_EQ(products.bf16.per_s > 0, kernels::has_bf16_products());
+  EXPECT_GE(products.best.per_s, std::max(products.f32.per_s, products.bf16.per_s));
+  EXPECT_FALSE(products.best.by.empty());
+  EXPECT_EQ(best_of({}).per_s, 0);
+  EXPECT_GT(available_memory(), 1 << 20);
+}
+
+TEST(Writable, SaysWhyAFileCannotBeWritten) {
+  const ScratchFolder folder;
+  EXPECT_NO_THROW(check_writable(""));
+  EXPECT_NO_THROW(check_writable(folder.path() / "rows.jsonl"));
+  EXPECT_FALSE(std::filesystem::exists(folder.path() / "rows.jsonl")) << "leaves nothing behind";
+  EXPECT_NO_THROW(check_writable("rows.jsonl")) << "the folder where it runs";
+  check::expect_error(Errc::io, "there is no folder",
+                      [&] { check_writable(folder.path() / "missing" / "rows.jsonl"); });
+  check::expect_error(Errc::io, "it is a folder", [&] { check_writable(folder.path()); });
 }
 
 TEST(Peer, SaysWhyItCannotBeAsked) {

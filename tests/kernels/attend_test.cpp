@@ -761,6 +761,34 @@ TEST_P(Attend, WrongShapesAreRefused) {
 
 // ---- rotary positions ----
 
+TEST_P(Attend, TheRangeOfPositionsIsThatOfALoop) {
+  const auto& kernels = table(GetParam());
+  std::mt19937_64 random(5);
+  for (std::int64_t n = 0; n <= 70; ++n) {
+    std::vector<std::int64_t> positions(static_cast<std::size_t>(n));
+    for (auto& each : positions) each = static_cast<std::int64_t>(random());
+    // The ends of the range stand once at each place, so that no tail can be left out.
+    for (std::int64_t place = -1; place < n; ++place) {
+      auto some = positions;
+      if (place >= 0) {
+        some[static_cast<std::size_t>(place)] = std::numeric_limits<std::int64_t>::min();
+        some[static_cast<std::size_t>(n - 1 - place)] = std::numeric_limits<std::int64_t>::max();
+      }
+      PositionRange want{};
+      for (const auto each : some) {
+        want.lowest = std::min(want.lowest, each);
+        want.highest = std::max(want.highest, each);
+      }
+      std::vector<std::uint8_t> bytes(sizeof(std::int64_t) * some.size());
+      if (!some.empty()) std::memcpy(bytes.data(), some.data(), bytes.size());
+      const AtTheEnd at(bytes);
+      const auto got = kernels.position_range(reinterpret_cast<const std::int64_t*>(at.data()), n);
+      EXPECT_EQ(got.lowest, want.lowest) << n << " positions, " << place;
+      EXPECT_EQ(got.highest, want.highest) << n << " positions, " << place;
+    }
+  }
+}
+
 class Rotate : public AtLevel {};
 MNEME_AT_EVERY_LEVEL(Rotate);
 

@@ -6,8 +6,10 @@
 
 #include "at_level.h"
 #include "half.h"
+#include <bit>
 #include <cstring>
 #include <gtest/gtest.h>
+#include <iterator>
 
 namespace mneme::kernels {
 namespace {
@@ -234,6 +236,54 @@ TEST_P(Codec, NumbersThatAreNotFiniteAndWrongRowsAreRefused) {
     EXPECT_THROW(decode(codec, {&narrow, 1}), Error);
     EXPECT_THROW(encode(codec, out.data(), -1, kD, bytes.data()), Error);
   }
+}
+
+// Numbers whose roundings differ most: ties, the smallest and largest halves, what is beyond them, signed zeros.
+std::vector<float> numbers_to_round(std::int64_t n, unsigned seed) {
+  constexpr float kHard[] = {0.f,       -0.f,       1.f + 0x1p-11f, 1.f + 0x3p-11f, 1.f + 0x1p-8f,
+                             0x1p-24f,  0x1p-25f,   0x3p-25f,       -0x1p-14f,      65504.f,
+                             65519.99f, -65520.f,   1e30f,          kInfinity,      -kInfinity,
+                             0x1p-126f, 0x1.ffp-15f};
+  auto out = normal_numbers(n, seed, 3.f);
+  for (std::size_t i = 0; i < out.size(); i += 2) out[i] = kHard[(i / 2 + seed) % std::size(kHard)];
+  return out;
+}
+
+TEST_P(Codec, RoundingIsToTheNearestOverEveryTail) {
+  for (std::int64_t n : {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 1003}) {
+    const auto x = numbers_to_round(n, static_cast<unsigned>(n));
+    const std::size_t count = x.size();
+    std::vector<std::uint8_t> bytes(4 * count);
+    if (count > 0) std::memcpy(bytes.data(), x.data(), bytes.size());
+    const AtTheEnd from(bytes);
+    const auto* in = reinterpret_cast<const float*>(from.data());
+    for (const auto type : {KvType::f32, KvType::f16, KvType::bf16}) {
+      const std::size_t size = type == KvType::f32 ? 4 : 2;
+      const AtTheEnd to(std::vector<std::uint8_t>(size * count, 0xee));
+      round_numbers(in, n, type, to.data());
+      for (std::size_t i = 0; i < count; ++i) {
+        std::uint32_t got = 0;
+        std::memcpy(&got, to.data() + i * size, size);
+        const std::uint32_t want = type == KvType::f32   ? std::bit_cast<std::uint32_t>(x[i])
+                                   : type == KvType::f16 ? to_half(x[i])
+                                                         : to_bf16(x[i]);
+        EXPECT_EQ(got, want) << x[i] << " as type " << static_cast<int>(type) << ", " << i << " of "
+                             << n;
+      }
+    }
+  }
+}
+
+TEST_P(Codec, RoundingKeepsWhatIsNoNumber) {
+  for (std::int64_t n = 1; n <= 33; ++n) {
+    const std::vector<float> x(static_cast<std::size_t>(n), kNan);
+    std::vector<std::uint16_t> out(x.size());
+    round_numbers(x.data(), n, KvType::f16, out.data());
+    for (const auto each : out) EXPECT_TRUE(std::isnan(from_half(each))) << n;
+    round_numbers(x.data(), n, KvType::bf16, out.data());
+    for (const auto each : out) EXPECT_TRUE(std::isnan(from_bf16(each))) << n;
+  }
+  EXPECT_THROW(round_numbers(nullptr, -1, KvType::f16, nullptr), Error);
 }
 
 TEST(CodecLayout, SizesAreThoseOfTheSections) {

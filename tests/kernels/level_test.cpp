@@ -23,6 +23,15 @@ TEST(Level, BaseIsAlwaysThereAndTheBestIsTheDefault) {
   }
 }
 
+TEST(Level, AllThatAreCompiledRunHere) {
+  std::string lacking;
+  for (const Level each : kLevels) {
+    if (!runs_here(each)) lacking += (lacking.empty() ? "" : ", ") + std::string(name(each));
+  }
+  if (!lacking.empty())
+    GTEST_SKIP() << "this CPU lacks the level " << lacking << ": no test here says anything of it";
+}
+
 TEST(Level, TablesAreCompiledForTheirLevel) {
   for (Level each : supported_levels()) {
     EXPECT_EQ(table(each).level, name(each));

@@ -59,6 +59,48 @@ TEST(KvPlan, SaysWhatItHolds) {
   EXPECT_TRUE(none.evict().empty());
 }
 
+TEST(Store, NamesACodecAndNoOther) {
+  for (const std::string type : {"f32", "f16", "bf16", "q8", "q4"}) {
+    const KvPlan plan(parse_chain("window(size=64) | store(" + type + ")"));
+    ASSERT_NE(plan.codec(), nullptr);
+    EXPECT_EQ(plan.codec_name(), type);
+  }
+  EXPECT_EQ(KvPlan(parse_chain("store(q8)")).codec_name(),
+            KvPlan(parse_chain("quantize(bits=8)")).codec_name());
+  EXPECT_EQ(KvPlan(parse_chain("store(q4)")).codec_name(),
+            KvPlan(parse_chain("quantize(bits=4)")).codec_name());
+  EXPECT_EQ(print(KvPlan(parse_chain("store(q8)")).chain()), "store(type=q8)");
+  check::expect_error(Errc::usage, "f32, f16, bf16, q8", [] { KvPlan(parse_chain("store(f8)")); });
+}
+
+TEST(Store, LogitsAndBytesAreThoseOfTheType) {
+  const check::TinyModel tiny(check::kTinyDecoder);
+  const c10::NoGradGuard no_gradient;
+  const auto ids = check::random_ids(1, 130, 50, 1), next = check::random_ids(1, 1, 50, 2);
+  std::int64_t bytes = 0;
+  const auto logits = [&](const std::string& kv) {
+    auto state = tiny.model->start(1);
+    use_plan(state, std::make_shared<KvPlan>(parse_chain(kv)));
+    (void)tiny.logits(ids, state);
+    bytes = kv_usage(state).bytes;
+    return tiny.logits(next, state);
+  };
+  const auto q8 = logits("store(q8)");
+  const auto q8_bytes = bytes;
+  EXPECT_TRUE(check::identical(q8, logits("quantize(bits=8)")));
+  EXPECT_EQ(bytes, q8_bytes);
+  const auto f32 = logits("store(f32)");
+  const auto f32_bytes = bytes;
+  const std::pair<const char*, double> narrower[] = {{"store(f16)", 2e-3}, {"store(bf16)", 2e-2}};
+  for (const auto& [kv, tolerance] : narrower) {
+    const auto got = logits(kv);
+    EXPECT_TRUE(check::close(got, f32, tolerance)) << kv;
+    EXPECT_FALSE(check::identical(got, f32)) << kv;
+    EXPECT_LT(bytes, f32_bytes) << kv;
+    EXPECT_GT(bytes, q8_bytes) << kv;
+  }
+}
+
 TEST(KvPlan, RefusesBadOptions) {
   check::expect_error(Errc::usage, "4 or 8", [] { KvPlan(parse_chain("quantize(bits=5)")); });
   check::expect_error(Errc::usage, "from 1 to", [] { KvPlan(parse_chain("window(size=0)")); });

@@ -166,7 +166,7 @@ class RoundedLinear : public kernels::AtLevel {
     return out;
   }
 };
-INSTANTIATE_TEST_SUITE_P(, RoundedLinear, ::testing::ValuesIn(kernels::supported_levels()),
+INSTANTIATE_TEST_SUITE_P(, RoundedLinear, ::testing::ValuesIn(kernels::kLevels),
                          kernels::level_name);
 
 TEST_P(RoundedLinear, EqualsThePlainWeight) {

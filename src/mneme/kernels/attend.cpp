@@ -94,7 +94,6 @@ void check_attention(std::int64_t d, const Visibility& visibility) {
 
 void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
             const Visibility& visibility, Products products) {
-  const Timed timed;
   check_attention(d, visibility);
   const KernelTable& kernels = table();
   const bool bf16 = products == Products::bf16 && kernels.attend_bf16 != nullptr;
@@ -245,6 +244,7 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   };
   const std::int64_t scratch_floats =
       bf16 ? kernels.attend_bf16_scratch(d) : kernels.attend_scratch(d);
+  const Timed timed;
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     float* scratch = kernels::scratch(scratch_floats);
     for (std::int64_t i = begin; i < end; ++i) {
@@ -345,7 +345,6 @@ std::int64_t Rope::width() const noexcept { return 2 * content_->pairs(); }
 
 void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride,
                   std::int64_t time_stride, const std::int64_t* positions) const {
-  const Timed timed;
   if (heads < 0 || T < 0) {
     throw Error(Errc::invalid, "vectors of shape [" + std::to_string(heads) + "," +
                                    std::to_string(T) + ",d] to rotate");
@@ -356,6 +355,7 @@ void Rope::rotate(float* x, std::int64_t heads, std::int64_t T, std::int64_t hea
   const KernelTable& kernels = table();
   constexpr std::int64_t kNumbersPerThread = 16 * 1024;
   const std::int64_t grain = std::max<std::int64_t>(1, kNumbersPerThread / (heads * pairs));
+  const Timed timed;
   at::parallel_for(0, T, grain, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> own;  // of positions beyond those that are kept
     for (std::int64_t t = begin; t < end; ++t) {
@@ -401,9 +401,9 @@ void rope(float* x, std::int64_t heads, std::int64_t T, std::int64_t head_stride
 }
 
 void exp(const float* x, float* y, std::int64_t n) {
-  const Timed timed;
   if (n < 0) throw Error(Errc::invalid, "exponentials of " + std::to_string(n) + " numbers");
   const KernelTable& kernels = table();
+  const Timed timed;
   at::parallel_for(0, n, 32 * 1024, [&](std::int64_t begin, std::int64_t end) {
     kernels.exp(x + begin, y + begin, end - begin);
   });

@@ -31,7 +31,6 @@ struct HeadRows {
 
 void attend_segments(std::span<const SegmentTask> segments, const SegmentShape& shape, float scale,
                      Products products) {
-  const Timed timed;
   if (shape.heads < 0 || shape.kv_heads <= 0 || shape.d <= 0 || shape.heads % shape.kv_heads != 0) {
     throw Error(Errc::invalid, "attention of " + std::to_string(shape.heads) + " heads, " +
                                    std::to_string(shape.kv_heads) + " of keys, of width " +
@@ -64,6 +63,7 @@ void attend_segments(std::span<const SegmentTask> segments, const SegmentShape& 
   const std::int64_t group = shape.heads == 0 ? 1 : shape.heads / shape.kv_heads;
   const auto count = static_cast<std::int64_t>(units.size());
   std::atomic<std::int64_t> next{0};
+  const Timed timed;
   at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
     float* memory = scratch(kernels.segment_scratch(longest, shape.d));
     for (auto i = next++; i < count; i = next++) {

@@ -47,7 +47,6 @@ void check_shape(std::int64_t T, std::int64_t d) {
 }  // namespace
 
 void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, std::uint8_t* to) {
-  const Timed timed;
   check_shape(T, d);
   if (T == 0 || d == 0) return;
   const KernelTable& kernels = table();
@@ -55,6 +54,7 @@ void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, s
   const std::int64_t steps = (T + kRows - 1) / kRows;
   const std::int64_t grain = std::max<std::int64_t>(1, kCodesPerThread / (kRows * d));
   std::atomic<bool> finite{true};
+  const Timed timed;
   at::parallel_for(0, steps, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t step = begin; step < end; ++step) {
       const std::int64_t first = step * kRows, rows = std::min(kRows, T - first);
@@ -79,7 +79,6 @@ void encode(NumberCodec codec, const float* x, std::int64_t T, std::int64_t d, s
 }
 
 void decode(NumberCodec codec, std::span<const DecodeTask> tasks) {
-  const Timed timed;
   // Steps of kRows rows, aligned to the groups of the matrix, of all tasks in sequence.
   std::vector<std::int64_t> ends;
   ends.reserve(tasks.size());
@@ -106,6 +105,7 @@ void decode(NumberCodec codec, std::span<const DecodeTask> tasks) {
   const KernelTable& kernels = table();
   const std::int64_t grain =
       std::max<std::int64_t>(1, kCodesPerThread / std::max<std::int64_t>(1, numbers / steps));
+  const Timed timed;
   at::parallel_for(0, steps, grain, [&](std::int64_t begin, std::int64_t end) {
     auto at =
         static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
@@ -144,8 +144,8 @@ void decode(NumberCodec codec, const std::uint8_t* from, std::int64_t T, std::in
 }
 
 void round_numbers(const float* x, std::int64_t n, KvType type, void* out) {
-  const Timed timed;
   if (n < 0) throw Error(Errc::invalid, "to round " + std::to_string(n) + " numbers");
+  const Timed timed;
   table().round_numbers(x, n, type, out);
 }
 

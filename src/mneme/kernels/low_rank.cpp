@@ -65,6 +65,7 @@ template <class RowsOf>
 void by_rows(std::span<const LowRankPart> parts, const float* x, std::int64_t M, std::int64_t K,
              std::int64_t work, const RowsOf& rows_of) {
   const std::int64_t rank = total_rank(parts);
+  const Timed timed;
   at::parallel_for(0, M,
                    std::max<std::int64_t>(1, kProductsPerThread / std::max<std::int64_t>(1, work)),
                    [&](std::int64_t begin, std::int64_t end) {
@@ -106,6 +107,7 @@ template <class Block>
 void by_blocks(std::int64_t begin, std::int64_t end, std::int64_t columns, const Block& block) {
   const std::int64_t blocks = (end - begin + kLowRankRows - 1) / kLowRankRows;
   const std::int64_t numbers = kLowRankRows * std::max<std::int64_t>(1, columns);
+  const Timed timed;
   at::parallel_for(0, blocks, std::max<std::int64_t>(1, kNumbersPerPiece / numbers),
                    [&](std::int64_t first, std::int64_t last) {
                      for (std::int64_t i = first; i < last; ++i) {
@@ -181,7 +183,6 @@ std::int64_t total_rank(std::span<const LowRankPart> parts) {
 
 void add_low_rank(std::span<const LowRankPart> parts, const float* x, std::int64_t M,
                   std::int64_t K, float* y, std::int64_t N, std::int64_t y_stride) {
-  const Timed timed;
   const std::int64_t rank = total_rank(parts);
   check_input(M, K);
   if (N < 0 || (y_stride < N && M > 1)) {
@@ -200,21 +201,18 @@ void add_low_rank(std::span<const LowRankPart> parts, const float* x, std::int64
 
 void low_rank_inputs(std::span<const LowRankPart> parts, const float* x, std::int64_t M,
                      std::int64_t K, float* out, std::int64_t columns, std::int64_t stride) {
-  const Timed timed;
   put_inputs(parts, x, M, K, out, columns, stride);
 }
 
 void low_rank_inputs_bf16(std::span<const LowRankPart> parts, const float* x, std::int64_t M,
                           std::int64_t K, std::uint16_t* out, std::int64_t columns,
                           std::int64_t stride) {
-  const Timed timed;
   put_inputs(parts, x, M, K, out, columns, stride);
 }
 
 void dequantize_beside(WeightType type, const void* w, std::int64_t begin, std::int64_t end,
                        std::int64_t K, std::span<const LowRankPart> parts, float* out,
                        std::int64_t columns) {
-  const Timed timed;
   beside(type, w, begin, end, K, parts, out, columns, table().to_f32[index(type)],
          table().low_rank_columns_f32);
 }
@@ -222,14 +220,12 @@ void dequantize_beside(WeightType type, const void* w, std::int64_t begin, std::
 void dequantize_beside_bf16(WeightType type, const void* w, std::int64_t begin, std::int64_t end,
                             std::int64_t K, std::span<const LowRankPart> parts, std::uint16_t* out,
                             std::int64_t columns) {
-  const Timed timed;
   beside(type, w, begin, end, K, parts, out, columns, table().to_bf16[index(type)],
          table().low_rank_columns_bf16);
 }
 
 void dequantize_merged(WeightType type, const void* w, std::int64_t begin, std::int64_t end,
                        std::int64_t K, std::span<const LowRankPart> parts, float* out) {
-  const Timed timed;
   (void)total_rank(parts);
   check_rows_of(type, begin, end, K);
   const auto& kernels = table();

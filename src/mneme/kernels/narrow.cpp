@@ -118,7 +118,6 @@ const std::uint32_t* NarrowMatrix::data() const noexcept {
 
 void multiply(std::span<const NarrowPart> parts, const float* x, std::int64_t M, std::int64_t K,
               std::int64_t x_stride) {
-  const Timed timed;
   if (M < 0 || K < 0 || (x_stride < K && M > 1)) {
     throw Error(Errc::invalid, "activations of shape [" + std::to_string(M) + "," +
                                    std::to_string(K) + "], rows " + std::to_string(x_stride) +
@@ -163,6 +162,7 @@ void multiply(std::span<const NarrowPart> parts, const float* x, std::int64_t M,
       }
     }
   };
+  const Timed timed;
   at::parallel_for(0, share.rows * share.columns, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t r = i / share.columns, c = i % share.columns;

@@ -23,6 +23,7 @@ void by_rows(std::int64_t rows, std::int64_t width, const Row& row) {
   constexpr std::int64_t kNumbersPerThread = 16 * 1024;
   const auto grain =
       std::max<std::int64_t>(1, kNumbersPerThread / std::max<std::int64_t>(1, width));
+  const Timed timed;
   at::parallel_for(0, rows, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) row(r * width);
   });
@@ -32,7 +33,6 @@ void by_rows(std::int64_t rows, std::int64_t width, const Row& row) {
 
 void rms_norm(float* x, const float* addend, const float* weight, float eps, std::int64_t rows,
               std::int64_t width, float* out) {
-  const Timed timed;
   const KernelTable& kernels = table();
   by_rows(rows, width, [&](std::int64_t at) {
     kernels.rms_norm(x + at, addend == nullptr ? nullptr : addend + at, weight, eps, width,
@@ -42,7 +42,6 @@ void rms_norm(float* x, const float* addend, const float* weight, float eps, std
 
 void layer_norm(const float* x, const float* addend, const float* weight, const float* bias,
                 float eps, std::int64_t rows, std::int64_t width, float* out) {
-  const Timed timed;
   const KernelTable& kernels = table();
   by_rows(rows, width, [&](std::int64_t at) {
     kernels.layer_norm(x + at, addend == nullptr ? nullptr : addend + at, weight, bias, eps, width,

@@ -71,7 +71,6 @@ void add_runs(const Observed& o) {
 
 void observe(std::span<const ObserveTask> tasks, std::int64_t d, float scale,
              const Visibility& visibility) {
-  const Timed timed;
   check_attention(d, visibility);
   for (const ObserveTask& task : tasks) check(task);
 
@@ -152,6 +151,7 @@ void observe(std::span<const ObserveTask> tasks, std::int64_t d, float scale,
   const std::int64_t threads = std::clamp<std::int64_t>(
       work / kScoresPerThread, 1, std::max<std::int64_t>(1, at::get_num_threads()));
   std::atomic<std::size_t> next{0};
+  const Timed timed;
   at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
     float* scratch = kernels::scratch(scratch_floats);
     for (std::size_t i = next++; i < runs.size(); i = next++) compute(runs[i], scratch);

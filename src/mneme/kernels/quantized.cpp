@@ -34,12 +34,12 @@ void check_columns(WeightType type, std::int64_t K) {
 template <class Number, class Unpack>
 void unpack(WeightType type, const void* rows, std::int64_t n_rows, std::int64_t K, Number* out,
             Unpack kernel) {
-  const Timed timed;
   check_columns(type, K);
   if (n_rows < 0)
     throw Error(Errc::invalid, "a negative number of rows to unpack: " + std::to_string(n_rows));
   const auto* in = static_cast<const std::uint8_t*>(rows);
   const std::int64_t size = block_size(type), bytes = block_bytes(type);
+  const Timed timed;
   at::parallel_for(0, n_rows * (K / size), kNumbersPerThread / size,
                    [&](std::int64_t begin, std::int64_t end) {
                      kernel(in + begin * bytes, end - begin, out + begin * size);
@@ -165,6 +165,7 @@ void QuantizedRows::assign(const float* x, std::int64_t M, std::int64_t K, Activ
   to.block_stride = view.block_stride;
   to.parts = view.parts;
   const KernelTable& kernels = table();
+  const Timed timed;
   at::parallel_for(0, M,
                    std::max<std::int64_t>(1, kRoundedPerThread / std::max<std::int64_t>(1, K)),
                    [&](std::int64_t begin, std::int64_t end) {
@@ -187,7 +188,6 @@ QuantizedRows quantize_activations(const float* x, std::int64_t M, std::int64_t 
 }
 
 void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
-  const Timed timed;
   const ActivationRows& a = x.view();
   std::int64_t rows = 0, bytes = 0, rank = 0;
   for (const MatvecPart& part : parts) {
@@ -238,6 +238,7 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
       for (const LowRankPart& update : part.low_rank) rank_before += update.rank;
     }
   };
+  const Timed timed;
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     const std::int64_t first = bytes / threads * begin,
                        last = end == threads ? bytes : bytes / threads * end;
@@ -271,7 +272,6 @@ void matvec(std::span<const MatvecPart> parts, const QuantizedRows& x) {
 
 void matvec(std::span<const MatvecPart> parts, const float* x, std::int64_t M, std::int64_t K,
             Activations activations) {
-  const Timed timed;
   thread_local QuantizedRows rows;
   const bool integers = std::any_of(parts.begin(), parts.end(),
                                     [](const MatvecPart& p) { return p.packed != nullptr; });

@@ -11,7 +11,8 @@ void time_kernels(bool on) noexcept;
 /// Seconds within kernels that this thread called since time_kernels(true); calls within calls count once.
 [[nodiscard]] double seconds_in_kernels() noexcept;
 
-/// Stands at the top of every kernel's wrapper: its life is what is counted.
+/// Stands in every kernel's wrapper where the work is handed out, behind what checks and plans it: its life is what is
+/// counted, the waking of threads and the waiting for the last of them with it.
 class Timed {
  public:
   Timed() noexcept;

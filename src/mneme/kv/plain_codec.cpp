@@ -1,4 +1,4 @@
-// f32, f16: keys and values as they are, or rounded to half precision.
+// f32, f16, bf16: keys and values as they are, or rounded to 16 bits.
 //
 //   layout: keys [H,n,K], then values [H,n,V]
 #include "mneme/core/error.h"
@@ -47,7 +47,9 @@ class Plain final : public Codec {
     page.k = in.data() + first * K * size;
     page.v = in.data() + (n * K + first * V) * size;
     page.entries = entries;
-    page.type = type == at::kHalf ? kernels::KvType::f16 : kernels::KvType::f32;
+    page.type = type == at::kHalf       ? kernels::KvType::f16
+                : type == at::kBFloat16 ? kernels::KvType::bf16
+                                        : kernels::KvType::f32;
     return page;
   }
 };
@@ -55,6 +57,7 @@ class Plain final : public Codec {
 void enrol(Registry& r) {
   r.add<Codec, Plain<at::kFloat>>("f32", "as computed, 4 bytes a number");
   r.add<Codec, Plain<at::kHalf>>("f16", "half precision, 2 bytes a number");
+  r.add<Codec, Plain<at::kBFloat16>>("bf16", "the upper half of f32, 2 bytes a number");
 }
 
 }  // namespace mneme::kv::plain_codec

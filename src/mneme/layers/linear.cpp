@@ -30,8 +30,8 @@ namespace {
 
 // Up to this many rows the fused kernel on the stored weight beats dequantizing it for one large product.
 constexpr std::int64_t kFusedRows = 8;
-// With activations of 8 bits it does so for any number of rows (docs/speed.md has the table), but bf16 rounds them less: where
-// its products are fast, they take over from here.
+// With activations of 8 bits it does so for any number of rows (docs/speed.md has the table), but bf16 loses a fifth of the
+// accuracy that they lose: where its products are fast, they take over where that costs less than half of the speed.
 constexpr std::int64_t kFusedRowsBesideBf16 = 64;
 // Rows of a stored weight that are dequantized at a time: 8 MiB of f32 at 512 columns stay near the cache.
 constexpr std::int64_t kTileRows = 4096;

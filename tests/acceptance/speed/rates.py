@@ -28,16 +28,21 @@ def body(s):
     beside = bench("prefill,decode", "--depth", ",".join(map(str, depths)), "--against", "llama.cpp")
     level = beside["level"] if beside["level"] in BARS else "avx2"
     s.note("level, threads", f"{beside['level']}, {beside['threads']}")
-    s.note("read bandwidth, GB/s", beside["read_bytes_per_s"] / 1e9)
-    s.note("products, GFLOP/s, f32, bf16", [round(beside["f32_flops_per_s"] / 1e9), round(beside["bf16_flops_per_s"] / 1e9)])
+    s.note("read bandwidth, GB/s", f"{beside['read_bytes_per_s'] / 1e9:.1f}, {beside['read_by']}")
+    s.note("products of ATen, GFLOP/s, f32, bf16", [round(beside["f32_flops_per_s"] / 1e9), round(beside["bf16_flops_per_s"] / 1e9)])
+    s.note("fastest products, GFLOP/s", f"{beside['flops_per_s'] / 1e9:.0f}, {beside['flops_by']}")
     for row in beside["rows"]:
         what, depth = row["measure"], row["depth"]
         peers = {peer["name"]: round(peer["per_s"]) for peer in row["peers"]}
-        told = f"{row['per_s']:.0f} tokens/s, {row['ratio']:.2f} x {row['best_peer']} ({peers}), {row['share_of_limit']:.0%} of the limit by {row['limited_by']}"
+        of_bf16 = what == "prefill" and level == "avx512"  # there bf16 is what prompts are multiplied in
+        share_found, limit = (row["share_of_aten"], "bf16 products") if of_bf16 else (row["share_of_limit"], f"the limit by {row['limited_by']}")
+        told = f"{row['per_s']:.0f} tokens/s, {row['ratio']:.2f} x {row['best_peer']} ({peers}), {share_found:.0%} of {limit}"
+        if of_bf16:
+            told += f", {row['share_of_limit']:.0%} of the fastest"
         if (what, depth) in BARS[level]:
             ratio, share = BARS[level][what, depth]
-            s.check(f"{what}, {depth} tokens", row["ratio"] >= ratio or row["share_of_limit"] >= share, told,
-                    f"{ratio:g} x llama.cpp or {share:.0%} of the limit")
+            s.check(f"{what}, {depth} tokens", row["ratio"] >= ratio or share_found >= share, told,
+                    f"{ratio:g} x llama.cpp or {share:.0%} of {limit}")
         else:
             s.note(f"{what}, {depth} tokens", told)
         if what == "decode":
@@ -45,8 +50,8 @@ def body(s):
 
     four = bench("decode", "--depth", f"128,{depths[-1]}", "--kv", "quantize(bits=4)")["rows"]
     s.at_least(f"decode at depth {depths[-1]} with keys and values at 4 bits, of depth 128", four[1]["per_s"] / four[0]["per_s"], LONG_CONTEXT)
-    eight = bench("decode", "--depth", "512", "--batch", "1,8")["rows"]
-    s.note("decode at depth 512, tokens/s: one session, eight", [round(row["per_s"]) for row in eight])
+    eight = bench("decode", "--depth", "512", "--batch", "1,8", "--ragged", "true")["rows"]
+    s.note("decode at depth 512, tokens/s: one session, eight, eight of 256 to 768 tokens", [round(row["per_s"]) for row in eight])
     s.at_least("eight sessions decoded together at depth 512, tokens/s of one", eight[1]["per_s"] / eight[0]["per_s"], SESSIONS[level])
     for row, bar in zip(bench("embedding", "--against", "sentence-transformers")["rows"], EMBEDDING[level]):
         s.note(f"{row['measure']}, tokens/s: mneme, sentence-transformers", [round(row["per_s"]), round(row["peers"][0]["per_s"])])
