@@ -67,6 +67,22 @@ TEST(PageMemory, SmallPiecesShareBlocks) {
   EXPECT_EQ(page_memory_blocks(), before);
 }
 
+TEST(PageMemory, ObjectsLieInBlocksToo) {
+  struct Object {
+    std::byte numbers[1100];
+  };
+  const auto before = page_memory_blocks();
+  std::vector<std::shared_ptr<Object>> held;
+  for (int i = 0; i < 3000; ++i)
+    held.push_back(std::allocate_shared<Object>(PageAllocator<Object>()));
+  EXPECT_LE(page_memory_blocks() - before, std::int64_t{3000} * 1152 + (std::int64_t{2} << 20));
+#if !defined(__SANITIZE_ADDRESS__)
+  EXPECT_GT(page_memory_blocks(), before);
+#endif
+  held.clear();
+  EXPECT_EQ(page_memory_blocks(), before);
+}
+
 TEST(PageMemory, ThreadsTakeAndGiveBackAtOnce) {
   const auto before = page_memory_blocks();
   std::vector<std::thread> threads;

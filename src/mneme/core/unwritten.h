@@ -6,8 +6,12 @@
 
 namespace mneme {
 
-/// An f32 tensor on the CPU whose numbers are still to be written. Small ones get memory that this thread used last, which
-/// the caches still hold, and skip the dispatcher; both take longer than a small product. Throws std::bad_alloc.
+/// An f32 tensor on the CPU whose numbers are still to be written. Small ones are tensors that this thread made before and
+/// that nobody holds any more, the one given out last first: its numbers are still in the caches, and neither they nor the
+/// tensor itself are allocated. Throws std::bad_alloc.
 [[nodiscard]] at::TensorBase unwritten(at::IntArrayRef sizes);
+
+/// Whether the caller is the only one who holds a tensor; that this thread keeps one that it made does not count.
+[[nodiscard]] bool held_alone(const at::TensorBase& tensor);
 
 }  // namespace mneme

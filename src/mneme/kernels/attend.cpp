@@ -46,6 +46,21 @@ struct Part {
   std::int64_t partial;  // -1, or where in the partial results its [heads,T,d] and [heads,T] begin
 };
 
+// A unit of several parts, whose partial results lie one after another.
+struct Split {
+  std::int64_t unit, partial, parts;
+};
+
+// What a call plans; the thread's own, and kept: a decoding step plans once a layer and takes no memory for it.
+struct Plan {
+  std::vector<PositionRange> ranges;  // of the pages of all tasks
+  std::vector<Unit> units;
+  std::vector<Part> parts;
+  std::vector<std::size_t> share_ends;  // in `parts`, of every thread's share
+  std::vector<Split> splits;
+  std::vector<float> partials;
+};
+
 bool sees(const PositionRange& page, const PositionRange& queries, const Visibility& visibility) {
   if (visibility.causal && page.lowest > queries.highest) return false;
   return visibility.window == 0 || page.highest > queries.lowest - visibility.window;
@@ -102,9 +117,12 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
     check_shape(task);
     pages += task.pages.size();
   }
-  std::vector<PositionRange> ranges;
+  thread_local Plan kept;
+  // Other threads read the plan too: named inside them, `kept` would be their own.
+  auto& [ranges, units, parts, share_ends, splits, partials] = kept;
+  ranges.clear();
   ranges.reserve(pages);
-  std::vector<Unit> units;
+  units.clear();
   std::int64_t total = 0;
   for (const AttendTask& task : tasks) {
     const PositionRange* own = ranges.data() + ranges.size();
@@ -145,36 +163,41 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   // Cut the sequence of all pages of all units into shares of equal cost, one a thread.
   const std::int64_t threads = std::clamp<std::int64_t>(
       total / kWorkPerThread, 1, std::max<std::int64_t>(1, at::get_num_threads()));
-  std::vector<std::vector<Part>> shares(static_cast<std::size_t>(threads));
-  struct Split {
-    std::int64_t unit;
-    std::vector<std::int64_t> partials;
-  };
-  std::vector<Split> splits;
+  parts.clear();
+  share_ends.clear();
+  splits.clear();
   std::int64_t partial_floats = 0, spent = 0;
-  std::size_t share = 0;
-  const auto limit = [&](std::size_t i) {
-    return static_cast<std::int64_t>(static_cast<double>(total) * (i + 1) / threads);
+  const auto last_share = [&] {
+    return static_cast<std::int64_t>(share_ends.size()) + 1 == threads;
+  };
+  // What has been spent where the share that is filled now ends.
+  const auto limit = [&] {
+    return static_cast<std::int64_t>(static_cast<double>(total) *
+                                     static_cast<double>(share_ends.size() + 1) / threads);
+  };
+  const auto next_shares = [&](std::int64_t at) {
+    while (!last_share() && at >= limit()) share_ends.push_back(parts.size());
   };
   for (std::size_t u = 0; u < units.size(); ++u) {
     const Unit& unit = units[u];
+    const auto index = static_cast<std::int64_t>(u);
     const std::int64_t page_count = static_cast<std::int64_t>(unit.task->pages.size());
-    while (share + 1 < shares.size() && spent >= limit(share)) ++share;
-    if (spent + unit.cost <= limit(share) || share + 1 == shares.size()) {
-      shares[share].push_back({static_cast<std::int64_t>(u), 0, page_count, -1});
+    next_shares(spent);
+    if (spent + unit.cost <= limit() || last_share()) {
+      parts.push_back({index, 0, page_count, -1});
       spent += unit.cost;
       continue;
     }
     const PositionRange from =
         kernels.position_range(unit.task->q_positions + unit.t_begin, unit.t_end - unit.t_begin);
     const std::int64_t rows = (unit.t_end - unit.t_begin) * unit.heads;
-    Split split{static_cast<std::int64_t>(u), {}};
+    Split split{index, partial_floats, 0};
     std::int64_t begin = 0;
     const auto close = [&](std::int64_t end) {
       if (end == begin) return;
-      shares[share].push_back({split.unit, begin, end, partial_floats});
-      split.partials.push_back(partial_floats);
+      parts.push_back({index, begin, end, partial_floats});
       partial_floats += rows * (d + 1);
+      ++split.parts;
       begin = end;
     };
     for (std::int64_t p = 0; p < page_count; ++p) {
@@ -182,24 +205,22 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
       if (!sees(unit.ranges[at], from, visibility)) continue;
       const std::int64_t cost = unit.entry_cost * unit.task->pages[at].entries;
       // The page goes to the share that holds most of it.
-      if (share + 1 < shares.size() && spent + cost / 2 >= limit(share)) {
+      if (!last_share() && spent + cost / 2 >= limit()) {
         close(p);
-        while (share + 1 < shares.size() && spent + cost / 2 >= limit(share)) ++share;
+        next_shares(spent + cost / 2);
       }
       spent += cost;
     }
     close(page_count);
-    if (split.partials.size() == 1) {
-      for (auto& parts : shares) {
-        if (!parts.empty() && parts.back().unit == split.unit)
-          parts.back() = {split.unit, 0, page_count, -1};
-      }
+    if (split.parts == 1) {
+      parts.back() = {index, 0, page_count, -1};
     } else {
-      splits.push_back(std::move(split));
+      splits.push_back(split);
     }
   }
+  share_ends.resize(static_cast<std::size_t>(threads), parts.size());
 
-  std::vector<float> partials(static_cast<std::size_t>(partial_floats));
+  partials.resize(static_cast<std::size_t>(partial_floats));
   const auto run = [&](const Part& part, const Part* after, float* scratch) {
     const Unit& unit = units[static_cast<std::size_t>(part.unit)];
     const AttendTask& task = *unit.task;
@@ -248,9 +269,10 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     float* scratch = kernels::scratch(scratch_floats);
     for (std::int64_t i = begin; i < end; ++i) {
-      const auto& parts = shares[static_cast<std::size_t>(i)];
-      for (std::size_t j = 0; j < parts.size(); ++j)
-        run(parts[j], j + 1 < parts.size() ? &parts[j + 1] : nullptr, scratch);
+      const auto share = static_cast<std::size_t>(i);
+      const auto last = share_ends[share];
+      for (auto j = share == 0 ? 0 : share_ends[share - 1]; j < last; ++j)
+        run(parts[j], j + 1 < last ? &parts[j + 1] : nullptr, scratch);
     }
   });
 
@@ -260,23 +282,24 @@ void attend(std::span<const AttendTask> tasks, std::int64_t d, float scale,
     const std::int64_t T = unit.t_end - unit.t_begin, rows = T * unit.heads;
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int64_t g = unit.g_begin + r / T, t = unit.t_begin + r % T;
-      const auto lse_of = [&](std::int64_t partial) {
-        return partials[static_cast<std::size_t>(partial + rows * d + r)];
+      const auto partial = [&](std::int64_t part) {
+        return partials.data() + split.partial + part * rows * (d + 1);
       };
+      const auto lse_of = [&](std::int64_t part) { return partial(part)[rows * d + r]; };
       float peak = -std::numeric_limits<float>::infinity();
-      for (std::int64_t partial : split.partials) {
-        if (lse_of(partial) > peak || std::isnan(lse_of(partial))) peak = lse_of(partial);
+      for (std::int64_t part = 0; part < split.parts; ++part) {
+        if (lse_of(part) > peak || std::isnan(lse_of(part))) peak = lse_of(part);
       }
       float* out = task.out + g * task.out_head_stride + t * task.out_time_stride;
       std::fill(out, out + d, 0.f);
       double sum = 0;
       if (peak != -std::numeric_limits<float>::infinity()) {
-        for (std::int64_t partial : split.partials)
-          sum += std::exp(static_cast<double>(lse_of(partial)) - peak);
-        for (std::int64_t partial : split.partials) {
+        for (std::int64_t part = 0; part < split.parts; ++part)
+          sum += std::exp(static_cast<double>(lse_of(part)) - peak);
+        for (std::int64_t part = 0; part < split.parts; ++part) {
           const auto weight =
-              static_cast<float>(std::exp(static_cast<double>(lse_of(partial)) - peak) / sum);
-          const float* from = partials.data() + partial + r * d;
+              static_cast<float>(std::exp(static_cast<double>(lse_of(part)) - peak) / sum);
+          const float* from = partial(part) + r * d;
           for (std::int64_t i = 0; i < d; ++i) out[i] += weight * from[i];
         }
       }

@@ -21,10 +21,6 @@ namespace {
 constexpr std::size_t kLine = 64;
 constexpr std::size_t kBlockBytes = std::size_t{64} << 20;
 
-std::shared_ptr<std::uint8_t> owned(std::byte* memory) {
-  return {reinterpret_cast<std::uint8_t*>(memory), [](std::uint8_t* begin) { std::free(begin); }};
-}
-
 // Memory for a matrix, not initialised. Matrices follow each other in blocks that the system is asked to map in large
 // pieces: a step reads all weights, and would look up each of 25,000 pages else. A block goes with its last matrix; of one
 // that is not filled up, memory is taken only as far as it was written to.
@@ -39,7 +35,10 @@ std::shared_ptr<std::uint8_t> matrix_memory(std::int64_t bytes) {
   if (!block || room - used < size) {
     room = std::max(kBlockBytes, (size + kLargePage - 1) / kLargePage * kLargePage);
     used = 0;
-    block = owned(allocate_large_pages(room));
+    block = {reinterpret_cast<std::uint8_t*>(allocate_large_pages(room)),
+             [bytes = room](std::uint8_t* begin) {
+               free_large_pages(reinterpret_cast<std::byte*>(begin), bytes);
+             }};
 #if defined(__GLIBC__)
     // What a prompt left free in the heap goes back: matrices in the heap would have filled it.
     malloc_trim(0);
@@ -50,7 +49,8 @@ std::shared_ptr<std::uint8_t> matrix_memory(std::int64_t bytes) {
   used += size;
   return {std::move(block), begin};
 #else
-  return owned(allocate_aligned(kLine, std::max(size, kLine)));
+  return {reinterpret_cast<std::uint8_t*>(allocate_aligned(kLine, std::max(size, kLine))),
+          [](std::uint8_t* begin) { std::free(begin); }};
 #endif
 }
 

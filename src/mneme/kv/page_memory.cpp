@@ -2,6 +2,7 @@
 
 #include "mneme/core/large_pages.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -21,6 +22,9 @@ constexpr std::size_t kMostPiece = 0;
 constexpr std::size_t kMostPiece = kBlock / 16;
 #endif
 
+// Empty blocks that wait for new pieces: pages of a state that is gone are wanted again by the next.
+constexpr std::size_t kMostSpare = 16;
+
 // A block of pieces of one size.
 struct MemoryBlock {
   std::vector<std::byte*> free;
@@ -29,6 +33,8 @@ struct MemoryBlock {
 
 class Pool {
  public:
+  Pool() { spare_.reserve(kMostSpare); }
+
   std::byte* take(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
     auto& with_room = with_room_[bytes];
@@ -51,7 +57,11 @@ class Pool {
       return;
     }
     with_room_[bytes].erase(block->first);
-    std::free(block->first);
+    if (spare_.size() < kMostSpare) {
+      spare_.push_back(block->first);
+    } else {
+      free_large_pages(block->first, kBlock);
+    }
     blocks_.erase(block);
   }
 
@@ -62,7 +72,8 @@ class Pool {
 
  private:
   std::byte* add_block(std::size_t bytes) {
-    auto* begin = allocate_large_pages(kBlock);
+    auto* begin = spare_.empty() ? allocate_large_pages(kBlock) : spare_.back();
+    if (!spare_.empty()) spare_.pop_back();
     auto& [free, pieces] = blocks_[begin];
     pieces = kBlock / bytes;
     free.reserve(pieces);
@@ -74,7 +85,12 @@ class Pool {
   std::map<std::byte*, MemoryBlock> blocks_;  // by where they begin
   std::map<std::size_t, std::set<std::byte*>>
       with_room_;  // by the size of their pieces; the lowest fill up first
+  std::vector<std::byte*> spare_;
 };
+
+std::size_t whole_lines(std::size_t bytes) {
+  return std::max<std::size_t>(1, (bytes + kLine - 1) / kLine) * kLine;
+}
 
 // Never destroyed: pages may outlive every other static object.
 Pool& pool() {
@@ -84,13 +100,24 @@ Pool& pool() {
 
 }  // namespace
 
-std::shared_ptr<std::byte> page_memory(std::int64_t bytes) {
-  const auto size = (static_cast<std::size_t>(bytes) + kLine - 1) / kLine * kLine;
-  if (size == 0 || size > kMostPiece) {
-    return {allocate_aligned(kLine, size == 0 ? kLine : size),
-            [](std::byte* memory) { std::free(memory); }};
+std::byte* take_page_memory(std::size_t bytes) {
+  const auto size = whole_lines(bytes);
+  return size > kMostPiece ? allocate_aligned(kLine, size) : pool().take(size);
+}
+
+void give_back_page_memory(std::byte* memory, std::size_t bytes) noexcept {
+  const auto size = whole_lines(bytes);
+  if (size > kMostPiece) {
+    std::free(memory);
+  } else {
+    pool().give_back(memory, size);
   }
-  return {pool().take(size), [size](std::byte* piece) { pool().give_back(piece, size); }};
+}
+
+std::shared_ptr<std::byte> page_memory(std::int64_t bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  return {take_page_memory(size),
+          [size](std::byte* memory) { give_back_page_memory(memory, size); }};
 }
 
 std::int64_t page_memory_blocks() { return static_cast<std::int64_t>(pool().blocks() * kBlock); }

@@ -144,10 +144,19 @@ void PagedKv::Page::make_room(std::int64_t K, std::int64_t V, at::ScalarType num
   bytes = page_memory(kPageEntries * (K + V) * size);
   k_numbers = bytes.get();
   v_numbers = k_numbers + kPageEntries * K * size;
-  const auto keep = [held = bytes](void*) {};
-  k = at::from_blob(k_numbers, {kPageEntries, K}, keep, number_type);
-  v = at::from_blob(v_numbers, {kPageEntries, V}, keep, number_type);
   type = kernel_type(number_type);
+}
+
+at::ScalarType PagedKv::Page::number_type() const {
+  return type == kernels::KvType::f16 ? at::kHalf : at::kFloat;
+}
+
+std::shared_ptr<PagedKv::Page> PagedKv::make_page() {
+  return std::allocate_shared<Page>(PageAllocator<Page>());
+}
+
+std::shared_ptr<PagedKv::Page> PagedKv::make_page(const Page& like) {
+  return std::allocate_shared<Page>(PageAllocator<Page>(), like);
 }
 
 void PagedKv::Page::hold_code(std::string_view code) {
@@ -169,7 +178,7 @@ void PagedKv::Page::put(std::int64_t i, std::int64_t position, std::int64_t inde
 void PagedKv::Page::fetch(std::int64_t i, const KvShape& shape) const {
   __builtin_prefetch(positions.data() + i, 1);
   __builtin_prefetch(indices.data() + i, 1);
-  if (k_numbers == nullptr || channels || i == kPageEntries) return;
+  if (encoded() || channels || i == kPageEntries) return;
   const auto size = static_cast<std::int64_t>(type == kernels::KvType::f32 ? 4 : 2);
   for (std::int64_t at = 0; at < shape.key * size; at += 64)
     __builtin_prefetch(k_numbers + i * shape.key * size + at, 1);
@@ -213,18 +222,18 @@ void PagedKv::append_head(Head& head, std::int64_t h, std::int64_t n, const floa
   const auto touched = head.runs.empty() ? std::size_t{0} : head.runs.size() - 1;
   for (std::int64_t done = 0; done < n;) {
     auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-    const bool room = last && last->page->k_numbers != nullptr && !last->page->channels &&
+    const bool room = last && !last->page->encoded() && !last->page->channels &&
                       last->page->type == kernel && last->begin + last->count < kPageEntries;
     if (!room) {
-      head.runs.push_back({std::make_shared<Page>(), 0, 0});
+      head.runs.push_back({make_page(), 0, 0});
       last = &head.runs.back();
       last->page->make_room(shape_.key, shape_.value, type);
     } else if (last->page.use_count() > 1 || last->page->filled == kPageEntries) {
       // A fork reads this page, or, once it is full, its numbers in a page of its own: go on in a copy of our part of it.
-      auto copy = std::make_shared<Page>(*last->page);
+      auto copy = make_page(*last->page);
       copy->make_room(shape_.key, shape_.value, type);
-      copy->k.copy_(last->page->k);
-      copy->v.copy_(last->page->v);
+      std::memcpy(copy->k_numbers, last->page->k_numbers,
+                  static_cast<std::size_t>(kPageEntries * (shape_.key + shape_.value) * size));
       last->page = std::move(copy);
     }
     auto& page = *last->page;
@@ -250,16 +259,16 @@ void PagedKv::append_head(Head& head, std::int64_t h, std::int64_t n, const floa
 void PagedKv::encode_full_pages(Head& head, std::size_t from) {
   for (auto i = from; i < head.runs.size(); ++i) {
     auto& run = head.runs[i];
-    if (!run.page->k.defined() || run.page->channels || run.count < kPageEntries) continue;
+    if (run.page->encoded() || run.page->channels || run.count < kPageEntries) continue;
     // Written beside the old page and swapped in: a fork may be reading it.
-    auto coded = std::make_shared<Page>();
+    auto coded = make_page();
     coded->positions = run.page->positions;
     coded->indices = run.page->indices;
     coded->filled = run.page->filled;
     coded->range = run.page->range;
     std::string code;
-    plan_->codec()->encode(
-        {run.page->k.unsqueeze(0).to(at::kFloat), run.page->v.unsqueeze(0).to(at::kFloat)}, code);
+    const auto [k, v] = held(*run.page);
+    plan_->codec()->encode({k.unsqueeze(0).to(at::kFloat), v.unsqueeze(0).to(at::kFloat)}, code);
     coded->hold_code(code);
     const auto coded_view = view({coded, run.begin, run.count});  // may throw: nothing has changed
     run.page = std::move(coded);
@@ -449,14 +458,22 @@ void PagedKv::reset(const std::vector<bool>& which) {
 
 // ---- reading ----
 
+std::pair<at::Tensor, at::Tensor> PagedKv::held(const Page& page) const {
+  const auto keep = [bytes = page.bytes](void*) {};
+  const auto type = page.number_type();
+  return {at::from_blob(page.k_numbers, {kPageEntries, held_channels(page)}, keep, type),
+          at::from_blob(page.v_numbers, {kPageEntries, shape_.value}, keep, type)};
+}
+
 std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
   if (page.channels) {
-    auto whole = at::zeros({kPageEntries, shape_.key}, page.k.options());
+    const auto [k, v] = held(page);
+    auto whole = at::zeros({kPageEntries, shape_.key}, k.options());
     const std::vector<std::int64_t> channels(page.channels->begin(), page.channels->end());
-    whole.index_copy_(1, at::tensor(channels, at::kLong), page.k);
-    return {whole, page.v};
+    whole.index_copy_(1, at::tensor(channels, at::kLong), k);
+    return {whole, v};
   }
-  if (page.k.defined()) return {page.k, page.v};
+  if (!page.encoded()) return held(page);
   MNEME_ASSERT(plan_ && plan_->codec());
   const auto slice = plan_->codec()->decode(page.code(), 1, page.filled, shape_.key, shape_.value);
   return {slice.keys.squeeze(0).contiguous(), slice.values.squeeze(0).contiguous()};
@@ -465,10 +482,9 @@ std::pair<at::Tensor, at::Tensor> PagedKv::numbers(const Page& page) const {
 kernels::PageView PagedKv::view(const Run& run) const {
   const auto& page = *run.page;
   kernels::PageView out{};
-  if (page.k_numbers != nullptr) {
+  if (!page.encoded()) {
     const std::int64_t first = run.begin * (page.type == kernels::KvType::f32 ? 4 : 2);
-    out.k = page.k_numbers +
-            first * (page.channels ? static_cast<std::int64_t>(page.channels->size()) : shape_.key);
+    out.k = page.k_numbers + first * held_channels(page);
     out.v = page.v_numbers + first * shape_.value;
     out.type = page.type;
     if (page.channels) {
@@ -498,15 +514,13 @@ void PagedKv::put_view(Head& head, std::size_t i, const kernels::PageView& view)
   head.decodes = head.decodes || view.k == nullptr;
 }
 
-std::span<const kernels::PageView> PagedKv::pages(
-    const Head& head, std::vector<at::Tensor>& decoded,
-    std::vector<std::vector<kernels::PageView>>& views) const {
+std::span<const kernels::PageView> PagedKv::pages(const Head& head, Decoded& decoded) const {
   if (!head.decodes) return head.views;
-  auto& own = views.emplace_back(head.views);
+  auto& own = decoded.views.emplace_back(head.views);
   for (std::size_t i = 0; i < own.size(); ++i) {
     if (own[i].k != nullptr) continue;
     const auto [k, v] = numbers(*head.runs[i].page);
-    decoded.insert(decoded.end(), {k, v});
+    decoded.numbers.insert(decoded.numbers.end(), {k, v});
     const auto first = head.runs[i].begin;
     own[i].k = k.const_data_ptr<float>() + first * shape_.key;
     own[i].v = v.const_data_ptr<float>() + first * shape_.value;
@@ -541,14 +555,38 @@ void PagedKv::turn_queries(const at::Tensor& queries, const Call& call,
 }
 
 struct PagedKv::Selection {
-  std::deque<std::vector<kernels::PageView>> lists;
+  /// Things that stay where they are until all are given up; their memory then serves the next.
+  template <class T>
+  class Reused {
+   public:
+    void clear() { used_ = 0; }
+    [[nodiscard]] std::size_t size() const { return used_; }
+    T& operator[](std::size_t i) { return all_[i]; }
+    /// One more, as the last one left it that stood there.
+    T& next() {
+      if (used_ == all_.size()) all_.emplace_back();
+      return all_[used_++];
+    }
+
+   private:
+    std::deque<T> all_;
+    std::size_t used_ = 0;
+  };
+
+  Reused<std::vector<kernels::PageView>> lists;
   /// Single entries out of pages, together as pages of their own.
   struct Copies {
-    std::unique_ptr<std::byte[]> numbers;  ///< [64,K] and [64,V] of the type
+    std::vector<std::byte> numbers;  ///< [64,K] and [64,V] of the type
     std::array<std::int64_t, kPageEntries> positions;
-    kernels::PageView view{};
+    kernels::PageView view;
   };
-  std::deque<Copies> copies;
+  Reused<Copies> copies;
+
+  [[nodiscard]] std::vector<kernels::PageView>& next_list() {
+    auto& list = lists.next();
+    list.clear();
+    return list;
+  }
 };
 
 void PagedKv::select_pages(std::int64_t h, std::int64_t group, const Head& head,
@@ -570,13 +608,13 @@ void PagedKv::select_pages(std::int64_t h, std::int64_t group, const Head& head,
     runs.push_back(i);
   }
   if (summaries.empty()) {
-    out.lists.emplace_back(all.begin(), all.end());
+    out.next_list().assign(all.begin(), all.end());
     return;
   }
   plan_->select()->select({layer_, h, group, shape_.key, queries, summaries}, selected);
   // Pages stay in their order: where all are selected, sums are those of full attention to the last bit.
   if (selected.entries.empty()) {
-    auto& list = out.lists.emplace_back();
+    auto& list = out.next_list();
     list.reserve(all.size() - runs.size() + selected.pages.size());
     auto page = selected.pages.begin();
     for (std::size_t i = 0, summary = 0; i < all.size(); ++i) {
@@ -594,7 +632,7 @@ void PagedKv::select_pages(std::int64_t h, std::int64_t group, const Head& head,
   // Shorter runs of neighbours are cheaper to copy together than to be read as pages.
   constexpr std::int32_t kInPlace = 16;
   for (const auto& entries : selected.entries) {
-    auto& list = out.lists.emplace_back();
+    auto& list = out.next_list();
     Selection::Copies* copies = nullptr;
     const auto close = [&] {
       if (copies != nullptr) list.push_back(copies->view);
@@ -628,11 +666,11 @@ void PagedKv::select_pages(std::int64_t h, std::int64_t group, const Head& head,
         if (copies == nullptr || copies->view.entries == kPageEntries ||
             copies->view.type != view.type || copies->view.channels != view.channels) {
           close();
-          copies = &out.copies.emplace_back();
-          copies->numbers = std::make_unique_for_overwrite<std::byte[]>(
-              static_cast<std::size_t>(kPageEntries * (k_bytes + v_bytes)));
-          copies->view.k = copies->numbers.get();
-          copies->view.v = copies->numbers.get() + kPageEntries * k_bytes;
+          copies = &out.copies.next();
+          copies->numbers.resize(static_cast<std::size_t>(kPageEntries * (k_bytes + v_bytes)));
+          copies->view = {};
+          copies->view.k = copies->numbers.data();
+          copies->view.v = copies->numbers.data() + kPageEntries * k_bytes;
           copies->view.positions = copies->positions.data();
           copies->view.type = view.type;
           copies->view.channels = view.channels;
@@ -640,10 +678,10 @@ void PagedKv::select_pages(std::int64_t h, std::int64_t group, const Head& head,
         }
         auto& to = copies->view;
         const auto take = std::min<std::int32_t>(n - done, kPageEntries - to.entries);
-        std::memcpy(copies->numbers.get() + to.entries * k_bytes,
+        std::memcpy(copies->numbers.data() + to.entries * k_bytes,
                     static_cast<const std::byte*>(view.k) + done * k_bytes,
                     static_cast<std::size_t>(take * k_bytes));
-        std::memcpy(copies->numbers.get() + kPageEntries * k_bytes + to.entries * v_bytes,
+        std::memcpy(copies->numbers.data() + kPageEntries * k_bytes + to.entries * v_bytes,
                     static_cast<const std::byte*>(view.v) + done * v_bytes,
                     static_cast<std::size_t>(take * v_bytes));
         std::copy_n(view.positions + done, take, copies->positions.data() + to.entries);
@@ -684,9 +722,10 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
   struct Scratch {
     std::vector<float> turned;  // queries [B,T,Hq,d], as projections lay them out
     std::vector<kernels::AttendTask> tasks;
+    Selection selection;
   };
   thread_local Scratch scratch;
-  auto& [turned, tasks] = scratch;
+  auto& [turned, tasks, selection] = scratch;
   turn_queries(queries, call, turned);
   const auto all_positions = whole_numbers(call.positions);
   const auto* positions = all_positions.const_data_ptr<std::int64_t>();
@@ -699,9 +738,9 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
   at::Tensor lse;
   if (want_lse)
     lse = at::full({B, Hq, T}, -std::numeric_limits<float>::infinity(), queries.options());
-  std::vector<at::Tensor> decoded;
-  std::vector<std::vector<kernels::PageView>> decoded_views;
-  Selection selection;
+  std::optional<Decoded> decoded;  // most plans decode nothing
+  selection.lists.clear();
+  selection.copies.clear();
   const bool selecting = plan_ && plan_->select() && T == 1;
   tasks.clear();
   for (std::int64_t b = 0; b < B; ++b) {
@@ -717,7 +756,8 @@ Partial PagedKv::attend(const at::Tensor& queries, const Call& call, double scal
       task.q_time_stride = Hq * d;
       task.q_positions = positions + b * T;
       const auto& head = rows_[static_cast<std::size_t>(b)].heads[static_cast<std::size_t>(h)];
-      task.pages = pages(head, decoded, decoded_views);
+      task.pages = head.decodes ? pages(head, decoded ? *decoded : decoded.emplace())
+                                : std::span<const kernels::PageView>(head.views);
       task.out = out.mutable_data_ptr<float>() + (b * T * Hq + h * G) * d;
       task.out_head_stride = d;
       task.out_time_stride = Hq * d;
@@ -946,8 +986,9 @@ std::int64_t PagedKv::allocated_bytes() const {
   }
   std::int64_t bytes = paged() ? 0 : static_cast<std::int64_t>(live_.k.nbytes() + live_.v.nbytes());
   for (const auto* page : pages) {
-    bytes += page->k.defined() ? static_cast<std::int64_t>(page->k.nbytes() + page->v.nbytes())
-                               : page->code_bytes;
+    bytes += page->encoded() ? page->code_bytes
+                             : kPageEntries * (held_channels(*page) + shape_.value) *
+                                   static_cast<std::int64_t>(c10::elementSize(page->number_type()));
     if (page->summary && plan_ && plan_->select())
       bytes += plan_->select()->summary_size(layer_, shape_.key) * 4;
   }

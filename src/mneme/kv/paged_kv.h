@@ -13,11 +13,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace mneme {
@@ -82,22 +84,24 @@ class PagedKv final : public KvStore {
   /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
   struct Page {
     // What every step asks the page that it writes to, side by side and without going through tensors.
-    std::byte *k_numbers = nullptr, *v_numbers = nullptr;  ///< of k and v
-    /// Which channels of keys are held, k being [64,channels] then; null: all.
+    std::byte *k_numbers = nullptr,
+              *v_numbers = nullptr;  ///< [64,K], [64,V] of `type`; null: encoded
+    /// Which channels of keys are held, keys being [64,channels] then; null: all.
     std::shared_ptr<const std::vector<std::uint8_t>> channels;
     kernels::PositionRange range;  ///< of all positions
     std::int32_t filled = 0;
     kernels::KvType type = kernels::KvType::f32;
 
-    at::Tensor k, v;                   ///< [64,K], [64,V] f16 or f32; undefined once encoded
-    std::shared_ptr<std::byte> bytes;  ///< of k and v, or the codec's of `filled` entries
+    std::shared_ptr<std::byte> bytes;  ///< the numbers, or the codec's of `filled` entries
     std::int64_t code_bytes = 0;       ///< 0: not encoded
     std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
     /// Of a full page, what the selecting stage of a plan remembers of it.
     std::shared_ptr<std::byte> summary;
     std::shared_ptr<const KvPlan> summarized_by;
 
-    /// Takes memory for keys of K and values of V numbers.
+    [[nodiscard]] bool encoded() const { return k_numbers == nullptr; }
+    [[nodiscard]] at::ScalarType number_type() const;
+    /// Takes memory for keys of K and values of V numbers, f16 or f32.
     void make_room(std::int64_t K, std::int64_t V, at::ScalarType number_type);
     void hold_code(std::string_view code);
     [[nodiscard]] std::string_view code() const;
@@ -111,6 +115,8 @@ class PagedKv final : public KvStore {
     const float* data;
     std::int64_t head_stride, time_stride;
   };
+  [[nodiscard]] static std::shared_ptr<Page> make_page();
+  [[nodiscard]] static std::shared_ptr<Page> make_page(const Page& like);
   /// A run of a page's entries.
   struct Run {
     std::shared_ptr<Page> page;
@@ -204,25 +210,36 @@ class PagedKv final : public KvStore {
                                const at::Tensor& values) const;
   /// All keys and values of a head [N,K], [N,V] f32, turned.
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> gathered(const Head& head) const;
-  /// Copies entries of a page, given by their places in it, behind the head's last.
-  void append_copies(Head& head, const Page& page, const std::vector<std::int64_t>& places) const;
+  /// Copies entries, given by their places in keys [64,K] and values [64,V], behind the head's last; `like` is a page with
+  /// their positions, indices and channels.
+  void append_copies(Head& head, const std::pair<at::Tensor, at::Tensor>& numbers, const Page& like,
+                     const std::vector<std::int64_t>& places) const;
   /// Lists of pages that the queries [G,K], turned, of a head read at a decoding step, one for all of them or one each.
   struct Selection;
+  /// Pages that were decoded to be read, and the views that name them.
+  struct Decoded {
+    std::vector<at::Tensor> numbers;
+    std::deque<std::vector<kernels::PageView>> views;
+  };
   void select_pages(std::int64_t h, std::int64_t group, const Head& head, const float* queries,
                     std::span<const kernels::PageView> all, Selection& out) const;
   /// Has the plan's selecting stage summarize full pages that it has not seen.
   void summarize(Head& head, std::int64_t h, std::size_t from);
-  /// A page's keys and values as numbers, decoded if need be.
+  /// Numbers of a key that a page holds.
+  [[nodiscard]] std::int64_t held_channels(const Page& page) const {
+    return page.channels ? static_cast<std::int64_t>(page.channels->size()) : shape_.key;
+  }
+  /// Keys, of the channels that are held, and values of a page that is not encoded: its own memory, which they keep.
+  [[nodiscard]] std::pair<at::Tensor, at::Tensor> held(const Page& page) const;
+  /// Keys of all channels and values as numbers, decoded if need be.
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> numbers(const Page& page) const;
   /// Brings the views of a head's runs from the given one on up to date.
   void refresh(Head& head, std::size_t from) const;
   /// Sets a view, and notes where it is one to decode.
   static void put_view(Head& head, std::size_t i, const kernels::PageView& view);
   [[nodiscard]] kernels::PageView view(const Run& run) const;
-  /// The views of a head; numbers that have to be decoded for it are put into `decoded`, their views into `views`.
-  [[nodiscard]] std::span<const kernels::PageView> pages(
-      const Head& head, std::vector<at::Tensor>& decoded,
-      std::vector<std::vector<kernels::PageView>>& views) const;
+  /// The views of a head; what has to be decoded for it is put into `decoded`.
+  [[nodiscard]] std::span<const kernels::PageView> pages(const Head& head, Decoded& decoded) const;
   /// All entries of all rows as padded tensors, for the plain form.
   [[nodiscard]] Entries dense(at::ScalarType type) const;
   [[nodiscard]] bool paged() const { return !live_.k.defined(); }

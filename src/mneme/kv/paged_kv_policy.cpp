@@ -89,8 +89,8 @@ void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Ca
     if (wanted.attention != AttentionLevel::column_sums) continue;
     std::vector<kernels::ObserveTask> tasks;
     std::vector<std::vector<float>> sums(row.heads.size());
-    std::vector<at::Tensor> decoded, of_rows;
-    std::vector<std::vector<kernels::PageView>> views;
+    std::vector<at::Tensor> of_rows;
+    Decoded decoded;
     for (std::int64_t h = 0; h < shape_.heads; ++h) {
       const auto& head = row.heads[static_cast<std::size_t>(h)];
       auto& sum = sums[static_cast<std::size_t>(h)];
@@ -103,7 +103,7 @@ void PagedKv::observe(const at::Tensor& queries, const at::Tensor& lse, const Ca
       task.q_head_stride = d;
       task.q_time_stride = Hq * d;
       task.q_positions = at;
-      task.pages = pages(head, decoded, views);
+      task.pages = pages(head, decoded);
       task.lse = of_rows.back().const_data_ptr<float>();
       task.column_sums = sum.data();
       tasks.push_back(task);
@@ -142,7 +142,7 @@ void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
     const bool fresh = run.page->indices.back() >= row->seen;
     if (fresh || run.page->summarized_by != plan_) {
       if (run.page.use_count() > 1) {  // a fork reads this page, perhaps by another plan
-        run.page = std::make_shared<Page>(*run.page);
+        run.page = make_page(*run.page);
         put_view(head, i, view(run));
       }
       const auto keys = numbers(*run.page).first.to(at::kFloat);
@@ -234,9 +234,8 @@ class PagedKv::Layer final : public LayerView {
     const auto q = queries(h).narrow(1, all - w, w).contiguous();
     auto out = at::empty({group, w, d}), lse = at::empty({group, w}),
          weights = at::zeros({group, w, of(h).entries()});
-    std::vector<at::Tensor> decoded;
-    std::vector<std::vector<kernels::PageView>> views;
-    const auto pages = store_.pages(of(h), decoded, views);
+    Decoded decoded;
+    const auto pages = store_.pages(of(h), decoded);
     const auto* positions = data_.query_positions.data() + (all - w);
     kernels::AttendTask task{};
     task.q = q.const_data_ptr<float>();
@@ -508,12 +507,13 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
     if (places.empty()) continue;
     const auto n = static_cast<std::int64_t>(places.size());
     const bool together = places.back() - places.front() + 1 == n;
-    const bool fills = !plan_->codec() || !run.page->k.defined() || n == kPageEntries;
+    const bool fills = !plan_->codec() || run.page->encoded() || n == kPageEntries;
     if (together && ((fills && n >= kMostly) || sparse++ < 2)) {
       out.runs.push_back(
           {run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
     } else {
-      append_copies(out, *run.page, places);
+      append_copies(out, run.page->encoded() ? numbers(*run.page) : held(*run.page), *run.page,
+                    places);
     }
   }
   if (const auto homes = static_cast<std::int64_t>(head.homes.size()) / shape_.key; homes > 0) {
@@ -561,7 +561,6 @@ PagedKv::Head PagedKv::placed(const Head& head) const {
       const auto [k, v] = numbers(*run.page);
       auto keys = k.narrow(0, run.begin, n).to(at::kFloat).contiguous().clone();
       Page page;
-      page.v = v;
       page.indices = run.page->indices;
       std::vector<std::int64_t> back, places(static_cast<std::size_t>(n));
       std::iota(places.begin(), places.end(), run.begin);
@@ -574,12 +573,12 @@ PagedKv::Head PagedKv::placed(const Head& head) const {
       std::copy_n(head.homes.data() + first * K, known * K, numbers_of);
       out.homes.insert(out.homes.end(), numbers_of + known * K, numbers_of + n * K);
       if (shape_.rope) shape_.rope->rotate(numbers_of, 1, n, to.data() + first);
-      page.k = at::empty({kPageEntries, K}, k.options());
-      page.k.narrow(0, run.begin, n).copy_(keys);
+      const auto turned = at::empty({kPageEntries, K}, k.options());
+      turned.narrow(0, run.begin, n).copy_(keys);
       for (std::int64_t i = 0; i < n; ++i)
         page.positions[static_cast<std::size_t>(run.begin + i)] =
             to[static_cast<std::size_t>(first + i)];
-      append_copies(out, page, places);
+      append_copies(out, {turned, v}, page, places);
     }
     if (n < run.count)
       out.runs.push_back({run.page, run.begin + static_cast<std::int32_t>(n),
@@ -593,15 +592,16 @@ PagedKv::Head PagedKv::rewritten(const Head& like, const at::Tensor& keys,
                                  const at::Tensor& values) const {
   auto type = at::kHalf;
   for (const auto& run : like.runs) {
-    if (run.page->k.defined()) type = run.page->k.scalar_type();
+    if (!run.page->encoded()) type = run.page->number_type();
   }
   Head out;
   std::int64_t first = 0;
   for (const auto& run : like.runs) {
-    auto page = std::make_shared<Page>();
+    auto page = make_page();
     page->make_room(shape_.key, shape_.value, type);
-    page->k.narrow(0, 0, run.count).copy_(keys.narrow(0, first, run.count));
-    page->v.narrow(0, 0, run.count).copy_(values.narrow(0, first, run.count));
+    const auto [k, v] = held(*page);
+    k.narrow(0, 0, run.count).copy_(keys.narrow(0, first, run.count));
+    v.narrow(0, 0, run.count).copy_(values.narrow(0, first, run.count));
     for (std::int32_t i = 0; i < run.count; ++i) {
       const auto place = static_cast<std::size_t>(run.begin + i);
       page->put(i, run.page->positions[place], run.page->indices[place]);
@@ -645,27 +645,25 @@ PagedKv::Head PagedKv::narrowed(const Head& head, std::vector<std::uint8_t> chan
     }
     if (n > 0) {
       const auto [k, v] = numbers(*run.page);
-      like.k = k.index_select(1, index);
-      like.v = v;
       like.positions = run.page->positions;
       like.indices = run.page->indices;
       std::vector<std::int64_t> places(static_cast<std::size_t>(n));
       std::iota(places.begin(), places.end(), run.begin);
-      append_copies(out, like, places);
+      append_copies(out, {k.index_select(1, index), v}, like, places);
     }
     if (n == run.count) continue;
     // Copied, so that the newest entries of two pages share the one that is filled next.
     std::vector<std::int64_t> places(static_cast<std::size_t>(run.count - n));
     std::iota(places.begin(), places.end(), run.begin + n);
-    append_copies(out, *run.page, places);
+    append_copies(out, run.page->encoded() ? numbers(*run.page) : held(*run.page), *run.page,
+                  places);
   }
   return out;
 }
 
-void PagedKv::append_copies(Head& head, const Page& from,
-                            const std::vector<std::int64_t>& places) const {
-  // Keys with some channels go on so, in pages of their kind.
-  const auto [k, v] = from.channels ? std::pair{from.k, from.v} : numbers(from);
+void PagedKv::append_copies(Head& head, const std::pair<at::Tensor, at::Tensor>& numbers,
+                            const Page& like, const std::vector<std::int64_t>& places) const {
+  const auto& [k, v] = numbers;
   const auto width = k.size(1);
   const auto type = k.scalar_type();
   const auto size = static_cast<std::int64_t>(c10::elementSize(type));
@@ -673,21 +671,23 @@ void PagedKv::append_copies(Head& head, const Page& from,
   const auto* v_from = static_cast<const std::byte*>(v.const_data_ptr());
   for (std::size_t done = 0; done < places.size();) {
     auto* last = head.runs.empty() ? nullptr : &head.runs.back();
-    const bool fits = last && last->page->k.defined() && last->page->k.scalar_type() == type &&
-                      last->page->channels == from.channels &&
+    const bool fits = last && !last->page->encoded() && last->page->number_type() == type &&
+                      last->page->channels == like.channels &&
                       last->begin + last->count < kPageEntries;
     if (!fits) {
-      head.runs.push_back({std::make_shared<Page>(), 0, 0});
+      head.runs.push_back({make_page(), 0, 0});
       last = &head.runs.back();
       last->page->make_room(width, shape_.value, type);
-      last->page->channels = from.channels;
+      last->page->channels = like.channels;
     } else if (last->page.use_count() > 1) {  // others may be reading it: go on in a copy
-      auto copy = std::make_shared<Page>();
+      auto copy = make_page();
       copy->make_room(width, shape_.value, type);
-      copy->channels = from.channels;
+      copy->channels = like.channels;
       const auto& before = *last->page;
-      copy->k.narrow(0, 0, last->count).copy_(before.k.narrow(0, last->begin, last->count));
-      copy->v.narrow(0, 0, last->count).copy_(before.v.narrow(0, last->begin, last->count));
+      std::memcpy(copy->k_numbers, before.k_numbers + last->begin * width * size,
+                  static_cast<std::size_t>(last->count * width * size));
+      std::memcpy(copy->v_numbers, before.v_numbers + last->begin * shape_.value * size,
+                  static_cast<std::size_t>(last->count * shape_.value * size));
       for (std::int32_t i = 0; i < last->count; ++i) {
         const auto place = static_cast<std::size_t>(last->begin + i);
         copy->put(i, before.positions[place], before.indices[place]);
@@ -703,8 +703,8 @@ void PagedKv::append_copies(Head& head, const Page& from,
       std::memcpy(page.v_numbers + page.filled * shape_.value * size,
                   v_from + place * shape_.value * size,
                   static_cast<std::size_t>(shape_.value * size));
-      page.put(page.filled, from.positions[static_cast<std::size_t>(place)],
-               from.indices[static_cast<std::size_t>(place)]);
+      page.put(page.filled, like.positions[static_cast<std::size_t>(place)],
+               like.indices[static_cast<std::size_t>(place)]);
       ++page.filled;
       ++last->count;
     }

@@ -49,7 +49,7 @@ void PagedKv::save(ByteWriter& out) const {
       out.value(static_cast<std::uint64_t>(head.runs.size()));
       for (const auto& run : head.runs) {
         const auto& page = *run.page;
-        const bool coded = !page.k.defined();
+        const bool coded = page.encoded();
         out.value(static_cast<std::uint8_t>(coded ? kCoded : page.channels ? kNarrow : kWhole));
         out.value(run.begin);
         out.value(run.count);
@@ -64,8 +64,9 @@ void PagedKv::save(ByteWriter& out) const {
           if (page.channels)
             out.string(
                 {reinterpret_cast<const char*>(page.channels->data()), page.channels->size()});
-          out.tensor(page.k.narrow(0, first, n));
-          out.tensor(page.v.narrow(0, first, n));
+          const auto [k, v] = held(page);
+          out.tensor(k.narrow(0, first, n));
+          out.tensor(v.narrow(0, first, n));
         }
       }
     }
@@ -156,7 +157,7 @@ void PagedKv::load(ByteReader& in) {
       head.runs.resize(in.count(13));
       std::int64_t before = -1;  // entries lie in the order in which they came
       for (auto& run : head.runs) {
-        run.page = std::make_shared<Page>();
+        run.page = make_page();
         auto& page = *run.page;
         const auto form = in.value<std::uint8_t>();
         const bool coded = form == kCoded;
@@ -213,8 +214,9 @@ void PagedKv::load(ByteReader& in) {
         if (!fits(k, width) || !fits(v, shape_.value) || k.scalar_type() != v.scalar_type())
           throw damaged();
         page.make_room(width, shape_.value, k.scalar_type());
-        page.k.narrow(0, run.begin, run.count).copy_(k);
-        page.v.narrow(0, run.begin, run.count).copy_(v);
+        const auto [page_k, page_v] = held(page);
+        page_k.narrow(0, run.begin, run.count).copy_(k);
+        page_v.narrow(0, run.begin, run.count).copy_(v);
       }
       refresh(head, 0);
       if (plan_ && plan_->select() && plan_->ready()) summarize(head, &head - row.heads.data(), 0);

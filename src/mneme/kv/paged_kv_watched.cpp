@@ -43,8 +43,7 @@ void PagedKv::note_watched(Row& row, const float* queries, const float* lse,
   std::vector<Looked> looked(static_cast<std::size_t>(shape_.heads));
   std::vector<kernels::AttendTask> apart;  // heads whose softmax leaves entries out
   std::vector<kernels::ObserveTask> tasks;
-  std::vector<at::Tensor> decoded;
-  std::vector<std::vector<kernels::PageView>> views;
+  Decoded decoded;
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
     const auto& head = row.heads[static_cast<std::size_t>(h)];
     auto& look = looked[static_cast<std::size_t>(h)];
@@ -79,7 +78,7 @@ void PagedKv::note_watched(Row& row, const float* queries, const float* lse,
     task.q_head_stride = d;
     task.q_time_stride = stride;
     task.q_positions = positions;
-    task.pages = pages(look.part, decoded, views);
+    task.pages = pages(look.part, decoded);
     task.column_most = look.most.data();
     if (all == head.entries()) {
       task.lse = lse + h * group_ * n;

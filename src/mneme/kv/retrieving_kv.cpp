@@ -90,7 +90,7 @@ void RetrievingKv::set_type(Compute compute) {
 // ---- writing ----
 
 std::shared_ptr<RetrievingKv::Page> RetrievingKv::new_page() const {
-  auto page = std::make_shared<Page>();
+  auto page = std::allocate_shared<Page>(PageAllocator<Page>());
   const auto matrix = shape_.heads * kPageEntries * shape_.key * number_bytes();
   page->bytes = page_memory(matrix * (keeps_plain() ? 3 : 2));
   page->turned = page->bytes.get();

@@ -1,10 +1,12 @@
 #include "mneme/layers/embedding.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/unwritten.h"
 #include "mneme/kernels/quantized.h"
 #include "mneme/layers/stored_weight.h"
 
 #include <ATen/ATen.h>
+#include <ATen/DimVector.h>
 #include <ATen/Parallel.h>
 
 #include <fmt/format.h>
@@ -26,7 +28,9 @@ at::Tensor EmbeddingTable::operator()(const at::Tensor& ids) const {
   }
   if (!weight_->stored) return at::embedding(weight_->tensor, ids);
   const auto width = weight_->sizes().back();
-  auto out = at::empty({flat.numel(), width});
+  at::DimVector sizes(ids.sizes());
+  sizes.push_back(width);
+  at::Tensor out = unwritten(sizes);
   if (const auto* file = dynamic_cast<const FileWeight*>(weight_->stored.get())) {
     const auto& weight = file->weight();
     auto* to = out.mutable_data_ptr<float>();
@@ -38,12 +42,11 @@ at::Tensor EmbeddingTable::operator()(const at::Tensor& ids) const {
       }
     });
   } else {
+    const auto rows = out.view({flat.numel(), width});
     for (std::int64_t i = 0; i < flat.numel(); ++i)
-      out.select(0, i).copy_(weight_->stored->rows(id[i], id[i] + 1, at::kFloat).select(0, 0));
+      rows.select(0, i).copy_(weight_->stored->rows(id[i], id[i] + 1, at::kFloat).select(0, 0));
   }
-  auto sizes = ids.sizes().vec();
-  sizes.push_back(width);
-  return out.view(sizes);
+  return out;
 }
 
 }  // namespace mneme

@@ -300,14 +300,13 @@ at::Tensor product_with(Input& x, const Parameter& weight, const Updates& update
 }
 
 /// x [..., in] times several weights as stored, a few rows in one run of the fused kernel: [..., out] each.
-std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const FileWeight*> files,
-                                       at::ArrayRef<Updates> updates, Compute compute) {
+Linear::Tensors fused_products(const at::Tensor& x, at::ArrayRef<const FileWeight*> files,
+                               at::ArrayRef<Updates> updates, Compute compute) {
   const auto rows = x.contiguous();
   const auto K = x.size(-1), M = x.numel() / K;
   const auto form = activations(compute);
   at::DimVector sizes(x.sizes().begin(), x.sizes().end());
-  std::vector<at::Tensor> out;
-  out.reserve(files.size());
+  Linear::Tensors out;
   c10::SmallVector<kernels::MatvecPart, 4> parts;
   for (std::size_t i = 0; i < files.size(); ++i) {
     const auto& weight = files[i]->weight();
@@ -315,7 +314,7 @@ std::vector<at::Tensor> fused_products(const at::Tensor& x, at::ArrayRef<const F
     read_ahead.note(packed);
     const auto N = packed != nullptr ? packed->rows() : weight.shape.front();
     sizes.back() = N;
-    out.push_back(unwritten(sizes));
+    out.emplace_back(unwritten(sizes));
     parts.push_back({weight.type, weight.data, N,
                      static_cast<float*>(out.back().mutable_data_ptr()), N, updates[i], packed});
   }
@@ -384,9 +383,8 @@ const kernels::NarrowMatrix* Linear::narrow(const at::Tensor& x, const Call& cal
   return file->narrow(*form);
 }
 
-std::vector<at::Tensor> Linear::narrow_products(at::ArrayRef<const Linear*> layers,
-                                                const at::Tensor& x, kernels::Activation activation,
-                                                const Call& call) {
+Linear::Tensors Linear::narrow_products(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
+                                        kernels::Activation activation, const Call& call) {
   c10::SmallVector<kernels::NarrowPart, 4> parts;
   for (const auto* layer : layers) {
     const auto* w = layer->narrow(x, call);
@@ -396,7 +394,7 @@ std::vector<at::Tensor> Linear::narrow_products(at::ArrayRef<const Linear*> laye
   }
   const auto rows = x.reshape({-1, x.size(-1)}).contiguous();
   auto sizes = x.sizes().vec();
-  std::vector<at::Tensor> out;
+  Tensors out;
   for (auto& part : parts) {
     sizes.back() = part.y_stride;
     out.push_back(at::empty(sizes, x.options()));
@@ -419,8 +417,8 @@ at::Tensor Linear::operator()(const at::Tensor& x, const Call& call) const {
   return std::move(together({this}, x, call).front());
 }
 
-std::vector<at::Tensor> Linear::together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
-                                         const Call& call) {
+Linear::Tensors Linear::together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
+                                 const Call& call) {
   for (const auto* layer : layers) {
     read_ahead.note(layer);
     read_ahead.note(layer->weight_.get());
@@ -431,7 +429,7 @@ std::vector<at::Tensor> Linear::together(at::ArrayRef<const Linear*> layers, con
     return layer->narrow(x, call) != nullptr;
   });
   if (rounded != 0 && rounded != static_cast<std::ptrdiff_t>(layers.size())) {
-    std::vector<at::Tensor> out;
+    Tensors out;
     for (const auto* layer : layers) out.push_back((*layer)(x, call));
     return out;
   }
@@ -447,7 +445,7 @@ std::vector<at::Tensor> Linear::together(at::ArrayRef<const Linear*> layers, con
     updates.push_back(updates_of(weight, x, layer->in_, layer->out_));
     fused = fused && files.back() != nullptr;
   }
-  std::vector<at::Tensor> out;
+  Tensors out;
   if (fused) {
     out = fused_products(x, files, updates, call.compute);
   } else {

@@ -7,6 +7,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/util/ArrayRef.h>
+#include <c10/util/SmallVector.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -22,6 +23,9 @@ class NarrowMatrix;
 
 class Linear {
  public:
+  /// Of a few layers: as many as a mechanism has side by side are held without an allocation.
+  using Tensors = c10::SmallVector<at::Tensor, 4>;
+
   /// The weight `<name>.weight` [out, in] of `params`, and `<name>.bias` [out] if asked for.
   Linear(Params& params, std::string_view name, std::int64_t in, std::int64_t out,
          bool bias = false);
@@ -39,8 +43,8 @@ class Linear {
   at::Tensor activated(const at::Tensor& x, std::string_view activation, const Call& call) const;
 
   /// The outputs of several layers that share an input, in order; for few rows in one run of the fused kernel.
-  static std::vector<at::Tensor> together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
-                                          const Call& call);
+  static Tensors together(at::ArrayRef<const Linear*> layers, const at::Tensor& x,
+                          const Call& call);
 
   [[nodiscard]] std::int64_t in() const { return in_; }
   [[nodiscard]] std::int64_t out() const { return out_; }
@@ -50,10 +54,9 @@ class Linear {
   void count(const at::Tensor& x, const Call& call) const;
   [[nodiscard]] const kernels::NarrowMatrix* narrow(const at::Tensor& x, const Call& call) const;
   /// act(x W' + b) of layers that all have rounded copies of one form for this product; else nothing.
-  [[nodiscard]] static std::vector<at::Tensor> narrow_products(at::ArrayRef<const Linear*> layers,
-                                                               const at::Tensor& x,
-                                                               kernels::Activation activation,
-                                                               const Call& call);
+  [[nodiscard]] static Tensors narrow_products(at::ArrayRef<const Linear*> layers,
+                                               const at::Tensor& x, kernels::Activation activation,
+                                               const Call& call);
   [[nodiscard]] at::Tensor finish(const at::Tensor& x, at::Tensor y, std::size_t applied) const;
 
   std::int64_t in_, out_;

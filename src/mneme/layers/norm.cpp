@@ -20,7 +20,7 @@ float* numbers_to_write(const at::Tensor& x) { return static_cast<float*>(x.muta
 
 /// Memory for a result of these sizes: that of `old` where nobody else holds it.
 at::Tensor result(at::Tensor old, at::IntArrayRef sizes) {
-  const bool fits = old.defined() && old.use_count() == 1 && old.is_cpu() &&
+  const bool fits = old.defined() && held_alone(old) && old.is_cpu() &&
                     old.scalar_type() == at::kFloat && old.is_contiguous() &&
                     old.sizes() == sizes && old.storage().use_count() == 1 && !old.requires_grad();
   return fits ? std::move(old) : at::Tensor(unwritten(sizes));

@@ -8,6 +8,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <map>
+#include <mutex>
+#include <utility>
 
 namespace mneme {
 namespace {
@@ -35,6 +38,24 @@ class Turned : public torch::autograd::Function<Turned> {
   }
 };
 
+/// One kernel for all layers that turn alike: its table of angles takes four bytes for each position and number of a head.
+std::shared_ptr<const kernels::Rope> shared_kernel(const std::vector<double>& frequencies,
+                                                   RopePairs pairs) {
+  static std::mutex mutex;
+  static std::map<std::pair<std::vector<double>, RopePairs>, std::weak_ptr<const kernels::Rope>>
+      kernels;
+  const std::lock_guard lock(mutex);
+  auto& known = kernels[{frequencies, pairs}];
+  auto kernel = known.lock();
+  if (!kernel) {
+    kernel = std::make_shared<kernels::Rope>(frequencies, pairs == RopePairs::halves
+                                                              ? kernels::PairLayout::halves
+                                                              : kernels::PairLayout::adjacent);
+    known = kernel;
+  }
+  return kernel;
+}
+
 }  // namespace
 
 Rope::Rope(std::int64_t width, double theta, RopePairs pairs)
@@ -44,9 +65,7 @@ Rope::Rope(std::int64_t width, double theta, RopePairs pairs)
   for (std::int64_t i = 0; i < width / 2; ++i)
     frequencies_.push_back(
         std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(width)));
-  kernel_ = std::make_shared<kernels::Rope>(frequencies_, pairs == RopePairs::halves
-                                                              ? kernels::PairLayout::halves
-                                                              : kernels::PairLayout::adjacent);
+  kernel_ = shared_kernel(frequencies_, pairs);
 }
 
 at::Tensor Rope::operator()(const at::Tensor& x, const at::Tensor& positions, bool back) const {
