@@ -40,7 +40,8 @@ class KvZip final : public ScoreStage {
 };
 
 void enrol(Registry& r) {
-  r.add<KvStage, KvZip>("kvzip", "entries score what writing the prompt down again looks at");
+  r.add<KvStage, KvZip>("kvzip", "entries score what writing the prompt down again looks at",
+                        "kvzip-2025");
 }
 
 }  // namespace mneme::kv::kvzip

@@ -320,7 +320,7 @@ void Memory::store_index() {
 std::vector<Candidate> Memory::retrieve(const std::string& query, std::int64_t limit,
                                         const std::vector<std::string>& sources, bool session_too) {
   if (query.find_first_not_of(" \t\r\n") == std::string::npos)
-    throw Error(Errc::usage, "there is nothing to look for: the question is empty");
+    throw Error(Errc::usage, "there is nothing to look for: the question or query is empty");
   auto& current = index();
   const auto embedding = models_->embedder("")->embed(query);
   const HybridSearch search(current.dense, *current.lexical);
