@@ -20,6 +20,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/util/Exception.h>
 
 #include "bench/list.h"
 #include "bench/machine/limits.h"
@@ -31,7 +32,7 @@
 #include <cstring>
 #include <ctime>
 #include <functional>
-#include <iterator>
+#include <map>
 #include <optional>
 #include <random>
 #include <string>
@@ -291,6 +292,54 @@ void bench_adapter() {
   }
 }
 
+// What libtorch brings for weights of few bits, packed once from the numbers of a matrix [N,K]; nothing where this build or CPU
+// has none. All keep a second copy of the weights, FBGEMM's with one scale for a whole matrix.
+std::vector<std::pair<const char*, std::function<at::Tensor(const at::Tensor&)>>> library_products(
+    const at::Tensor& weight) {
+  std::vector<std::pair<const char*, std::function<at::Tensor(const at::Tensor&)>>> out;
+  const auto N = weight.size(0), K = weight.size(1);
+  const auto add = [&](const char* what, const auto& make) {
+    try {
+      std::function<at::Tensor(const at::Tensor&)> product = make();
+      static_cast<void>(product(at::ones({1, K})));
+      out.emplace_back(what, std::move(product));
+    } catch (const c10::Error&) {
+      out.emplace_back(what, nullptr);
+    }
+  };
+  add("FBGEMM, 8 bits", [&] {
+    const auto [integers, totals, scale, zero] = at::fbgemm_linear_quantize_weight(weight);
+    const auto packed = at::fbgemm_pack_quantized_matrix(integers);
+    return [=, integers = integers, totals = totals, scale = scale, zero = zero,
+            bias = at::zeros({N})](const at::Tensor& x) {
+      return at::fbgemm_linear_int8_weight_fp32_activation(x, integers, packed, totals, scale, zero,
+                                                           bias);
+    };
+  });
+  add("libtorch's int8pack, bf16 activations", [&] {
+    const auto scales = weight.abs().amax(1).div(127).clamp_min(1e-8);
+    const auto integers = (weight / scales.unsqueeze(1)).round().to(at::kChar);
+    return [=, scales = scales.to(at::kBFloat16)](const at::Tensor& x) {
+      return at::_weight_int8pack_mm(x.to(at::kBFloat16), integers, scales).to(at::kFloat);
+    };
+  });
+  add("libtorch's int4pack, bf16 activations", [&] {
+    constexpr std::int64_t kGroup = 32;
+    const auto groups = weight.view({N, K / kGroup, kGroup});
+    const auto low = groups.amin(2, true), scale = (groups.amax(2, true) - low).div(15);
+    const auto integers = ((groups - low) / scale).round().clamp(0, 15).to(at::kInt).view({N, K});
+    // A number is (code - 8) scale + zero.
+    const auto scales_and_zeros =
+        at::cat({scale, low + scale * 8}, 2).transpose(0, 1).contiguous().to(at::kBFloat16);
+    const auto packed = at::_convert_weight_to_int4pack_for_cpu(integers, 1);
+    return [=](const at::Tensor& x) {
+      return at::_weight_int4pack_mm_for_cpu(x.to(at::kBFloat16), packed, kGroup, scales_and_zeros)
+          .to(at::kFloat);
+    };
+  });
+  return out;
+}
+
 void bench_products() {
   const c10::InferenceMode inference;
   const Weights& w = weights();
@@ -315,6 +364,19 @@ void bench_products() {
       y.copy_(at::mm(x.to(type), tile.t()));
     }
   };
+  // Every matrix as libraries pack it.
+  std::map<const Weights::Matrix*, decltype(library_products({}))> of_libraries;
+  std::vector<const char*> libraries;
+  for (const auto& l : w.layers) {
+    for (const auto* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) {
+      auto weight = at::empty({m->packed.rows(), m->packed.columns()});
+      dequantize(m->type, m->rows.data(), weight.size(0), weight.size(1),
+                 weight.mutable_data_ptr<float>());
+      auto& products = of_libraries[m] = library_products(weight);
+      if (!libraries.empty()) continue;
+      for (const auto& [what, product] : products) libraries.push_back(what);
+    }
+  }
   for (const std::int64_t M : {1, 2, 4, 8, 16, 32, 64, 128, 256, 512}) {
     const auto narrow = at::randn({M, kModel}), wide = at::randn({M, kInner});
     const auto all = [&](const auto& product) {
@@ -325,7 +387,7 @@ void bench_products() {
         }
       }
     };
-    const std::pair<const char*, std::function<void()>> ways[] = {
+    std::vector<std::pair<const char*, std::function<void()>>> ways = {
         {"packed, 8-bit activations", [&] { all(packed); }},
         {"unpacked, bf16",
          [&] {
@@ -334,10 +396,16 @@ void bench_products() {
         {"unpacked, f32", [&] {
            all([&](const auto& m, const auto& x, auto& y) { unpacked(at::kFloat, m, x, y); });
          }}};
+    for (std::size_t i = 0; i < libraries.size(); ++i) {
+      if (of_libraries.begin()->second[i].second == nullptr) continue;
+      ways.emplace_back(libraries[i], [&, i] {
+        all([&](const auto& m, const auto& x, auto& y) { y = of_libraries.at(&m)[i].second(x); });
+      });
+    }
     // In turns, so that whatever else the machine does meets all of them.
-    std::vector<Rounds> rounds(std::size(ways));
+    std::vector<Rounds> rounds(ways.size());
     for (int round = -1; round < g_rounds; ++round) {
-      for (std::size_t i = 0; i < std::size(ways); ++i) {
+      for (std::size_t i = 0; i < ways.size(); ++i) {
         if (round < 0) {
           ways[i].second();
         } else {
@@ -345,7 +413,7 @@ void bench_products() {
         }
       }
     }
-    for (std::size_t i = 0; i < std::size(ways); ++i)
+    for (std::size_t i = 0; i < ways.size(); ++i)
       report("products", "rows=" + std::to_string(M) + " " + ways[i].first, rounds[i].timing(),
              static_cast<double>(M), "token");
   }
