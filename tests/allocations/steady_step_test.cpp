@@ -2,6 +2,7 @@
 #include "mneme/core/registry.h"
 #include "mneme/decode/sampler.h"
 #include "mneme/kernels/page_view.h"
+#include "mneme/kv/page_memory.h"
 #include "mneme/kv/plan.h"
 #include "mneme/layers/stored_weight.h"
 #include "mneme/models/model.h"
@@ -92,13 +93,30 @@ TEST_P(SteadyStep, AllocatesNoNumbersAndNothingForALayer) {
     // ATen's own for the token's id, position and logits; a layer has none.
     EXPECT_LE(few.most, 40) << threads << " threads";
     EXPECT_EQ(many.most, few.most) << threads << " threads: of eight more layers";
+    // For those who run this program to report on it.
+    ::testing::Test::RecordProperty("plan", GetParam());
+    ::testing::Test::RecordProperty("allocations_of_a_token", fmt::format("{}", many.most));
   }
   at::set_num_threads(1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Plans, SteadyStep,
-                         ::testing::Values("", "quantize(bits=8)", "quantize(bits=4)"),
+                         ::testing::Values("", "quantize(bits=8)", "quantize(bits=4)",
+                                           "window(sinks=4, size=100)",
+                                           "window(sinks=4, size=100) | quantize(bits=4)",
+                                           "quest(pages=1, skip_layers=0)"),
                          [](const auto& info) { return fmt::format("Plan{}", info.index); });
+
+TEST(PageMemory, IsGivenBackWithoutAllocating) {
+  if (!check::counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";
+  constexpr std::int64_t kBytes = 4032, kPieces = 3000;  // of several blocks
+  std::vector<std::shared_ptr<std::byte>> held;
+  for (std::int64_t i = 0; i < kPieces; ++i) held.push_back(page_memory(kBytes));
+  const auto before = check::allocations();
+  for (std::size_t i = 0; i < held.size(); i += 2) held[i].reset();  // full blocks get room
+  for (auto& piece : held) piece.reset();                            // and become empty
+  EXPECT_EQ(check::allocations().all, before.all);
+}
 
 TEST(CountedAllocations, SeesThoseOfEveryKind) {
   if (!check::counts_allocations()) GTEST_SKIP() << "allocations cannot be counted here";

@@ -12,6 +12,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <deque>
 #include <fmt/format.h>
@@ -171,7 +172,7 @@ std::string_view PagedKv::Page::code() const {
 
 void PagedKv::Page::put(std::int64_t i, std::int64_t position, std::int64_t index) {
   positions[static_cast<std::size_t>(i)] = position;
-  indices[static_cast<std::size_t>(i)] = index;
+  indices[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(index);
   range = {std::min(range.lowest, position), std::max(range.highest, position)};
 }
 
@@ -186,9 +187,16 @@ void PagedKv::Page::fetch(std::int64_t i, const KvShape& shape) const {
     __builtin_prefetch(v_numbers + i * shape.value * size + at, 1);
 }
 
+void PagedKv::check_room(const Row& row, std::int64_t n) {
+  if (n > kMostTokens - row.seen)
+    throw Error(Errc::full,
+                fmt::format("a text of more than {} tokens: begin another state", kMostTokens));
+}
+
 void PagedKv::append_row(Row& row, std::int64_t n, const Numbers& k, const Numbers& v,
                          at::ScalarType type, const std::int64_t* positions,
                          const std::int64_t* segments) {
+  check_room(row, n);
   thread_local std::vector<std::int64_t> indices;
   indices.resize(static_cast<std::size_t>(n));
   std::iota(indices.begin(), indices.end(), row.seen);
@@ -235,6 +243,9 @@ void PagedKv::append_head(Head& head, std::int64_t h, std::int64_t n, const floa
       std::memcpy(copy->k_numbers, last->page->k_numbers,
                   static_cast<std::size_t>(kPageEntries * (shape_.key + shape_.value) * size));
       last->page = std::move(copy);
+    } else {
+      // A fork on another thread may have read from it until it let go.
+      std::atomic_thread_fence(std::memory_order_acquire);
     }
     auto& page = *last->page;
     page.filled = last->begin + last->count;  // what stood behind was rewound
@@ -350,6 +361,7 @@ void PagedKv::place(std::int64_t r, const KvSlice& slice, std::int64_t position,
   auto k = slice.keys.to(at::kFloat).contiguous().clone();
   const auto v = slice.values.to(at::kFloat).contiguous();
   const auto tokens = slice.tokens();
+  check_room(row, tokens);
   if (slice.places.empty()) {
     std::vector<std::int64_t> positions(static_cast<std::size_t>(N));
     std::iota(positions.begin(), positions.end(), position);

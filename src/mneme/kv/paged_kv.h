@@ -81,6 +81,12 @@ class PagedKv final : public KvStore {
   [[nodiscard]] std::int64_t allocated_bytes() const override;
 
  private:
+  struct Row;
+  /// Tokens that a row takes in: pages count them in 32 bits.
+  static constexpr std::int64_t kMostTokens = std::int64_t{1} << 31;
+  /// Throws Error(full) where a row has no room for n more tokens.
+  static void check_room(const Row& row, std::int64_t n);
+
   /// Up to 64 entries of one head. Entries before `filled` never change, so that forks may go on reading them.
   struct Page {
     // What every step asks the page that it writes to, side by side and without going through tensors.
@@ -94,7 +100,8 @@ class PagedKv final : public KvStore {
 
     std::shared_ptr<std::byte> bytes;  ///< the numbers, or the codec's of `filled` entries
     std::int64_t code_bytes = 0;       ///< 0: not encoded
-    std::array<std::int64_t, kernels::kPageEntries> positions{}, indices{};
+    std::array<std::int64_t, kernels::kPageEntries> positions{};
+    std::array<std::int32_t, kernels::kPageEntries> indices{};  ///< below kMostTokens
     /// Of a full page, what the selecting stage of a plan remembers of it.
     std::shared_ptr<std::byte> summary;
     std::shared_ptr<const KvPlan> summarized_by;
@@ -181,7 +188,7 @@ class PagedKv final : public KvStore {
   struct Judged {
     std::int64_t each = 0;              ///< an equal share
     std::vector<at::Tensor> scores;     ///< of each head; empty: the chain has none
-    std::vector<std::int64_t> budgets;  ///< of each head; empty: all layers share theirs
+    std::vector<std::int64_t> budgets;  ///< of each head; empty: an equal share
   };
   [[nodiscard]] std::optional<Judged> judged(std::int64_t row, const KvPlan::Eviction& eviction,
                                              const Moment& moment);
@@ -204,16 +211,26 @@ class PagedKv final : public KvStore {
   /// The same entries, all but the newest ones with some channels of their keys.
   [[nodiscard]] Head narrowed(const Head& head, std::vector<std::uint8_t> channels,
                               std::int64_t recent) const;
-  [[nodiscard]] Head kept_of(const Head& head, const std::vector<std::int64_t>& keep) const;
+  /// The entries of a head at the sorted places `keep`, put into `out`, whose memory they use.
+  void keep_of(const Head& head, const std::vector<std::int64_t>& keep, Head& out) const;
   /// Entries with keys and values [N,K], [N,V] f32 in new pages, where `like` has their positions.
   [[nodiscard]] Head rewritten(const Head& like, const at::Tensor& keys,
                                const at::Tensor& values) const;
   /// All keys and values of a head [N,K], [N,V] f32, turned.
   [[nodiscard]] std::pair<at::Tensor, at::Tensor> gathered(const Head& head) const;
-  /// Copies entries, given by their places in keys [64,K] and values [64,V], behind the head's last; `like` is a page with
-  /// their positions, indices and channels.
-  void append_copies(Head& head, const std::pair<at::Tensor, at::Tensor>& numbers, const Page& like,
+  /// Keys [64,width] and values [64,V] of `type`, which somebody else holds.
+  struct PageNumbers {
+    const std::byte *k, *v;
+    std::int64_t width;
+    at::ScalarType type;
+  };
+  [[nodiscard]] static PageNumbers of_tensors(const at::Tensor& k, const at::Tensor& v);
+  /// Copies entries, given by their places in the numbers of a page, behind the head's last; `like` is a page with their
+  /// positions, indices and channels.
+  void append_copies(Head& head, const PageNumbers& from, const Page& like,
                      const std::vector<std::int64_t>& places) const;
+  /// The same of a page as it is held, decoded if need be.
+  void append_copies(Head& head, const Page& page, const std::vector<std::int64_t>& places) const;
   /// Lists of pages that the queries [G,K], turned, of a head read at a decoding step, one for all of them or one each.
   struct Selection;
   /// Pages that were decoded to be read, and the views that name them.

@@ -175,8 +175,16 @@ class PagedKv::Layer final : public LayerView {
     group = store.group_;
     scale = store.scale_;
     moment = now;
-    for (const auto& head : data_.heads) {
-      auto& places = places_.emplace_back();
+    if (!spare().empty()) {
+      places_ = std::move(spare().back());
+      spare().pop_back();
+    }
+    places_.resize(data_.heads.size());
+    for (std::size_t h = 0; h < places_.size(); ++h) {
+      const auto& head = data_.heads[h];
+      auto& places = places_[h];
+      places.positions.clear();
+      places.indices.clear();
       places.hidden = store.hidden(head);
       auto hidden = places.hidden;
       for (const auto& run : head.runs) {
@@ -187,9 +195,15 @@ class PagedKv::Layer final : public LayerView {
         places.positions.insert(places.positions.end(), positions + skip, positions + run.count);
         places.indices.insert(places.indices.end(), indices + skip, indices + run.count);
       }
+      if (store.protected_ == 0) continue;
       for (auto& index : places.indices) index -= store.protected_;
     }
   }
+  ~Layer() override {
+    if (spare().size() < spare().capacity()) spare().push_back(std::move(places_));
+  }
+  Layer(const Layer&) = delete;
+  Layer& operator=(const Layer&) = delete;
 
   [[nodiscard]] HeadView head(std::int64_t h) const override {
     const auto& places = places_[static_cast<std::size_t>(h)];
@@ -291,6 +305,15 @@ class PagedKv::Layer final : public LayerView {
     std::vector<std::int64_t> positions, indices;
     std::int64_t hidden = 0;  ///< entries before these, which the plan does not touch
   };
+  /// Memory of views that are gone: a plan that drops looks at every layer in every step.
+  static std::vector<std::vector<Places>>& spare() {
+    thread_local auto the = [] {
+      std::vector<std::vector<Places>> out;
+      out.reserve(1);
+      return out;
+    }();
+    return the;
+  }
   /// The part of x, over all entries of a head along `dim`, that stages see.
   [[nodiscard]] at::Tensor seen_of(const at::Tensor& x, std::int64_t h, std::int64_t dim) const {
     const auto hidden = places_[static_cast<std::size_t>(h)].hidden;
@@ -423,13 +446,12 @@ std::optional<PagedKv::Judged> PagedKv::judged(std::int64_t r, const KvPlan::Evi
                 "the KV plan scores entries by a second pass over the prompt, and none was made: "
                 "end the prompt with its model and its tokens");
   const auto begin = std::chrono::steady_clock::now();
-  const Layer view(*this, r, moment);
   Judged out{.each = due->each, .scores = {}, .budgets = {}};
-  if (eviction.score) out.scores = eviction.score->score(view);
-  if (!eviction.budget) {
-    out.budgets.assign(row.heads.size(), due->each);
-  } else if (!is_of_model(eviction)) {
-    out.budgets = eviction.budget->of_heads(view, out.scores, due->each, eviction.evict->floor());
+  if (eviction.score || eviction.budget) {
+    const Layer view(*this, r, moment);
+    if (eviction.score) out.scores = eviction.score->score(view);
+    if (eviction.budget && !is_of_model(eviction))
+      out.budgets = eviction.budget->of_heads(view, out.scores, due->each, eviction.evict->floor());
   }
   observe_seconds_ +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -441,14 +463,26 @@ void PagedKv::cut(std::int64_t r, const KvPlan::Eviction& eviction, const Moment
   const auto begin = std::chrono::steady_clock::now();
   auto& row = rows_[static_cast<std::size_t>(r)];
   const Layer view(*this, r, moment);
+  // Kept between calls: a window that slides on cuts every layer in every step.
+  struct Scratch {
+    std::vector<Head> cut;
+    std::vector<bool> is_cut;
+    std::vector<std::int64_t> keep, stay;
+    void let_go() {  // of pages; the memory of their lists stays
+      for (auto& head : cut) head.runs.clear();
+    }
+  };
+  thread_local Scratch scratch;
+  auto& [cut, is_cut, keep, stay] = scratch;
+  scratch.let_go();  // where a stage threw
   // All heads are cut only once all are judged: stages see the layer as it was.
-  std::vector<Head> cut(row.heads.size());
-  std::vector<bool> is_cut(row.heads.size());
+  cut.resize(std::max(cut.size(), row.heads.size()));
+  is_cut.assign(row.heads.size(), false);
   for (std::int64_t h = 0; h < shape_.heads; ++h) {
     const auto i = static_cast<std::size_t>(h);
     auto& head = row.heads[i];
     const auto first = hidden(head), N = head.entries() - first;
-    std::vector<std::int64_t> keep;
+    keep.clear();
     std::span<const float> of_head;
     if (eviction.score) {
       auto& scores = judged.scores[i];
@@ -456,15 +490,16 @@ void PagedKv::cut(std::int64_t r, const KvPlan::Eviction& eviction, const Moment
       MNEME_ASSERT(scores.numel() == N);
       of_head = {scores.const_data_ptr<float>(), static_cast<std::size_t>(N)};
     }
-    eviction.evict->keep(view.head(h), of_head, judged.budgets[i], keep);
+    eviction.evict->keep(view.head(h), of_head,
+                         judged.budgets.empty() ? judged.each : judged.budgets[i], keep);
     MNEME_ASSERT(std::is_sorted(keep.begin(), keep.end()) &&
                  (keep.empty() || (keep.front() >= 0 && keep.back() < N)));
     if (static_cast<std::int64_t>(keep.size()) == N) continue;
     row.dropped = is_cut[i] = true;
-    std::vector<std::int64_t> stay(static_cast<std::size_t>(first));
+    stay.resize(static_cast<std::size_t>(first));
     std::iota(stay.begin(), stay.end(), std::int64_t{0});
     for (const auto place : keep) stay.push_back(first + place);
-    cut[i] = kept_of(head, stay);
+    keep_of(head, stay, cut[i]);
     if (eviction.merge) {
       const auto [keys, values] = gathered(cut[i]);
       auto kept_keys = keys.narrow(0, first, keys.size(0) - first),
@@ -481,26 +516,42 @@ void PagedKv::cut(std::int64_t r, const KvPlan::Eviction& eviction, const Moment
     const auto i = static_cast<std::size_t>(h);
     if (!is_cut[i]) continue;
     auto& head = row.heads[i];
-    head = plan_->place() ? placed(cut[i]) : std::move(cut[i]);
+    auto& kept = cut[i];
+    if (plan_->place()) {
+      head = placed(kept);
+    } else if (head.entries() - kept.entries() <= kPageEntries) {
+      std::swap(head.runs, kept.runs);
+      head.homes = std::move(kept.homes);
+      head.sums = std::move(kept.sums);
+      head.again = std::move(kept.again);
+    } else {  // lists as long as a prompt are not kept
+      head = std::move(kept);
+    }
+    kept.runs.clear();
     refresh(head, 0);
     if (encodes()) encode_full_pages(head, 0);
     if (plan_->select()) summarize(head, h, 0);
   }
+  scratch.let_go();
   observe_seconds_ +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>& keep) const {
+void PagedKv::keep_of(const Head& head, const std::vector<std::int64_t>& keep, Head& out) const {
   // A run of kept neighbours goes on living in its page where it fills most of it. Others are copied, filling up the page
   // before: so the pages that they leave are freed. Where little goes, two runs may lie in pages that are mostly empty: a
   // window that slides on by single entries copies none. Only full pages are encoded, so those that are to be are filled up.
   constexpr std::int64_t kMostly = kPageEntries * 3 / 4;
   int sparse = head.entries() - static_cast<std::int64_t>(keep.size()) <= kPageEntries ? 0 : 2;
-  Head out;
+  out.runs.clear();
+  out.homes.clear();
+  out.sums.clear();
+  out.again.clear();
   auto next = keep.begin();
   std::int64_t first = 0;
+  thread_local std::vector<std::int64_t> places;
   for (const auto& run : head.runs) {
-    std::vector<std::int64_t> places;
+    places.clear();
     for (; next != keep.end() && *next < first + run.count; ++next)
       places.push_back(run.begin + *next - first);
     first += run.count;
@@ -512,8 +563,7 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
       out.runs.push_back(
           {run.page, static_cast<std::int32_t>(places.front()), static_cast<std::int32_t>(n)});
     } else {
-      append_copies(out, run.page->encoded() ? numbers(*run.page) : held(*run.page), *run.page,
-                    places);
+      append_copies(out, *run.page, places);
     }
   }
   if (const auto homes = static_cast<std::int64_t>(head.homes.size()) / shape_.key; homes > 0) {
@@ -534,7 +584,6 @@ PagedKv::Head PagedKv::kept_of(const Head& head, const std::vector<std::int64_t>
       out.sums.insert(out.sums.end(), from, from + group_);
     }
   }
-  return out;
 }
 
 PagedKv::Head PagedKv::placed(const Head& head) const {
@@ -578,7 +627,7 @@ PagedKv::Head PagedKv::placed(const Head& head) const {
       for (std::int64_t i = 0; i < n; ++i)
         page.positions[static_cast<std::size_t>(run.begin + i)] =
             to[static_cast<std::size_t>(first + i)];
-      append_copies(out, {turned, v}, page, places);
+      append_copies(out, of_tensors(turned, v), page, places);
     }
     if (n < run.count)
       out.runs.push_back({run.page, run.begin + static_cast<std::int32_t>(n),
@@ -649,26 +698,38 @@ PagedKv::Head PagedKv::narrowed(const Head& head, std::vector<std::uint8_t> chan
       like.indices = run.page->indices;
       std::vector<std::int64_t> places(static_cast<std::size_t>(n));
       std::iota(places.begin(), places.end(), run.begin);
-      append_copies(out, {k.index_select(1, index), v}, like, places);
+      const auto chosen_keys = k.index_select(1, index);
+      append_copies(out, of_tensors(chosen_keys, v), like, places);
     }
     if (n == run.count) continue;
     // Copied, so that the newest entries of two pages share the one that is filled next.
     std::vector<std::int64_t> places(static_cast<std::size_t>(run.count - n));
     std::iota(places.begin(), places.end(), run.begin + n);
-    append_copies(out, run.page->encoded() ? numbers(*run.page) : held(*run.page), *run.page,
-                  places);
+    append_copies(out, *run.page, places);
   }
   return out;
 }
 
-void PagedKv::append_copies(Head& head, const std::pair<at::Tensor, at::Tensor>& numbers,
-                            const Page& like, const std::vector<std::int64_t>& places) const {
-  const auto& [k, v] = numbers;
-  const auto width = k.size(1);
-  const auto type = k.scalar_type();
+PagedKv::PageNumbers PagedKv::of_tensors(const at::Tensor& k, const at::Tensor& v) {
+  return {static_cast<const std::byte*>(k.const_data_ptr()),
+          static_cast<const std::byte*>(v.const_data_ptr()), k.size(1), k.scalar_type()};
+}
+
+void PagedKv::append_copies(Head& head, const Page& page,
+                            const std::vector<std::int64_t>& places) const {
+  if (page.encoded()) {
+    const auto [k, v] = numbers(page);
+    append_copies(head, of_tensors(k, v), page, places);
+  } else {
+    append_copies(head, {page.k_numbers, page.v_numbers, held_channels(page), page.number_type()},
+                  page, places);
+  }
+}
+
+void PagedKv::append_copies(Head& head, const PageNumbers& from, const Page& like,
+                            const std::vector<std::int64_t>& places) const {
+  const auto& [k_from, v_from, width, type] = from;
   const auto size = static_cast<std::int64_t>(c10::elementSize(type));
-  const auto* k_from = static_cast<const std::byte*>(k.const_data_ptr());
-  const auto* v_from = static_cast<const std::byte*>(v.const_data_ptr());
   for (std::size_t done = 0; done < places.size();) {
     auto* last = head.runs.empty() ? nullptr : &head.runs.back();
     const bool fits = last && !last->page->encoded() && last->page->number_type() == type &&

@@ -57,7 +57,8 @@ void PagedKv::save(ByteWriter& out) const {
         // An encoded page is kept whole; of others only the run's own entries are written, which go back to their places.
         const auto first = coded ? 0 : run.begin, n = coded ? page.filled : run.count;
         out.raw(page.positions.data() + first, static_cast<std::size_t>(n) * 8);
-        out.raw(page.indices.data() + first, static_cast<std::size_t>(n) * 8);
+        for (std::int64_t i = first; i < first + n; ++i)
+          out.value(static_cast<std::int64_t>(page.indices[static_cast<std::size_t>(i)]));
         if (coded) {
           out.string(page.code());
         } else {
@@ -140,13 +141,13 @@ void PagedKv::load(ByteReader& in) {
   find_needs();
   layer_ = in.value<std::int64_t>();
   rows_.assign(in.count(static_cast<std::uint64_t>(17 + 8 * shape_.heads)), {});
-  constexpr std::int64_t kFarthest = std::int64_t{1}
-                                     << 48;  // no text is longer, and sums of two stay in range
+  constexpr std::int64_t kFarthest =
+      std::int64_t{1} << 48;  // no position is farther, and sums of two stay in range
   for (auto& row : rows_) {
     row.seen = in.value<std::int64_t>();
     row.dropped = in.value<std::uint8_t>() != 0;
     row.segments.resize(in.count(8));
-    if (row.seen < 0 || row.seen > kFarthest ||
+    if (row.seen < 0 || row.seen > kMostTokens ||
         (!row.segments.empty() && static_cast<std::int64_t>(row.segments.size()) > row.seen))
       throw damaged();
     if (!row.segments.empty())
@@ -171,7 +172,11 @@ void PagedKv::load(ByteReader& in) {
         const auto first = static_cast<std::size_t>(coded ? 0 : run.begin),
                    n = static_cast<std::size_t>(coded ? page.filled : run.count) * 8;
         std::memcpy(page.positions.data() + first, in.raw(n).data(), n);
-        std::memcpy(page.indices.data() + first, in.raw(n).data(), n);
+        for (auto at = first; at < first + n / 8; ++at) {
+          const auto index = in.value<std::int64_t>();
+          if (index < 0 || index >= kMostTokens) throw damaged();
+          page.indices[at] = static_cast<std::int32_t>(index);
+        }
         for (auto i = run.begin; i < run.begin + run.count; ++i) {
           const auto at = static_cast<std::size_t>(i);
           if (page.indices[at] <= before || page.indices[at] >= row.seen ||

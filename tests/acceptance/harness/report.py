@@ -1,4 +1,4 @@
-"""Writes what an issue's steps found to bench/reports/ISSUE_<cpu level>_<yyyymmdd>.md, or, while some have never run, to build/acceptance/ISSUE/report.md.
+"""Writes what an issue's steps found to bench/reports/ISSUE_<cpu level>_<yyyymmdd>.md, or, while some have never run, to report.md beside their results.
 
 usage: report.py ISSUE TITLE STEP=TITLE...
 """
@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 
+import level
 import step
 
 
@@ -17,18 +18,22 @@ def cpu():
     return platform.processor() or "unknown"
 
 
-def level():
-    """The kernels' level, as `mneme doctor` says it."""
-    out = step.mneme("doctor", check=False).stdout
-    for word in ("avx512", "avx2", "base"):
-        if word in out.lower():
-            return word
-    return "unknown"
+def level_in_words(rows):
+    """The level in use, and how far it holds."""
+    out = f"kernels at level {level.in_use()}"
+    if level.lower():
+        out += ", libtorch held to it too (no other engine)" if level.libraries_held() else ", libtorch at the processor's own"
+    others = sorted({row["level"] for row in rows if "level" in row} - {level.in_use()})
+    return out + (f"; **some steps ran at level {', '.join(others)}**" if others else "")
 
 
 def begun_at(rows):
     """The commit that a step's rows are of; those from before it was written down have none."""
     return next((row["commit"] for row in rows if "commit" in row), "an earlier commit")
+
+
+def named(commit):
+    return commit if " " in commit else f"commit {commit}"
 
 
 def without_end(name, rows):
@@ -41,7 +46,7 @@ def without_end(name, rows):
 
 def main(issue, title, *steps_in_order):
     titles = dict(s.split("=", 1) for s in steps_in_order)
-    results = step.BUILD / "acceptance" / issue / "results.jsonl"
+    results = step.work_of(issue) / "results.jsonl"
     steps = {}
     for row in step.rows(results):
         steps.setdefault(row["step"], []).append(row)
@@ -49,13 +54,16 @@ def main(issue, title, *steps_in_order):
     for name, found in steps.items():
         found += without_end(name, found)
     rows = [row for found in steps.values() for row in found]
-    head = step.commit()
-    others = ", where a step names no other" if set(of.values()) - {head} else ""
+    commits = list(dict.fromkeys(of.values())) or [step.commit()]
+    head = commits[0] if len(commits) == 1 else None
+    at_level = f"MNEME_LEVEL={level.in_use()} " if level.lower() else ""
     checks = [r for r in rows if "ok" in r]
     met = sum(r["ok"] for r in checks)
     out = [f"# {title}", "",
-           f"{datetime.date.today():%Y-%m-%d}, commit {head}{others}. {cpu()}, {os.cpu_count()} cores seen, kernels at level {level()}; 2 threads. "
-           f"Made by `make acceptance ISSUE={issue}`; {met} of {len(checks)} checks met.", ""]
+           f"{datetime.date.today():%Y-%m-%d}, {named(head) if head else f'{len(commits)} commits'}. {cpu()}, {os.cpu_count()} cores seen, {level_in_words(rows)}; 2 threads. "
+           f"Made by `{at_level}make acceptance ISSUE={issue}`; {met} of {len(checks)} checks met.", ""]
+    if not head:
+        out += [f"**The steps are of {len(commits)} commits ({', '.join(commits)}): `{at_level}tests/acceptance/{issue}/run --again` runs them all on one.**", ""]
     if any(r.get("quick") for r in rows):
         out += ["**Some steps ran in their quick form: this is no result.**", ""]
     for name in [*titles, *(n for n in steps if n not in titles)]:
@@ -64,7 +72,7 @@ def main(issue, title, *steps_in_order):
             continue
         out += [f"## {titles.get(name, name)}", ""]
         if of[name] != head:
-            out += [f"Found on {of[name] if ' ' in of[name] else 'commit ' + of[name]}.", ""]
+            out += [f"Found on {named(of[name])}.", ""]
         found = [r for r in steps[name] if "ok" in r]
         notes = [r for r in steps[name] if "ok" not in r and r.get("what") not in (None, "seconds", "report")]
         cell = lambda x: str(x).replace("|", "\\|").replace("\n", " ")
@@ -78,9 +86,9 @@ def main(issue, title, *steps_in_order):
         out.append("")
     # A part of the steps is no report to keep, nor to put in place of one that has all.
     if all(name in steps for name in titles):
-        path = step.ROOT / "bench" / "reports" / f"{issue}_{level()}_{datetime.date.today():%Y%m%d}.md"
+        path = step.ROOT / "bench" / "reports" / f"{issue}_{level.in_use()}_{datetime.date.today():%Y%m%d}.md"
     else:
-        path = step.BUILD / "acceptance" / issue / "report.md"
+        path = step.work_of(issue) / "report.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(out).rstrip() + "\n")
     print(f"{met} of {len(checks)} checks met; {path.relative_to(step.ROOT)}")

@@ -1,7 +1,7 @@
 """What the steps of all acceptances share: where things are, running mneme, and writing down what was found.
 
 A step is a program in the folder of its issue. It prints a line a check, `ok` or `FAIL`, leaves the same in
-build/acceptance/ISSUE/results.jsonl, and exits 1 if a check failed, 2 if it could not be made. The first row of a step is
+build/acceptance/ISSUE/results.jsonl (ISSUE-LEVEL at a lower level of the kernels), and exits 1 if a check failed, 2 if it could not be made. The first row of a step is
 `begun`; it becomes `ended` with the last one, so that a step that was killed does not pass for one that is through.
 
 usage: step.py ISSUE STEP      writes down that a step begins, before its program is started
@@ -19,11 +19,20 @@ import sys
 import time
 import traceback
 
+import level
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(sys.argv[0]).resolve().parent  # of the step
 BUILD = ROOT / "build"
 MNEME = BUILD / "mneme"
-WORK = BUILD / "acceptance" / HERE.name
+
+
+def work_of(issue):
+    """The folder of an issue's results."""
+    return BUILD / "acceptance" / level.folder_name(issue)
+
+
+WORK = work_of(HERE.name)
 RESULTS = WORK / "results.jsonl"
 DEFAULT_ADAPTER = "smollm2-reader"
 DATA = pathlib.Path(os.environ.get("MNEME_DATA") or ROOT.parent / "shared" / "data")
@@ -79,7 +88,7 @@ def begin(folder, name, **more):
     results = folder / "results.jsonl"
     replace(results, lambda row: None if row["step"] == name else row)
     with results.open("a") as out:
-        out.write(json.dumps(dict(step=name, state="begun", commit=commit(), **more)) + "\n")
+        out.write(json.dumps(dict(step=name, state="begun", commit=commit(), level=level.in_use(), **more)) + "\n")
 
 
 class Step:
@@ -104,7 +113,7 @@ class Step:
         return {"quick": True} if self.quick else {}
 
     def _write(self, **row):
-        row = dict(step=self.name, **row, **self._marks())
+        row = dict(step=self.name, level=level.in_use(), **row, **self._marks())
         with RESULTS.open("a") as out:
             out.write(json.dumps(row) + "\n")
 
@@ -298,4 +307,4 @@ def lines(text):
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    begin(BUILD / "acceptance" / sys.argv[1], sys.argv[2])
+    begin(work_of(sys.argv[1]), sys.argv[2])
