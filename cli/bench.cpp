@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <fstream>
 #include <map>
+#include <optional>
 
 namespace mneme::cli {
 namespace {
@@ -87,12 +88,16 @@ class Bench final : public Verb {
   void run(const Invocation& call) override {
     auto stage = parse_stage(call.arguments.at(0));
     const auto& suite = registry().find(Suite::kKind, stage.name);
-    for (const auto& [name, text] : options_) {
-      if (text.empty()) continue;
+    for (const auto& [name, given] : options_) {
+      if (!given) continue;
+      const auto& text = *given;
       const auto option = std::find_if(suite.options.begin(), suite.options.end(),
                                        [&, n = name](const auto& o) { return o.name == n; });
       if (option == suite.options.end())
         throw Error(Errc::usage, fmt::format("bench {}: has no --{}", suite.name, name));
+      if (text.empty() && option->type != "string")
+        throw Error(Errc::usage, fmt::format("--{}: is empty: give a value ({}) or leave it out",
+                                             name, option->type));
       // Texts are taken as they are, whatever is in them; everything else is written as in a spec.
       stage.arguments.push_back(
           {name, option->type == "string"
@@ -133,7 +138,7 @@ class Bench final : public Verb {
 
   std::string data_, model_ = "smollm2", embedder_ = "minilm", adapter_, report_;
   bool json_ = false;
-  std::map<std::string, std::string> options_;  // of all suites, as given
+  std::map<std::string, std::optional<std::string>> options_;  // of all suites, as given
 };
 
 }  // namespace

@@ -23,7 +23,7 @@
 #include <c10/util/Exception.h>
 
 #include "bench/list.h"
-#include "bench/machine/limits.h"
+#include "bench/machine/other_work.h"
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -682,10 +682,14 @@ int main(int argc, char** argv) {
     if (flag == "--rounds") g_rounds = std::max(1, std::atoi(argv[i + 1]));
     if (flag == "--noisy") g_noisy = std::strcmp(argv[i + 1], "0") != 0;
   }
-  if (const double load = mneme::bench::machine_load(); load > 0.5 && !g_noisy) {
-    std::fprintf(stderr,
-                 "bench_kernels: the machine is busy (load %.2f): wait, or give --noisy 1\n", load);
-    return 1;
+  if (!g_noisy) {
+    if (const double others = mneme::bench::processors_of_others(); others > 0.5) {
+      std::fprintf(stderr,
+                   "bench_kernels: the machine is busy (something else runs on %.1f processors): "
+                   "wait, or give --noisy 1\n",
+                   others);
+      return 1;
+    }
   }
   for (const std::string& each : levels) {
     bool known = false;

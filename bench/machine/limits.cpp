@@ -23,7 +23,6 @@
 namespace mneme::bench {
 namespace {
 
-constexpr std::int64_t kBytes = std::int64_t{1} << 28;
 constexpr std::int64_t kSide = 1536;
 // Rows of a step of several sequences that still takes packed weights, and of a chunk of a prompt.
 constexpr std::int64_t kProductRows[] = {64, 512};
@@ -41,32 +40,6 @@ double least_seconds(const auto& work) {
   }
   return least;
 }
-
-/// Memory that is written once, in pages of 2 MiB where that is asked for and the system has them.
-class Words {
- public:
-  explicit Words(bool huge) {
-    memory_ =
-        ::mmap(nullptr, kBytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory_ == MAP_FAILED) throw std::bad_alloc();
-    const auto at = (reinterpret_cast<std::uintptr_t>(memory_) + kHuge - 1) / kHuge * kHuge;
-    words_ = reinterpret_cast<std::uint64_t*>(at);
-    ::madvise(words_, kBytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-    std::fill_n(words_, count(), 1);
-  }
-  ~Words() { ::munmap(memory_, kBytes + kHuge); }
-  Words(const Words&) = delete;
-  Words& operator=(const Words&) = delete;
-  [[nodiscard]] const std::uint64_t* begin() const { return words_; }
-  [[nodiscard]] static constexpr std::int64_t count() {
-    return kBytes / static_cast<std::int64_t>(sizeof(std::uint64_t));
-  }
-
- private:
-  static constexpr std::int64_t kHuge = std::int64_t{2} << 20;
-  void* memory_;
-  std::uint64_t* words_;
-};
 
 /// All bits of the words in one; where `ahead`, lines are asked for 3 KiB before they are needed, 12 KiB for the second cache.
 template <bool ahead>
@@ -187,59 +160,83 @@ Limit best_of(std::span<const Limit> limits) {
   return best == limits.end() ? Limit{} : *best;
 }
 
-std::vector<Limit> read_bandwidths() {
-  std::vector<Limit> out;
+std::string ReadWay::told() const {
+  return fmt::format("pages of {}{}, {} thread{}", huge ? "2 MiB" : "4 KiB",
+                     ahead ? ", lines asked for ahead" : "", threads, threads > 1 ? "s" : "");
+}
+
+MemoryReading::MemoryReading(ReadWay way, std::int64_t bytes)
+    : way_(way),
+      words_(std::max(bytes, kLeastBytes) / static_cast<std::int64_t>(sizeof(std::uint64_t))) {
+  const auto size = static_cast<std::size_t>(this->bytes());
+  mapped_ =
+      ::mmap(nullptr, size + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped_ == MAP_FAILED) throw std::bad_alloc();
+  const auto at = (reinterpret_cast<std::uintptr_t>(mapped_) + kHuge - 1) / kHuge * kHuge;
+  begin_ = reinterpret_cast<std::uint64_t*>(at);
+  ::madvise(begin_, size, way.huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  std::fill_n(begin_, words_, 1);
+}
+
+MemoryReading::~MemoryReading() { ::munmap(mapped_, static_cast<std::size_t>(bytes()) + kHuge); }
+
+double MemoryReading::pass() {
+  const auto read = way_.ahead ? folded<true> : folded<false>;
+  std::atomic<std::uint64_t> sink{0};
+  const auto began = std::chrono::steady_clock::now();
+  at::parallel_for(0, way_.threads, 1, [&](std::int64_t first, std::int64_t last) {
+    const auto share = [&](std::int64_t i) { return words_ / way_.threads * i; };
+    sink.fetch_xor(read(begin_ + share(first), begin_ + share(last)), std::memory_order_relaxed);
+  });
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+ReadLimit read_bandwidth(std::int64_t bytes) {
   std::vector<int> counts{1};
   if (at::get_num_threads() > 1) counts.push_back(at::get_num_threads());
+  ReadLimit best;
   for (const bool huge : {false, true}) {
-    const Words words(huge);
     for (const bool ahead : {false, true}) {
-      const auto read = ahead ? folded<true> : folded<false>;
       for (const int threads : counts) {
-        std::atomic<std::uint64_t> sink{0};
-        const auto seconds = least_seconds([&] {
-          at::parallel_for(0, threads, 1, [&](std::int64_t first, std::int64_t last) {
-            const auto at = [&](std::int64_t share) { return Words::count() / threads * share; };
-            sink.fetch_xor(read(words.begin() + at(first), words.begin() + at(last)),
-                           std::memory_order_relaxed);
-          });
-        });
-        out.push_back(
-            {static_cast<double>(kBytes) / seconds,
-             fmt::format("pages of {}{}, {} thread{}", huge ? "2 MiB" : "4 KiB",
-                         ahead ? ", lines asked for ahead" : "", threads, threads > 1 ? "s" : "")});
+        const ReadWay way{huge, ahead, threads};
+        MemoryReading reading(way, bytes);
+        const auto rate =
+            static_cast<double>(reading.bytes()) / least_seconds([&] { reading.pass(); });
+        if (rate > best.per_s) best = {{rate, way.told()}, way};
       }
     }
   }
-  return out;
+  return best;
 }
 
 ProductLimits product_limits(std::span<const MatrixShape> shapes) {
   const c10::InferenceMode inference;
-  std::vector<Limit> f32, bf16, others;
+  std::vector<Limit> f32, in_bf16, others;
   constexpr MatrixShape kCube{kSide, kSide};
-  f32.push_back(aten_product(at::kFloat, "f32", kSide, kCube));
+  f32.push_back(aten_product(at::kFloat, "ATen in f32", kSide, kCube));
   if (kernels::has_bf16_products())
-    bf16.push_back(aten_product(at::kBFloat16, "bf16", kSide, kCube));
+    in_bf16.push_back(aten_product(at::kBFloat16, "ATen in bf16", kSide, kCube));
   const auto with = [&](std::int64_t M, const MatrixShape& w) {
-    f32.push_back(aten_product(at::kFloat, "f32", M, w));
-    if (kernels::has_bf16_products()) bf16.push_back(aten_product(at::kBFloat16, "bf16", M, w));
+    f32.push_back(aten_product(at::kFloat, "ATen in f32", M, w));
+    if (kernels::has_bf16_products())
+      in_bf16.push_back(aten_product(at::kBFloat16, "ATen in bf16", M, w));
     for (const auto type : {WeightType::q8_0, WeightType::q4_1}) {
       if (w.K % block_size(type) == 0) others.push_back(packed_product(type, M, w));
     }
     using enum kernels::NarrowType;
-    for (const auto& [form, what] :
-         {std::pair(kernels::NarrowType::bf16, "rounded weights in bf16"),
-          std::pair(int16, "rounded weights in 12 bits"),
-          std::pair(int8, "rounded weights in 8 bits")}) {
-      if (kernels::multiplies(form)) others.push_back(narrow_product(form, what, M, w));
+    for (const auto& [form, what] : {std::pair(bf16, "rounded weights in bf16"),
+                                     std::pair(int16, "rounded weights in 12 bits"),
+                                     std::pair(int8, "rounded weights in 8 bits")}) {
+      if (!kernels::multiplies(form)) continue;
+      auto& of_its_kind = form == bf16 && kernels::has_bf16_products() ? in_bf16 : others;
+      of_its_kind.push_back(narrow_product(form, what, M, w));
     }
     others.push_back(fbgemm_product(M, w));
   };
   for (const auto& w : shapes) {
     for (const auto M : kProductRows) with(M, w);
   }
-  ProductLimits out{best_of(f32), best_of(bf16), {}};
+  ProductLimits out{best_of(f32), best_of(in_bf16), {}};
   others.insert(others.end(), {out.f32, out.bf16});
   out.best = best_of(others);
   return out;

@@ -9,7 +9,7 @@
 
 namespace mneme::bench {
 
-/// Load of the last minute by processes, this one not yet among them; 0 where the system does not tell.
+/// Load of the last minute by processes, this one too; 0 where the system does not tell.
 [[nodiscard]] double machine_load();
 
 /// Bytes that new memory may take before the system has none left.
@@ -24,14 +24,50 @@ struct Limit {
 /// The fastest; of none a rate of 0.
 [[nodiscard]] Limit best_of(std::span<const Limit> limits);
 
-/// Bytes a second that are read from memory that no cache holds, over 256 MiB: in pages of the usual size and in those of
-/// 2 MiB where the system gives them, in order alone and with lines asked for ahead, by one thread and by all. Each is the
-/// best of several passes.
-[[nodiscard]] std::vector<Limit> read_bandwidths();
+/// How memory is read: in pages of 2 MiB, where the system gives them, or of the usual size; with lines asked for ahead or
+/// in order alone.
+struct ReadWay {
+  bool huge = false, ahead = false;
+  int threads = 1;
+  [[nodiscard]] std::string told() const;  ///< for people: "pages of 2 MiB, 2 threads"
+};
+
+/// Memory that is read over and over in one way. What was read between two passes has pushed it out of the caches, as far as
+/// they are smaller than either.
+class MemoryReading {
+ public:
+  /// Of so many bytes, but not of less than takes about a millisecond: the start of threads would count for more.
+  MemoryReading(ReadWay way, std::int64_t bytes);
+  ~MemoryReading();
+  MemoryReading(const MemoryReading&) = delete;
+  MemoryReading& operator=(const MemoryReading&) = delete;
+
+  [[nodiscard]] std::int64_t bytes() const {
+    return words_ * static_cast<std::int64_t>(sizeof(std::uint64_t));
+  }
+  /// Reads all of it once; the seconds that it took.
+  double pass();
+
+ private:
+  static constexpr std::int64_t kHuge = std::int64_t{2} << 20;
+  static constexpr std::int64_t kLeastBytes = std::int64_t{32} << 20;
+  ReadWay way_;
+  std::int64_t words_;
+  void* mapped_ = nullptr;
+  std::uint64_t* begin_ = nullptr;
+};
+
+/// Bytes a second, with the way that reached them.
+struct ReadLimit : Limit {
+  ReadWay way;
+};
+
+/// The fastest way of reading so many bytes, by one thread or by all; of each the best of several passes.
+[[nodiscard]] ReadLimit read_bandwidth(std::int64_t bytes);
 
 /// How fast products of one kind are.
 struct ProductLimits {
-  Limit f32, bf16;  ///< ATen's; bf16 where kernels have such products, else 0
+  Limit f32, bf16;  ///< ATen's, in bf16 also ours; bf16 where kernels have such products, else 0
   Limit best;       ///< of these, of our kernels of 8 bits and of libtorch's FBGEMM
 };
 

@@ -4,15 +4,18 @@
 
 #include <cerrno>
 #include <charconv>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <spawn.h>
 #include <string_view>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
 
 extern char** environ;  // NOLINT(readability-redundant-declaration): POSIX leaves it to the program
 
@@ -30,8 +33,8 @@ std::filesystem::path Peer::default_python() {
 }
 
 Peer::Peer(const std::filesystem::path& python, std::string_view program,
-           const std::vector<std::string>& arguments)
-    : name_(program) {
+           const std::vector<std::string>& arguments, std::function<void()> between)
+    : name_(program), between_(std::move(between)) {
   if (!std::filesystem::exists(python)) {
     throw Error(Errc::not_found,
                 fmt::format("no Python at {}: name one with --python", python.string()));
@@ -64,8 +67,13 @@ Peer::Peer(const std::filesystem::path& python, std::string_view program,
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, there[0], STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, back[1], STDOUT_FILENO);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP);
+  posix_spawnattr_setpgroup(&attributes, 0);
   const int error =
-      posix_spawn(&process_, argv[0], &actions, nullptr, argv.data(), environment.data());
+      posix_spawn(&process_, argv[0], &actions, &attributes, argv.data(), environment.data());
+  posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   ::close(there[0]);
   ::close(back[1]);
@@ -77,10 +85,12 @@ Peer::Peer(const std::filesystem::path& python, std::string_view program,
     errno = error;
     throw failed(python.string());
   }
-  const auto ready = answer();
-  if (ready != "ready") {
+  try {
+    if (const auto ready = answer(); ready != "ready")
+      throw Error(Errc::unsupported, fmt::format("{}: {}", name_, ready));
+  } catch (...) {
     close();
-    throw Error(Errc::unsupported, fmt::format("{}: {}", name_, ready));
+    throw;
   }
 }
 
@@ -91,13 +101,18 @@ void Peer::close() {
   if (from_ != nullptr) std::fclose(from_);
   to_ = -1;
   from_ = nullptr;
+  if (process_ > 0 && owes_) ::kill(-process_, SIGKILL);
   if (process_ > 0) waitpid(process_, nullptr, 0);
   process_ = -1;
 }
 
 std::string Peer::answer() {
+  constexpr int kMilliseconds = 100;
+  owes_ = true;
+  for (pollfd from{fileno(from_), POLLIN, 0}; poll(&from, 1, kMilliseconds) <= 0;) between_();
   std::string out;
   for (int c = 0; (c = std::fgetc(from_)) != EOF && c != '\n';) out.push_back(static_cast<char>(c));
+  owes_ = false;
   if (out.empty()) throw Error(Errc::io, fmt::format("{} has ended without an answer", name_));
   return out;
 }

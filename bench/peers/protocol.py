@@ -1,10 +1,15 @@
 """What the peers' programs share: one line in, one line out; a number, or `error` and why."""
+import ctypes
+import signal
 import sys
 import time
+
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def serve(make):
     """`make(arguments)` gives a function that answers a command, told as words, with a number."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever asks may be killed while we are at work
     try:
         answer = make(sys.argv[1:])
     except ImportError as reason:

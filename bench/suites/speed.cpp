@@ -9,9 +9,11 @@
 //   reading      a text of `depth` tokens into a memory file, with embeddings, states and index
 //
 // The share of the limit is the time that the work would take at the measured bandwidth or product rate, whichever takes
-// longer, as part of the time that it took. Bytes are the weights once a step and the keys and values that it looks at;
-// FLOPs are those of all products and of attention, 4 x heads x width a context token and layer. What decoding does outside
-// kernels (bookkeeping of tensors, pages and calls, and a kernel's own checks and planning) is given as part of its time.
+// longer, as part of the time that it took; the bandwidth is that of reading as many bytes as a step does, where it is the
+// limit the median of passes in turns with the rounds. Bytes are the weights once a step and the keys and values that it looks at;
+// FLOPs are those of all products and of attention, 4 x heads x width a context token and layer. Neither is counted where a
+// plan chooses at each step what it reads of all that it holds (quest, loki, infllm and their like): there is no share then.
+// What decoding does outside kernels (bookkeeping of tensors, pages and calls, and a kernel's own checks and planning) is given as part of its time.
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
 #include "mneme/kernels/level.h"
@@ -19,6 +21,7 @@
 #include "mneme/kv/plan.h"
 #include "mneme/memory/memory.h"
 #include "mneme/models/locate.h"
+#include "mneme/models/reconstruct.h"
 #include "mneme/text/span.h"
 
 #include <ATen/ATen.h>
@@ -27,6 +30,7 @@
 
 #include "bench/list.h"
 #include "bench/machine/limits.h"
+#include "bench/machine/other_work.h"
 #include "bench/peers/peer.h"
 #include "bench/scratch_folder.h"
 #include "bench/speed/sample_text.h"
@@ -34,12 +38,14 @@
 #include "bench/suite.h"
 #include "bench/writable.h"
 #include <algorithm>
+#include <cmath>
 #include <fmt/format.h>
 #include <fstream>
 #include <iterator>
 #include <map>
 #include <numeric>
 #include <optional>
+#include <span>
 
 namespace mneme::suites::speed {
 
@@ -55,7 +61,7 @@ constexpr std::string_view kLlama = "llama.cpp", kSentenceTransformers = "senten
 constexpr std::int64_t kChunk = 512;
 // Passages and sentences that are embedded in a round.
 constexpr std::size_t kPassages = 128, kSentences = 32;
-// A machine that is busier gives times that are worth nothing.
+// Where something else runs on more processors, times are worth nothing.
 constexpr double kBusy = 0.5;
 constexpr std::string_view kQuestion = "What did the captain say about the harbour?";
 
@@ -69,6 +75,7 @@ struct Case {
   std::function<double()> ours = {};  ///< runs once; the seconds that it took
   std::vector<std::pair<std::string, std::function<double()>>> peers = {};
   double bytes = 0, flops = 0;             ///< of one run; 0: not counted
+  double passes = 1;                       ///< over memory in a run: steps, chunks of a prompt
   std::vector<std::int64_t> lengths = {};  ///< of each sequence, where they differ
   std::string refusal = {};                ///< why it is not measured
   bool by_kernels =
@@ -86,7 +93,9 @@ json row_of(const Timing& timing, double amount) {
 std::string file_text(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
   std::string out{std::istreambuf_iterator<char>(in), {}};
-  if (!in || out.empty()) throw Error(Errc::not_found, fmt::format("{}: cannot be read", path));
+  if (!in) throw Error(Errc::not_found, fmt::format("{}: cannot be read", path));
+  if (out.empty())
+    throw Error(Errc::usage, fmt::format("--text: {} is empty: give one with text", path));
   return out;
 }
 
@@ -127,9 +136,12 @@ class Speed final : public Suite {
   SuiteReport run(const SuiteSetup& setup) override {
     check_options();
     check_writable(o_.rows);
-    if (const double load = machine_load(); load > kBusy && !o_.noisy)
-      throw Error(Errc::busy,
-                  fmt::format("the machine is busy (load {:.1f}): wait, or give --noisy", load));
+    if (!o_.noisy) {
+      if (const double others = processors_of_others(); others > kBusy)
+        throw Error(Errc::busy, fmt::format("the machine is busy (something else runs on {:.1f} "
+                                            "processors): wait, or give --noisy",
+                                            others));
+    }
     const c10::InferenceMode inference;
     between_ = setup.between;
     models_ = std::make_shared<MemoryModels>(setup.language_model, setup.embedder, setup.adapter);
@@ -138,7 +150,7 @@ class Speed final : public Suite {
     check_sizes();
     prepare_text();
     start_peers();
-    bandwidth_ = best_of(read_bandwidths());
+    bandwidth_ = read_bandwidth(step_bytes());
     products_ = product_limits(matrices());
 
     json rows = json::array();
@@ -162,13 +174,19 @@ class Speed final : public Suite {
   void check_options() {
     depths_ = listed_numbers("depth", o_.depth, 1);
     batches_ = listed_numbers("batch", o_.batch, 1);
-    for (const auto& name : listed(o_.measures == "all" ? std::string() : o_.measures)) {
+    if (o_.measures == "all") {
+      measures_.assign(kMeasures.begin(), kMeasures.end());
+    } else {
+      measures_ = listed(o_.measures);
+    }
+    if (measures_.empty())
+      throw Error(Errc::usage, fmt::format("--measures: names none; there are {}, or all",
+                                           fmt::join(kMeasures, ", ")));
+    for (const auto& name : measures_) {
       if (std::find(kMeasures.begin(), kMeasures.end(), name) == kMeasures.end())
         throw Error(Errc::usage, fmt::format("--measures: no '{}'; there are {}", name,
                                              fmt::join(kMeasures, ", ")));
-      measures_.push_back(name);
     }
-    if (measures_.empty()) measures_.assign(kMeasures.begin(), kMeasures.end());
     for (const auto& name : listed(o_.against)) {
       if (name != kLlama && name != kSentenceTransformers)
         throw Error(Errc::usage, fmt::format("--against: no '{}'; there are {}, {}", name, kLlama,
@@ -254,6 +272,14 @@ class Speed final : public Suite {
     return out;
   }
 
+  /// Bytes that the model reads for a token without context.
+  [[nodiscard]] std::int64_t step_bytes() const {
+    Cost cost;
+    auto state = base_->model->start(1);
+    feed(state, 1, 0, 1, &cost);
+    return static_cast<std::int64_t>(cost.bytes);
+  }
+
   /// The most tokens of a context, with those that are decoded behind it; what is refused does not count.
   [[nodiscard]] std::int64_t most_tokens(bool reading_too) const {
     std::int64_t out = o_.tokens;
@@ -306,14 +332,15 @@ class Speed final : public Suite {
       llama_.emplace(
           o_.python, "llama_cpp_peer.py",
           std::vector<std::string>{base_->path, std::to_string(most_tokens(false) + kChunk),
-                                   threads, path.string()});
+                                   threads, path.string()},
+          between_);
     }
     if (beside(kSentenceTransformers)) {
       const auto path = scratch_.path() / "texts.json";
       std::ofstream(path) << json(embedded_).dump();
       sentence_transformers_.emplace(
           o_.python, "sentence_transformers_peer.py",
-          std::vector<std::string>{embedder_->path(), threads, path.string()});
+          std::vector<std::string>{embedder_->path(), threads, path.string()}, between_);
     }
   }
 
@@ -367,6 +394,27 @@ class Speed final : public Suite {
     }
   }
 
+  /// A prompt of so many tokens in every row, ended: what the plan drops then is dropped.
+  [[nodiscard]] State read(std::int64_t batch, std::int64_t depth,
+                           const std::shared_ptr<const KvPlan>& plan) const {
+    auto out = base_->model->start(batch);
+    if (plan) use_plan(out, plan);
+    feed(out, batch, 0, depth);
+    if (plan)
+      finish_prompt(*base_, out, std::span(ids_).first(static_cast<std::size_t>(depth)), between_);
+    return out;
+  }
+
+  /// The same with prompts of these lengths, read one after another.
+  [[nodiscard]] State read_apart(const std::vector<std::int64_t>& lengths,
+                                 const std::shared_ptr<const KvPlan>& plan) const {
+    std::vector<State> rows;
+    std::vector<const State*> all;
+    for (const auto length : lengths) rows.push_back(read(1, length, plan));
+    for (const auto& row : rows) all.push_back(&row);
+    return State::concat(all);
+  }
+
   Case prefill(std::int64_t depth, std::int64_t batch) {
     Case out{"prefill", depth, batch};
     out.amount = static_cast<double>(depth * batch);
@@ -375,6 +423,7 @@ class Speed final : public Suite {
     feed(counted, batch, 0, depth, &cost);
     out.flops = cost.flops;
     out.bytes = cost.bytes;
+    out.passes = std::ceil(static_cast<double>(depth) / static_cast<double>(kChunk));
     out.ours = [=, this] {
       auto state = base_->model->start(batch);
       return seconds([&] { feed(state, batch, 0, depth); });
@@ -387,10 +436,11 @@ class Speed final : public Suite {
   Case decode(std::int64_t depth, std::int64_t batch, const std::string& kv,
               const std::shared_ptr<const KvPlan>& plan) {
     Case out{"decode", depth, batch, kv};
-    auto held = std::make_shared<State>(base_->model->start(batch));
-    if (plan) use_plan(*held, plan);
-    feed(*held, batch, 0, depth);
-    count_steps(out, held, std::vector<std::int64_t>(static_cast<std::size_t>(batch), depth));
+    const std::vector<std::int64_t> lengths(static_cast<std::size_t>(batch), depth);
+    // A second pass over the prompt is of one sequence.
+    const bool apart = plan && plan->needs().reconstruction && batch > 1;
+    count_steps(out, apart ? read_apart(lengths, plan) : read(batch, depth, plan), plan.get(),
+                lengths);
     if (batch == 1 && !plan)
       beside_llama(out, [=, this](int flash) {
         return fmt::format("decode {} {} {}", flash, depth, o_.tokens);
@@ -413,21 +463,14 @@ class Speed final : public Suite {
     out.lengths = ragged_lengths(depth, batch);
     out.refusal = refusal(out.lengths.back());
     if (!out.refusal.empty()) return out;
-    std::vector<State> rows;
-    for (const auto length : out.lengths) {
-      rows.push_back(base_->model->start(1));
-      if (plan) use_plan(rows.back(), plan);
-      feed(rows.back(), 1, 0, length);
-    }
-    std::vector<const State*> all;
-    for (const auto& row : rows) all.push_back(&row);
-    count_steps(out, std::make_shared<State>(State::concat(all)), out.lengths);
+    count_steps(out, read_apart(out.lengths, plan), plan.get(), out.lengths);
     return out;
   }
 
   /// Makes a case of decoding behind what is held, each row behind so many tokens of the text.
-  void count_steps(Case& out, const std::shared_ptr<State>& held,
+  void count_steps(Case& out, State behind, const KvPlan* plan,
                    const std::vector<std::int64_t>& lengths) const {
+    const auto held = std::make_shared<State>(std::move(behind));
     const auto step = [this, lengths](State& state, std::int64_t i, Cost* cost) {
       Batch next;
       next.ids = at::empty({static_cast<std::int64_t>(lengths.size()), 1}, at::kLong);
@@ -441,9 +484,12 @@ class Speed final : public Suite {
     auto counted = held->fork();
     step(counted, 0, &cost);
     const auto steps = static_cast<double>(o_.tokens);
+    out.passes = steps;
     out.amount = steps * static_cast<double>(out.batch);
-    out.flops = steps * cost.flops;
-    out.bytes = steps * cost.bytes;
+    if (plan == nullptr || (plan->select() == nullptr && plan->retrieve() == nullptr)) {
+      out.flops = steps * cost.flops;
+      out.bytes = steps * cost.bytes;
+    }
     out.by_kernels = true;
     out.ours = [this, held, step] {
       auto state = held->fork();
@@ -578,9 +624,18 @@ class Speed final : public Suite {
 
   // ---- measuring and telling ----
 
-  /// Seconds that a case takes at least where products are made at this rate.
-  [[nodiscard]] double least_seconds(const Case& c, double flops_per_s) const {
-    return std::max(c.bytes / bandwidth_.per_s, c.flops / flops_per_s);
+  /// Seconds that a case takes at least where memory is read and products are made at these rates.
+  static double least_seconds(const Case& c, double bytes_per_s, double flops_per_s) {
+    return std::max(c.bytes / bytes_per_s, c.flops / flops_per_s);
+  }
+
+  /// The peers' processes.
+  [[nodiscard]] std::vector<int> peers() const {
+    std::vector<int> out;
+    for (const auto* peer : {&llama_, &sentence_transformers_}) {
+      if (peer->has_value()) out.push_back((*peer)->process());
+    }
+    return out;
   }
 
   [[nodiscard]] json measure(const Case& c) const {
@@ -593,7 +648,15 @@ class Speed final : public Suite {
     }
     std::vector<std::function<double()>> sides{c.ours};
     for (const auto& peer : c.peers) sides.push_back(peer.second);
+    // What memory limits is told as a share of what memory gave in the same rounds: its speed wanders.
+    std::optional<MemoryReading> reading;
+    if (c.bytes / bandwidth_.per_s > c.flops / products_.best.per_s) {
+      reading.emplace(bandwidth_.way, static_cast<std::int64_t>(c.bytes / c.passes));
+      sides.emplace_back([&] { return reading->pass(); });
+    }
+    const OtherWork others(peers());
     const auto timings = in_turns(sides, o_.rounds, between_);
+    row["busy"] = others.processors();
     row.update(row_of(timings.front(), c.amount));
     row.update({{"amount", c.amount}, {"unit", c.unit}});
     if (c.by_kernels) {
@@ -610,12 +673,21 @@ class Speed final : public Suite {
     if (c.bytes > 0 || c.flops > 0) {
       row["bytes"] = c.bytes;
       row["flops"] = c.flops;
+      auto bytes_per_s = bandwidth_.per_s;
+      if (reading) {
+        const auto& passes = timings.back();
+        const auto bytes = static_cast<double>(reading->bytes());
+        bytes_per_s = bytes / passes.median;
+        row["read_bytes_per_s"] = {{"median", bytes_per_s},
+                                   {"least", bytes / passes.most},
+                                   {"most", bytes / passes.least}};
+      }
       const auto best = products_.best.per_s;
-      const auto of_bf16 = std::max(products_.f32.per_s, products_.bf16.per_s);
       const auto took = timings.front().median;
-      row["limited_by"] = c.bytes / bandwidth_.per_s > c.flops / best ? "memory" : "products";
-      row["share_of_limit"] = least_seconds(c, best) / took;
-      row["share_of_aten"] = least_seconds(c, of_bf16) / took;
+      row["limited_by"] = c.bytes / bytes_per_s > c.flops / best ? "memory" : "products";
+      row["share_of_limit"] = least_seconds(c, bytes_per_s, best) / took;
+      row["share_of_floats"] =
+          least_seconds(c, bytes_per_s, std::max(products_.f32.per_s, products_.bf16.per_s)) / took;
     }
     for (std::size_t i = 0; i < c.peers.size(); ++i) {
       auto peer = row_of(timings[i + 1], c.amount);
@@ -630,6 +702,18 @@ class Speed final : public Suite {
     return row;
   }
 
+  /// The share of the limit; where products of 8 bits set it, also of those of unrounded numbers.
+  [[nodiscard]] std::string share_told(const json& row) const {
+    if (!row.contains("share_of_limit")) return {};
+    const auto share = row["share_of_limit"].get<double>();
+    const auto of_floats = row["share_of_floats"].get<double>();
+    const auto told =
+        fmt::format("{:.0f} % of {}", 100 * share, row["limited_by"].get<std::string>());
+    if (of_floats <= share) return told;
+    return fmt::format("{}, {:.0f} % with those in {}", told, 100 * of_floats,
+                       products_.bf16.per_s > products_.f32.per_s ? "bf16" : "f32");
+  }
+
   [[nodiscard]] SuiteReport report(json rows) const {
     SuiteReport out;
     const auto level = std::string(kernels::name(kernels::level()));
@@ -639,8 +723,9 @@ class Speed final : public Suite {
         kernels::cpu_model(), level, at::get_num_threads(), base_->name, embedder_->name(),
         o_.rounds, o_.noisy ? ", on a busy machine" : "", bandwidth_.per_s * 1e-9, bandwidth_.by,
         products_.best.per_s * 1e-9, products_.best.by, products_.f32.per_s * 1e-9,
-        products_.bf16.per_s > 0 ? fmt::format(", {:.0f} in bf16", products_.bf16.per_s * 1e-9)
-                                 : "");
+        products_.bf16.per_s > 0
+            ? fmt::format("; {:.0f} in bf16, {}", products_.bf16.per_s * 1e-9, products_.bf16.by)
+            : "");
     out.text +=
         "| measured | depth | batch | kv | tokens/s (least, most) | share of the limit | outside "
         "kernels | beside | its tokens/s | ratio | note "
@@ -661,11 +746,7 @@ class Speed final : public Suite {
                                                : "",
           row["batch"].get<std::int64_t>(), row["kv"].get<std::string>(),
           row["per_s"].get<double>(), amount / row["most_s"].get<double>(),
-          amount / row["least_s"].get<double>(),
-          row.contains("share_of_limit")
-              ? fmt::format("{:.0f} % of {}", 100 * row["share_of_limit"].get<double>(),
-                            row["limited_by"].get<std::string>())
-              : "",
+          amount / row["least_s"].get<double>(), share_told(row),
           row.contains("outside_kernels")
               ? fmt::format("{:.0f} %", 100 * row["outside_kernels"].get<double>())
               : "");
@@ -678,11 +759,14 @@ class Speed final : public Suite {
       } else {
         out.text += " | | |";
       }
+      std::vector<std::string> notes;
       if (row.contains("lengths")) {
         const auto lengths = row["lengths"].get<std::vector<std::int64_t>>();
-        out.text += fmt::format(" lengths {} to {}", lengths.front(), lengths.back());
+        notes.push_back(fmt::format("lengths {} to {}", lengths.front(), lengths.back()));
       }
-      out.text += " |\n";
+      if (const auto busy = row["busy"].get<double>(); busy > kBusy)
+        notes.push_back(fmt::format("something else ran on {:.1f} processors", busy));
+      out.text += fmt::format(" {} |\n", fmt::join(notes, "; "));
     }
     out.figures = {{"rows", std::move(rows)},
                    {"cpu", kernels::cpu_model()},
@@ -715,7 +799,7 @@ class Speed final : public Suite {
   std::array<std::vector<std::string>, 2> embedded_;  // passages, single sentences
   ScratchFolder scratch_;
   std::optional<Peer> llama_, sentence_transformers_;
-  Limit bandwidth_;         // bytes a second
+  ReadLimit bandwidth_;     // bytes a second, of as many as a step takes
   ProductLimits products_;  // FLOPs a second
 };
 

@@ -162,6 +162,14 @@ void Flags::operator()(std::string_view names, std::string& field, std::string_v
   setting.as_toml = [&field] { return field.empty() ? "" : toml_string(field); };
 }
 
+void Flags::operator()(std::string_view names, std::optional<std::string>& field,
+                       std::string_view placeholder, std::string_view help) {
+  auto& setting = add(names, placeholder, help);
+  setting.option = add_value(app_, names);
+  setting.assign = [&field](const auto& texts) { field = texts.back(); };
+  setting.as_toml = [&field] { return field ? toml_string(*field) : ""; };
+}
+
 void Flags::operator()(std::string_view names, std::string& field,
                        const std::vector<std::string>& words, std::string_view help) {
   auto& setting = add(names, fmt::format("{}", fmt::join(words, "|")), help);

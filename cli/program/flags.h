@@ -62,6 +62,9 @@ class Flags {
                   std::optional<Check> check, std::string_view help);
   void operator()(std::string_view names, std::string& field, std::string_view placeholder,
                   std::string_view help);
+  /// Of which it is known whether it was given: "" is a text too.
+  void operator()(std::string_view names, std::optional<std::string>& field,
+                  std::string_view placeholder, std::string_view help);
   /// A word out of a few.
   void operator()(std::string_view names, std::string& field, const std::vector<std::string>& words,
                   std::string_view help);

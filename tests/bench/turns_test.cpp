@@ -1,4 +1,4 @@
-// What `bench speed` is made of: lists in options, turns, made-up text, the machine's limits, files to be written, other
+// What `bench speed` is made of: lists in options, turns, made-up text, the machine's limits and what else it does, files to be written, other
 // engines' processes.
 #include "bench/speed/turns.h"
 
@@ -7,15 +7,21 @@
 
 #include "bench/list.h"
 #include "bench/machine/limits.h"
+#include "bench/machine/other_work.h"
 #include "bench/peers/peer.h"
 #include "bench/scratch_folder.h"
 #include "bench/speed/sample_text.h"
 #include "bench/writable.h"
 #include "tests/tensor_check.h"
 #include <algorithm>
+#include <csignal>
+#include <ctime>
 #include <filesystem>
+#include <fstream>
 #include <gtest/gtest.h>
 #include <string>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <vector>
 
 namespace mneme::bench {
@@ -70,12 +76,13 @@ TEST(SampleText, IsTheSameEveryTimeAndMadeOfParagraphs) {
 }
 
 TEST(Limits, AreThoseOfAMachine) {
-  const auto bandwidths = read_bandwidths();
-  ASSERT_FALSE(bandwidths.empty());
-  for (const auto& each : bandwidths) {
-    EXPECT_GT(each.per_s, 1e8) << each.by;
-    EXPECT_GE(best_of(bandwidths).per_s, each.per_s) << each.by;
-  }
+  const auto bandwidth = read_bandwidth(std::int64_t{48} << 20);
+  EXPECT_GT(bandwidth.per_s, 1e8);
+  EXPECT_EQ(bandwidth.by, bandwidth.way.told());
+  MemoryReading reading(bandwidth.way, std::int64_t{48} << 20);
+  EXPECT_EQ(reading.bytes(), std::int64_t{48} << 20);
+  EXPECT_GT(static_cast<double>(reading.bytes()) / reading.pass(), 1e8);
+  EXPECT_GT(MemoryReading(bandwidth.way, 1).bytes(), 1 << 20) << "too few to be timed";
   const MatrixShape shapes[] = {{192, 576}, {50, 33}};  // the second is of no whole blocks
   const auto products = product_limits(shapes);
   EXPECT_GT(products.f32.per_s, 1e8);
@@ -84,6 +91,29 @@ TEST(Limits, AreThoseOfAMachine) {
   EXPECT_FALSE(products.best.by.empty());
   EXPECT_EQ(best_of({}).per_s, 0);
   EXPECT_GT(available_memory(), 1 << 20);
+}
+
+void work_for_half_a_second() {
+  const auto began = std::clock();
+  while (std::clock() - began < CLOCKS_PER_SEC / 2) {
+  }
+}
+
+TEST(OtherWork, IsNotOurOwnNorThatOfChildrenThatAreNamed) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);  // whatever becomes of us
+    for (volatile bool on = true; on;) {
+    }
+  }
+  ASSERT_GT(child, 0);
+  const OtherWork without({child}), with;
+  work_for_half_a_second();
+  const double others = without.processors(), all = with.processors();
+  ::kill(child, SIGKILL);
+  ::waitpid(child, nullptr, 0);
+  EXPECT_GE(others, 0);
+  EXPECT_GT(all, others) << "what the child does is other work where it is not named";
 }
 
 TEST(Writable, SaysWhyAFileCannotBeWritten) {
@@ -95,6 +125,24 @@ TEST(Writable, SaysWhyAFileCannotBeWritten) {
   check::expect_error(Errc::io, "there is no folder",
                       [&] { check_writable(folder.path() / "missing" / "rows.jsonl"); });
   check::expect_error(Errc::io, "it is a folder", [&] { check_writable(folder.path()); });
+}
+
+TEST(Peer, IsEndedWhereWaitingForItIs) {
+  struct Stopped {};
+  // `sleep` stands for an interpreter whose program is at work.
+  const ScratchFolder folder;
+  const auto python = folder.path() / "python";
+  const auto pid = folder.path() / "pid";
+  std::ofstream(python) << "#!/bin/sh\necho $$ > " << pid.string() << "\nexec sleep 600\n";
+  std::filesystem::permissions(python, std::filesystem::perms::owner_all);
+  int number = 0;
+  EXPECT_THROW(Peer(python, "protocol.py", {},
+                    [&] {
+                      if (std::ifstream(pid) >> number) throw Stopped();
+                    }),
+               Stopped);
+  EXPECT_GT(number, 0);
+  EXPECT_EQ(::kill(number, 0), -1) << "still runs";
 }
 
 TEST(Peer, SaysWhyItCannotBeAsked) {
