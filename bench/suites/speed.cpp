@@ -10,7 +10,7 @@
 //
 // The share of the limit is the time that the work would take at the measured bandwidth or product rate, whichever takes
 // longer, as part of the time that it took; the bandwidth is that of reading as many bytes as a step does, where it is the
-// limit the median of passes in turns with the rounds. Bytes are the weights once a step and the keys and values that it looks at;
+// limit the best of passes in turns with the rounds. Bytes are the weights once a step and the keys and values that it looks at;
 // FLOPs are those of all products and of attention, 4 x heads x width a context token and layer. Neither is counted where a
 // plan chooses at each step what it reads of all that it holds (quest, loki, infllm and their like): there is no share then.
 // What decoding does outside kernels (bookkeeping of tensors, pages and calls, and a kernel's own checks and planning) is given as part of its time.
@@ -652,7 +652,13 @@ class Speed final : public Suite {
     std::optional<MemoryReading> reading;
     if (c.bytes / bandwidth_.per_s > c.flops / products_.best.per_s) {
       reading.emplace(bandwidth_.way, static_cast<std::int64_t>(c.bytes / c.passes));
-      sides.emplace_back([&] { return reading->pass(); });
+      // The first passes wake threads, while those of a peer may still be waiting busily for work.
+      sides.emplace_back([&] {
+        constexpr int kPasses = 8;
+        auto least = reading->pass();
+        for (int i = 1; i < kPasses; ++i) least = std::min(least, reading->pass());
+        return least;
+      });
     }
     const OtherWork others(peers());
     const auto timings = in_turns(sides, o_.rounds, between_);
@@ -677,8 +683,8 @@ class Speed final : public Suite {
       if (reading) {
         const auto& passes = timings.back();
         const auto bytes = static_cast<double>(reading->bytes());
-        bytes_per_s = bytes / passes.median;
-        row["read_bytes_per_s"] = {{"median", bytes_per_s},
+        bytes_per_s = bytes / passes.least;
+        row["read_bytes_per_s"] = {{"median", bytes / passes.median},
                                    {"least", bytes / passes.most},
                                    {"most", bytes / passes.least}};
       }
