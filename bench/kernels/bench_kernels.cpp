@@ -8,9 +8,9 @@
 //
 // names: memory (plain reading of as many bytes, the ceiling of what follows), weights (all products of
 // one decoded token), batch (the same for several rows), adapter (the same with a low-rank update of every matrix
-// of a layer and without, in turns), products (tokens a second through all matrices of all layers by the number of rows and by
-// what multiplies them: what layers/linear.cpp chooses between), unpack, attend_step, attend_prefill, observe_step, observe_prefill, codec, rope,
-// exp
+// of a layer and without, in turns), products (tokens a second through all matrices of all layers by the number of rows
+// and by what multiplies them: what layers/linear.cpp chooses between), unpack, attend_step, attend_prefill,
+// observe_step, observe_prefill, codec, rope, exp
 #include "mneme/kernels/attend.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kernels/level.h"
@@ -23,6 +23,7 @@
 #include <c10/util/Exception.h>
 
 #include "bench/list.h"
+#include "bench/machine/fbgemm.h"
 #include "bench/machine/other_work.h"
 #include <algorithm>
 #include <atomic>
@@ -307,15 +308,7 @@ std::vector<std::pair<const char*, std::function<at::Tensor(const at::Tensor&)>>
       out.emplace_back(what, nullptr);
     }
   };
-  add("FBGEMM, 8 bits", [&] {
-    const auto [integers, totals, scale, zero] = at::fbgemm_linear_quantize_weight(weight);
-    const auto packed = at::fbgemm_pack_quantized_matrix(integers);
-    return [=, integers = integers, totals = totals, scale = scale, zero = zero,
-            bias = at::zeros({N})](const at::Tensor& x) {
-      return at::fbgemm_linear_int8_weight_fp32_activation(x, integers, packed, totals, scale, zero,
-                                                           bias);
-    };
-  });
+  out.emplace_back("FBGEMM, 8 bits", mneme::bench::fbgemm_product(weight));
   add("libtorch's int8pack, bf16 activations", [&] {
     const auto scales = weight.abs().amax(1).div(127).clamp_min(1e-8);
     const auto integers = (weight / scales.unsqueeze(1)).round().to(at::kChar);

@@ -1,5 +1,6 @@
 #include "bench/machine/limits.h"
 
+#include "mneme/core/large_pages.h"
 #include "mneme/kernels/level.h"
 #include "mneme/kernels/narrow.h"
 #include "mneme/kernels/packed.h"
@@ -8,8 +9,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/util/Exception.h>
 
+#include "bench/machine/fbgemm.h"
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -109,29 +110,12 @@ Limit narrow_product(kernels::NarrowType form, std::string_view what, std::int64
           told(what, M, w)};
 }
 
-/// libtorch says that it will drop its old way to FBGEMM, which is the only one that ATen's headers declare.
-class Silent final : public c10::WarningHandler {
- public:
-  void process(const c10::Warning& /*warning*/) override {}
-};
-
-/// libtorch's FBGEMM; a rate of 0 where this build or CPU has none.
-Limit fbgemm_product(std::int64_t M, const MatrixShape& w) {
-  Silent silent;
-  const c10::WarningUtils::WarningHandlerGuard quiet(&silent);
-  try {
-    const auto weight = at::rand({w.N, w.K}) - 0.5, x = at::rand({M, w.K}), bias = at::zeros({w.N});
-    const auto [integers, totals, scale, zero] = at::fbgemm_linear_quantize_weight(weight);
-    const auto packed = at::fbgemm_pack_quantized_matrix(integers);
-    return {flops(M, w) / least_seconds([&, &integers = integers, &totals = totals, scale = scale,
-                                         zero = zero] {
-              static_cast<void>(at::fbgemm_linear_int8_weight_fp32_activation(
-                  x, integers, packed, totals, scale, zero, bias));
-            }),
-            told("FBGEMM in 8 bits", M, w)};
-  } catch (const c10::Error&) {
-    return {};
-  }
+Limit fbgemm_limit(std::int64_t M, const MatrixShape& w) {
+  const auto product = fbgemm_product(at::rand({w.N, w.K}) - 0.5);
+  if (!product) return {};
+  const auto x = at::rand({M, w.K});
+  return {flops(M, w) / least_seconds([&] { static_cast<void>(product(x)); }),
+          told("FBGEMM in 8 bits", M, w)};
 }
 
 }  // namespace
@@ -168,17 +152,19 @@ std::string ReadWay::told() const {
 MemoryReading::MemoryReading(ReadWay way, std::int64_t bytes)
     : way_(way),
       words_(std::max(bytes, kLeastBytes) / static_cast<std::int64_t>(sizeof(std::uint64_t))) {
-  const auto size = static_cast<std::size_t>(this->bytes());
-  mapped_ =
-      ::mmap(nullptr, size + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped_ == MAP_FAILED) throw std::bad_alloc();
-  const auto at = (reinterpret_cast<std::uintptr_t>(mapped_) + kHuge - 1) / kHuge * kHuge;
-  begin_ = reinterpret_cast<std::uint64_t*>(at);
-  ::madvise(begin_, size, way.huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  auto* memory = allocate_large_pages(allocated());
+  if (!way.huge) ::madvise(memory, allocated(), MADV_NOHUGEPAGE);
+  begin_ = reinterpret_cast<std::uint64_t*>(memory);
   std::fill_n(begin_, words_, 1);
 }
 
-MemoryReading::~MemoryReading() { ::munmap(mapped_, static_cast<std::size_t>(bytes()) + kHuge); }
+MemoryReading::~MemoryReading() {
+  free_large_pages(reinterpret_cast<std::byte*>(begin_), allocated());
+}
+
+std::size_t MemoryReading::allocated() const {
+  return (static_cast<std::size_t>(bytes()) + kLargePage - 1) / kLargePage * kLargePage;
+}
 
 double MemoryReading::pass() {
   const auto read = way_.ahead ? folded<true> : folded<false>;
@@ -231,7 +217,7 @@ ProductLimits product_limits(std::span<const MatrixShape> shapes) {
       auto& of_its_kind = form == bf16 && kernels::has_bf16_products() ? in_bf16 : others;
       of_its_kind.push_back(narrow_product(form, what, M, w));
     }
-    others.push_back(fbgemm_product(M, w));
+    others.push_back(fbgemm_limit(M, w));
   };
   for (const auto& w : shapes) {
     for (const auto M : kProductRows) with(M, w);

@@ -2,6 +2,7 @@
 // told as shares of these.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -49,11 +50,10 @@ class MemoryReading {
   double pass();
 
  private:
-  static constexpr std::int64_t kHuge = std::int64_t{2} << 20;
+  [[nodiscard]] std::size_t allocated() const;
   static constexpr std::int64_t kLeastBytes = std::int64_t{32} << 20;
   ReadWay way_;
   std::int64_t words_;
-  void* mapped_ = nullptr;
   std::uint64_t* begin_ = nullptr;
 };
 

@@ -10,8 +10,8 @@
 
 namespace mneme::bench {
 
-/// A Python program of bench/peers/, in a process group of its own: an interrupt from the terminal is for us to handle. It prints a line when it is ready, then answers every line with one: a number, or
-/// `error` and why.
+/// A Python program of bench/peers/, in a process group of its own: an interrupt from the terminal is for us to handle. It
+/// prints a line when it is ready, then answers every line with one: a number, or `error` and why.
 class Peer {
  public:
   /// Starts `program` (a file name in bench/peers/) with `python` and waits until it is ready. Throws Error(not_found)

@@ -13,7 +13,8 @@
 // limit the best of passes in turns with the rounds. Bytes are the weights once a step and the keys and values that it looks at;
 // FLOPs are those of all products and of attention, 4 x heads x width a context token and layer. Neither is counted where a
 // plan chooses at each step what it reads of all that it holds (quest, loki, infllm and their like): there is no share then.
-// What decoding does outside kernels (bookkeeping of tensors, pages and calls, and a kernel's own checks and planning) is given as part of its time.
+// What decoding does outside kernels (bookkeeping of tensors, pages and calls, and a kernel's own checks and planning) is
+// given as part of its time.
 #include "mneme/core/error.h"
 #include "mneme/core/progress.h"
 #include "mneme/kernels/level.h"

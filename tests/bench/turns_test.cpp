@@ -1,5 +1,5 @@
-// What `bench speed` is made of: lists in options, turns, made-up text, the machine's limits and what else it does, files to be written, other
-// engines' processes.
+// What `bench speed` is made of: lists in options, turns, made-up text, the machine's limits and what else it does, files
+// to be written, other engines' processes.
 #include "bench/speed/turns.h"
 
 #include "mneme/core/error.h"

@@ -4,6 +4,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/read_ahead.h"
 #include "mneme/core/registry.h"
+#include "mneme/core/sole_owner.h"
 
 #include <ATen/ATen.h>
 
@@ -53,7 +54,7 @@ const at::Tensor& State::tensor(std::string_view name) const {
 
 at::Tensor& State::tensor(std::string_view name) {
   auto& held = entry(tensors_, name, "tensor");
-  if (held.use_count() > 1) held = std::make_shared<at::Tensor>(held->clone());
+  if (!sole_owner(held)) held = std::make_shared<at::Tensor>(held->clone());
   return *held;
 }
 
@@ -73,7 +74,7 @@ StateStore& State::store(std::string_view name) {
   auto& held = entry(stores_, name, "store");
   read_ahead.note(&held);
   read_ahead.note(held.get());
-  if (held.use_count() > 1) held = held->fork();
+  if (!sole_owner(held)) held = held->fork();
   return *held;
 }
 const StateStore& State::store(std::string_view name) const {
@@ -240,7 +241,7 @@ void State::detach() {
   for (auto& [name, x] : tensors_) {
     if (!x->requires_grad()) continue;
     // A fork that still shares the entry keeps the memory: a detached alias would let writes through to it.
-    x = std::make_shared<at::Tensor>(x.use_count() > 1 ? x->detach().clone() : x->detach());
+    x = std::make_shared<at::Tensor>(sole_owner(x) ? x->detach() : x->detach().clone());
   }
   for (auto& [name, x] : stores_) store(name).detach();
   for (auto& [name, x] : children_) x->detach();

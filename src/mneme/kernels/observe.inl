@@ -3,8 +3,9 @@
 //   a_re = exp(scale q_r' k_e + log_mass_e - lse_r) where e is visible to r, else 0
 //   columns: sum_r g_r a_re,  max_r a_re    rows: sum_e a_re f_je,  -sum_e a_re ln a_re
 //
-// The highest of a column is found among the logarithms, before any is raised to a weight. One entry is a lane, so that columns add without sums across lanes and weights lie as they are asked for. Keys are
-// transposed once a page; for few rows that would not pay, and their scores are computed as attend_rows does.
+// The highest of a column is found among the logarithms, before any is raised to a weight. One entry is a lane, so that
+// columns add without sums across lanes and weights lie as they are asked for. Keys are transposed once a page; for few
+// rows that would not pay, and their scores are computed as attend_rows does.
 #pragma once
 
 #include "mneme/kernels/attend.inl"

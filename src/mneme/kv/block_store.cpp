@@ -1,6 +1,7 @@
 #include "mneme/kv/block_store.h"
 
 #include "mneme/core/error.h"
+#include "mneme/core/sole_owner.h"
 #include "mneme/kernels/quantized.h"
 #include "mneme/kv/page_memory.h"
 
@@ -223,7 +224,7 @@ void VectorTable::add_bytes(std::span<const std::uint8_t> row) {
   MNEME_ASSERT(static_cast<std::int64_t>(row.size()) == bytes_of_row());
   if (rows_ % kRowsOfPart == 0) {
     parts_.push_back(std::make_shared<std::vector<std::uint8_t>>());
-  } else if (parts_.back().use_count() > 1) {
+  } else if (!sole_owner(parts_.back())) {
     parts_.back() = std::make_shared<std::vector<std::uint8_t>>(*parts_.back());
   }
   auto& part = *parts_.back();

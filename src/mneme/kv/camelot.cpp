@@ -17,6 +17,7 @@
 //           before), or at position 0. rho and the similarity are ours: the paper does not give them
 #include "mneme/core/generator.h"
 #include "mneme/core/registry.h"
+#include "mneme/core/sole_owner.h"
 #include "mneme/kernels/attend.h"
 #include "mneme/kv/plan.h"
 #include "mneme/kv/retrieve_made.h"
@@ -164,7 +165,7 @@ class CamelotKv final : public KvStore {
   }
   template <class T>
   static void own(std::shared_ptr<T>& x) {
-    if (x.use_count() > 1) x = std::make_shared<T>(*x);
+    if (!sole_owner(x)) x = std::make_shared<T>(*x);
   }
 
   /// n tokens that fit the window: keys and values [n,H,K].

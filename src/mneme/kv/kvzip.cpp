@@ -10,8 +10,8 @@
 // needs     the reconstruction; a stage that drops when the prompt is complete
 // source    Kim et al. 2025, arXiv:2505.23416
 // departs   the request stands outside any chat markup. The paper spreads what is kept over all heads of all layers,
-//           `kvzip | adakv(floor=0, scope=model) | keep(...)`; here that is a stage apart, and may be another. Entries that were no part
-//           of a prompt read again, such as an earlier reply's, count as much as those that were, on average
+//           `kvzip | adakv(floor=0, scope=model) | keep(...)`; here that is a stage apart, and may be another. Entries that
+//           were no part of a prompt read again, such as an earlier reply's, count as much as those that were, on average
 #include "mneme/core/registry.h"
 #include "mneme/kv/layer_view.h"
 

@@ -3,6 +3,7 @@
 #include "mneme/core/error.h"
 #include "mneme/core/read_ahead.h"
 #include "mneme/core/registry.h"
+#include "mneme/core/sole_owner.h"
 #include "mneme/core/unwritten.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kv/page_memory.h"
@@ -12,7 +13,6 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
 #include <deque>
 #include <fmt/format.h>
@@ -236,16 +236,13 @@ void PagedKv::append_head(Head& head, std::int64_t h, std::int64_t n, const floa
       head.runs.push_back({make_page(), 0, 0});
       last = &head.runs.back();
       last->page->make_room(shape_.key, shape_.value, type);
-    } else if (last->page.use_count() > 1 || last->page->filled == kPageEntries) {
+    } else if (!sole_owner(last->page) || last->page->filled == kPageEntries) {
       // A fork reads this page, or, once it is full, its numbers in a page of its own: go on in a copy of our part of it.
       auto copy = make_page(*last->page);
       copy->make_room(shape_.key, shape_.value, type);
       std::memcpy(copy->k_numbers, last->page->k_numbers,
                   static_cast<std::size_t>(kPageEntries * (shape_.key + shape_.value) * size));
       last->page = std::move(copy);
-    } else {
-      // A fork on another thread may have read from it until it let go.
-      std::atomic_thread_fence(std::memory_order_acquire);
     }
     auto& page = *last->page;
     page.filled = last->begin + last->count;  // what stood behind was rewound

@@ -1,5 +1,6 @@
 // PagedKv and its plan: looking at attention, and dropping, moving, merging and narrowing what is kept.
 #include "mneme/core/error.h"
+#include "mneme/core/sole_owner.h"
 #include "mneme/kernels/observe.h"
 #include "mneme/kv/page_memory.h"
 #include "mneme/kv/paged_kv.h"
@@ -141,7 +142,7 @@ void PagedKv::summarize(Head& head, std::int64_t h, std::size_t from) {
     // the page still has a summary.
     const bool fresh = run.page->indices.back() >= row->seen;
     if (fresh || run.page->summarized_by != plan_) {
-      if (run.page.use_count() > 1) {  // a fork reads this page, perhaps by another plan
+      if (!sole_owner(run.page)) {  // a fork reads this page, perhaps by another plan
         run.page = make_page(*run.page);
         put_view(head, i, view(run));
       }
@@ -740,7 +741,7 @@ void PagedKv::append_copies(Head& head, const PageNumbers& from, const Page& lik
       last = &head.runs.back();
       last->page->make_room(width, shape_.value, type);
       last->page->channels = like.channels;
-    } else if (last->page.use_count() > 1) {  // others may be reading it: go on in a copy
+    } else if (!sole_owner(last->page)) {  // others may be reading it: go on in a copy
       auto copy = make_page();
       copy->make_room(width, shape_.value, type);
       copy->channels = like.channels;

@@ -2,6 +2,7 @@
 
 #include "mneme/core/error.h"
 #include "mneme/core/registry.h"
+#include "mneme/core/sole_owner.h"
 #include "mneme/kernels/codec.h"
 #include "mneme/kernels/observe.h"
 #include "mneme/kv/page_memory.h"
@@ -141,7 +142,7 @@ void RetrievingKv::take(Row& row, std::int64_t n, const float* keys, const float
     auto& pages = sink ? row.sinks : row.window;
     if (pages.empty() || pages.back().entries == kPageEntries) {
       pages.push_back({new_page(), row.seen, 0, {}, {}});
-    } else if (pages.back().page.use_count() > 1) {  // a fork reads it
+    } else if (!sole_owner(pages.back().page)) {  // a fork reads it
       auto copy = new_page();
       copy->positions = pages.back().page->positions;
       copy->indices = pages.back().page->indices;
